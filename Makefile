@@ -1,0 +1,51 @@
+# Liveroll: `make demo` runs it, `make test` checks it; both set up what they need in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PROTOS := $(sort $(wildcard protos/liveroll/v1/*.proto))
+SCENARIO ?= rollout
+SEEDS  ?= 200
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint protos protos-check buf promtool-check bench sim clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## set up .venv with everything
+
+demo: $(STAMP) ## run a whole rollout over 24 emulated nodes (SCENARIO=bad-kernel, KEEP=1)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.demo --scenario $(SCENARIO) $(if $(KEEP),--keep)
+
+lint: $(STAMP) ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy orchestrator node_agent deploy
+	$(BIN)/lint-imports
+
+protos: $(STAMP) ## regenerate the code of protos/
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTOS)
+
+protos-check: $(STAMP) ## is the generated code what the .proto files say?
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$$tmp --pyi_out=$$tmp --grpc_python_out=$$tmp $(PROTOS) && \
+	for f in $$(cd $$tmp && find . -name '*_pb2*'); do diff -u protos/$$f $$tmp/$$f || exit 1; done && echo "generated code is up to date"
+
+test: $(STAMP) lint protos-check ## everything that must hold
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup tests
+
+sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+bench: $(STAMP) ## throughput and cost, beside raw limits measured in the same run
+	$(BIN)/python -m tests.bench
+
+clean: ## remove what was built
+	rm -rf $(VENV) demo-state .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,219 @@
+"""What the agent's runtime needs of the world, as Protocols.
+
+The saga (core/) decides; the runner (runtime/runner.py) performs its effects through
+these ports. Adapters live in kernel/, runtime/ and workloads/. Every method that may take
+time is a coroutine; an adapter over a blocking call runs it in a thread of its own. In
+simulation all of them are in-process and take virtual time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NoReturn, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class BootFacts:
+    """What this boot is, as the kernel says it."""
+
+    boot_id: str
+    release: str
+    command_line: str
+    hardware_model: str
+    luo: bool
+    """/dev/liveupdate is there and opens."""
+    poisoned: bool = False
+    """Opening /dev/liveupdate gives EIO: only a full reboot clears it."""
+    emulated: bool = False
+    previous_release: str = ""
+    """From KHO's kexec-metadata; empty after a cold boot. Advisory."""
+    kexec_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KexecImage:
+    """What kexec_file_load takes. Paths are on the node; initrd may be empty."""
+
+    kernel_path: str
+    initrd_path: str
+    command_line: str
+    release: str
+    """What the artifact's manifest says `uname -r` will be; used by the emulated kernel."""
+
+
+class Clock(Protocol):
+    """The node's clocks. Monotonic ones restart at a kexec; the TSC does not."""
+
+    def realtime(self) -> datetime: ...
+    def boottime_s(self) -> float: ...
+    def tsc(self) -> int:
+        """Raw cycles, 0 if unknown."""
+        ...
+
+    @property
+    def tsc_hz(self) -> float: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Session(Protocol):
+    """A LUO session held open by this process. Closing the last copy before the kexec
+    unpreserves everything in it; closing it after it was retrieved finishes it."""
+
+    @property
+    def name(self) -> str: ...
+    def fileno(self) -> int:
+        """The fd to delegate with SCM_RIGHTS. It stays this session's."""
+        ...
+
+    async def preserve_fd(self, fd: int, token: int) -> None: ...
+    async def retrieve_fd(self, token: int) -> int:
+        """A new fd, owned by the caller."""
+        ...
+
+    async def finish(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Kernel(Protocol):
+    """LUO, KHO and kexec of one node. Failures raise errors.KernelError."""
+
+    async def facts(self) -> BootFacts: ...
+    async def create_session(self, name: str) -> Session: ...
+    async def retrieve_session(self, name: str) -> Session: ...
+    async def load(self, image: KexecImage) -> None:
+        """kexec_file_load(2)."""
+        ...
+
+    async def unload(self) -> None: ...
+    async def loaded(self) -> bool: ...
+    async def reboot_kexec(self) -> NoReturn:
+        """reboot(LINUX_REBOOT_CMD_KEXEC). Returns only by raising KernelError (refused); on
+        success this process ends (emulated in-process: the caller's task is cancelled)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecord:
+    """One durable fact. seq rises by one a record; kind and body are the core's."""
+
+    seq: int
+    kind: str
+    body: Mapping[str, object]
+
+
+class Journal(Protocol):
+    """Append-only, checksummed, fsync'd, flock'ed by the one process that may call reboot."""
+
+    @property
+    def installation_id(self) -> str: ...
+    @property
+    def records(self) -> Sequence[JournalRecord]: ...
+    async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
+        """Durable when it returns. A failed fsync is never retried: the journal is closed
+        and every later append raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPause:
+    """What one workload measured of its own stand-still."""
+
+    workload: str
+    duration_s: float
+    uncertainty_s: float
+    clock: str
+    memory_intact: bool | None
+    """None where the workload does not check."""
+    bytes_checked: int = 0
+    rejected: str = ""
+
+
+class Workloads(Protocol):
+    """The node's workloads behind the broker: luo-agent's protocol plus SUSPEND and RESUME."""
+
+    async def subscribers(self) -> Sequence[str]: ...
+    async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
+        """START_PRESERVATION to each subscriber with a session of its own; waits for READY.
+
+        Returns workload id → session name. Raises BrokerError naming who did not answer or
+        refused. The broker keeps the session fds until release() or after_kexec finish().
+        """
+        ...
+
+    async def suspend(self) -> None:
+        """Stops all; blackout starts. A workload that ignores SUSPEND is taken at its word
+        (luo-agent clients do not know the verb)."""
+        ...
+
+    async def retrieve(self, kernel: Kernel, sessions: Mapping[str, str]) -> None:
+        """After the kexec: retrieve each session, hold its fd for CLAIM."""
+        ...
+
+    async def resume(self) -> Sequence[WorkloadPause]:
+        """Hand back (CLAIM) and resume all; blackout ends. Also used by unwinding."""
+        ...
+
+    async def finish(self) -> None:
+        """Finish and close every session; the workloads run on their retrieved fds."""
+        ...
+
+    async def release(self) -> None:
+        """Before the kexec: close every session (unpreserves). Raises BrokerError
+        (SESSION_STILL_HELD) if a process will not let go of its copy."""
+        ...
+
+
+class Hooks(Protocol):
+    """Commands configured on the node only. Each is bounded by its own timeout."""
+
+    async def drain(self) -> None: ...
+    async def undrain(self) -> None: ...
+    async def healthy(self) -> tuple[bool, str]:
+        """(healthy, why not)."""
+        ...
+
+    async def set_default_kernel(self, artifact_digest: str) -> None:
+        """What a cold boot starts; called at COMMIT only."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """Where an artifact is and what it must be (proto ArtifactRef)."""
+
+    name: str
+    digest: str
+    url: str
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagedArtifact:
+    """An artifact verified and kept on this node."""
+
+    digest: str
+    release: str
+    kernel_path: str
+    initrd_path: str
+    kernel_config: Mapping[str, str]
+    """CONFIG_… → value, for preflight."""
+
+
+class Artifacts(Protocol):
+    """The node's artifact cache."""
+
+    async def stage(self, ref: ArtifactRef) -> StagedArtifact:
+        """Fetch (resuming a partial download), verify, keep. Idempotent. ArtifactError."""
+        ...
+
+    async def get(self, digest: str) -> StagedArtifact:
+        """A staged artifact, verified again. ArtifactError (ARTIFACT_NOT_STAGED)."""
+        ...
+
+    async def staged(self) -> Sequence[str]: ...
+    async def rollback_artifact(self) -> str:
+        """Digest that boots the running release; empty if there is none. Captured at
+        enrolment and kept."""
+        ...
