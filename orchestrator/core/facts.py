@@ -1,0 +1,47 @@
+"""What `Fleet.apply` takes: committed rows, and what this process has heard of links.
+
+Rows are durable facts; Heard and LinkDown are not, and a restart forgets them (every link
+is then UNKNOWN until its node says Hello or the grace ends).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.core.model import Row, Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A node said something on a live link (Hello, Heartbeat or Report)."""
+
+    node_id: str
+    at: datetime
+    stamp: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """A node's link ended."""
+
+    node_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GraceEnds:
+    """From then on links of which nothing is known count as down."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A row is gone (retention)."""
+
+    table: str
+    key: tuple[str, ...]
+
+
+Fact = Row | Heard | LinkDown | GraceEnds | Deleted
