@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol
 
+from node_agent.core.model import ArtifactRef as ArtifactRef
+
 
 @dataclass(frozen=True, slots=True)
 class BootFacts:
@@ -177,16 +179,6 @@ class Hooks(Protocol):
     async def set_default_kernel(self, artifact_digest: str) -> None:
         """What a cold boot starts; called at COMMIT only."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactRef:
-    """Where an artifact is and what it must be (proto ArtifactRef)."""
-
-    name: str
-    digest: str
-    url: str
-    release: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ class Stage(_message.Message):
     def __init__(self, artifact: _Optional[_Union[ArtifactRef, _Mapping]] = ...) -> None: ...
 
 class Prepare(_message.Message):
-    __slots__ = ("attempt", "kind", "method", "artifact", "expected_release", "expected_boot_id", "command_line", "timeouts", "health_hold", "rollback_none")
+    __slots__ = ("attempt", "kind", "method", "artifact", "expected_release", "expected_boot_id", "command_line", "timeouts", "health_hold", "rollback_none", "operator_word")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Prepare.Kind]
@@ -234,6 +234,7 @@ class Prepare(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_HOLD_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_NONE_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_WORD_FIELD_NUMBER: _ClassVar[int]
     attempt: _common_pb2.AttemptRef
     kind: Prepare.Kind
     method: _common_pb2.UpdateMethod
@@ -244,7 +245,8 @@ class Prepare(_message.Message):
     timeouts: _common_pb2.StepTimeouts
     health_hold: _duration_pb2.Duration
     rollback_none: bool
-    def __init__(self, attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., kind: _Optional[_Union[Prepare.Kind, str]] = ..., method: _Optional[_Union[_common_pb2.UpdateMethod, str]] = ..., artifact: _Optional[_Union[ArtifactRef, _Mapping]] = ..., expected_release: _Optional[str] = ..., expected_boot_id: _Optional[str] = ..., command_line: _Optional[str] = ..., timeouts: _Optional[_Union[_common_pb2.StepTimeouts, _Mapping]] = ..., health_hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rollback_none: _Optional[bool] = ...) -> None: ...
+    operator_word: bool
+    def __init__(self, attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., kind: _Optional[_Union[Prepare.Kind, str]] = ..., method: _Optional[_Union[_common_pb2.UpdateMethod, str]] = ..., artifact: _Optional[_Union[ArtifactRef, _Mapping]] = ..., expected_release: _Optional[str] = ..., expected_boot_id: _Optional[str] = ..., command_line: _Optional[str] = ..., timeouts: _Optional[_Union[_common_pb2.StepTimeouts, _Mapping]] = ..., health_hold: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rollback_none: _Optional[bool] = ..., operator_word: _Optional[bool] = ...) -> None: ...
 
 class Proceed(_message.Message):
     __slots__ = ("attempt", "stamp", "valid_for")

@@ -1,0 +1,124 @@
+"""An attempt and the node that makes it, as the journal remembers them.
+
+`Attempt` is replaced, never changed; `NodeState` is what a restarted agent knows before
+it has asked the kernel anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from node_agent.core.commands import Prepare
+from node_agent.core.model import (
+    ArtifactRef,
+    AttemptKind,
+    AttemptRef,
+    BlackoutSample,
+    Lease,
+    Mark,
+    MemoryCheck,
+    Method,
+    Problem,
+    StepTimeouts,
+)
+from node_agent.core.phases import Phase, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt: what was asked, how far it is, what is known."""
+
+    ref: AttemptRef
+    kind: AttemptKind
+    artifact: ArtifactRef
+    command_line: str
+    expected_release: str
+    expected_boot_id: str
+    method: Method
+    timeouts: StepTimeouts
+    health_hold_s: float
+    rollback_none: bool
+    from_release: str
+    boot_id: str
+    """The boot the attempt is in; changes with the kexec."""
+    emulated: bool
+    phase: Phase = Phase.LOADING
+    seq: int = 0
+    """Journal record of its newest event."""
+    furthest: Phase = Phase.LOADING
+    """The last step before the jump that was begun: unwinding undoes it and those before it."""
+    lease: Lease | None = None
+    jumped: bool = False
+    """JumpIntent is recorded: reboot is never called again for this attempt."""
+    salvage: bool = False
+    """Workloads are being brought back in a boot that can only end in QUARANTINED."""
+    interrupted: bool = False
+    """Unwinding for a cancel, an expired lease or a restart, not for a failure."""
+    committing: bool = False
+    healthy: bool | None = None
+    """The verdict of VERIFYING, kept until FINISHING is done."""
+    sessions: Mapping[str, str] = field(default_factory=dict)
+    marks: tuple[Mark, ...] = ()
+    tsc_hz: float = 0.0
+    """Calibrated in the old kernel; carried over."""
+    samples: tuple[BlackoutSample, ...] = ()
+    memory: MemoryCheck | None = None
+    brownout_s: float | None = None
+    verdict: Verdict | None = None
+    problem: Problem | None = None
+
+    @property
+    def to_release(self) -> str:
+        """What `uname -r` must say after the jump."""
+        return self.artifact.release
+
+    @classmethod
+    def begin(cls, prepare: Prepare, *, release: str, boot_id: str, emulated: bool) -> Attempt:
+        """The attempt that an accepted PREPARE begins in this boot."""
+        return cls(
+            ref=prepare.attempt,
+            kind=prepare.kind,
+            artifact=prepare.artifact,
+            command_line=prepare.command_line,
+            expected_release=prepare.expected_release,
+            expected_boot_id=prepare.expected_boot_id,
+            method=prepare.method,
+            timeouts=prepare.timeouts,
+            health_hold_s=prepare.health_hold_s,
+            rollback_none=prepare.rollback_none,
+            from_release=release,
+            boot_id=boot_id,
+            emulated=emulated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What the node knows of itself across restarts."""
+
+    attempt: Attempt | None = None
+    highest_generation: int = 0
+    """Highest accepted or cancelled: the floor for PREPARE."""
+    incarnation: str = ""
+    incarnation_serial: int = 0
+    boot_id: str = ""
+    """The last boot that was classified; empty on a new installation."""
+    verdict: Verdict | None = None
+    healthy: bool = True
+    quarantine: Problem | None = None
+    """Why the node is quarantined without an attempt being to blame (poisoned, corrupt journal)."""
+
+    @property
+    def phase(self) -> Phase:
+        """Where the node stands."""
+        if self.quarantine is not None:
+            return Phase.QUARANTINED
+        return self.attempt.phase if self.attempt is not None else Phase.IDLE
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why it is unhealthy or quarantined, if it is."""
+        if self.quarantine is not None:
+            return self.quarantine
+        return self.attempt.problem if self.attempt is not None else None
