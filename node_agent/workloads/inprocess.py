@@ -1,0 +1,243 @@
+"""Workloads of an emulated node within the agent's process: real memory, no task each.
+
+Each workload is a memfd of provable content (memory.py). Ticks are derived from the node's
+clock when somebody looks and then written into the memory, so a thousand nodes cost nothing
+while they run. All of a workload's state is in its memfd: after the emulated kexec a new
+object gets everything from the sessions.
+
+Life cycle, as the simulator drives it: agent_died() when only the agent's process is gone
+(session fds close, workloads run on); node_died() when the emulated kernel jumps or fails
+(everything closes). Faults are counted down, so a retry may succeed.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from node_agent.errors import BrokerError, Retry
+from node_agent.ports import Clock, Kernel, Session, WorkloadPause
+from node_agent.workloads.memory import MEMORY_TOKEN, GuestMemory
+from node_agent.workloads.pause import Stamp, measure
+from node_agent.workloads.protocol import session_name
+from node_agent.workloads.together import all_or_cancel, all_to_the_end
+
+DEFAULT_SIZE_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class WorkloadFaults:
+    """How often each thing goes wrong before it goes well; 0 never, -1 always."""
+
+    refuse_ready: int = 0
+    hang_suspend: int = 0
+    hang_resume: int = 0
+    keep_session: int = 0
+
+
+@dataclass(slots=True)
+class _Workload:
+    id: str
+    memory: GuestMemory
+    session: Session | None = None
+    pause: WorkloadPause | None = None
+
+
+@dataclass(slots=True)
+class InProcessWorkloads:
+    """ports.Workloads over in-process workloads.
+
+    count: how many a fresh boot starts. tick_s: seconds between ticks. seed: of the patterns,
+    with the workload's id. timeout_s: how long a hanging workload is waited for.
+    faults: by workload id; shared with the caller, who may script it.
+    """
+
+    clock: Clock
+    count: int = 1
+    size_bytes: int = DEFAULT_SIZE_BYTES
+    tick_s: float = 0.01
+    seed: int = 0
+    timeout_s: float = 5.0
+    faults: dict[str, WorkloadFaults] = field(default_factory=dict)
+    _boot_id: str = ""
+    _workloads: dict[str, _Workload] = field(default_factory=dict)
+    _started: bool = False
+
+    async def subscribers(self) -> Sequence[str]:
+        return tuple(self._running())
+
+    async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
+        self._boot_id = (await kernel.facts()).boot_id
+        workloads = self._running()
+        return await all_or_cancel(workloads, lambda id: self._preserve(kernel, attempt, workloads[id]))
+
+    async def suspend(self) -> None:
+        workloads = self._running()
+        await all_or_cancel(workloads, lambda id: self._suspend(workloads[id]))
+
+    async def retrieve(self, kernel: Kernel, sessions: Mapping[str, str]) -> None:
+        self._boot_id = (await kernel.facts()).boot_id
+        self._started = True
+        await all_to_the_end(sessions, lambda id: self._retrieve(kernel, id, sessions[id]))
+
+    async def resume(self) -> Sequence[WorkloadPause]:
+        stopped = [w.id for w in self._workloads.values() if w.memory.suspended or w.pause is not None]
+        pauses = await all_or_cancel(stopped, lambda id: self._resume(self._workloads[id]))
+        return tuple(pauses.values())
+
+    async def finish(self) -> None:
+        await all_to_the_end(self._workloads, lambda id: self._finish(self._workloads[id]))
+
+    async def release(self) -> None:
+        await all_to_the_end(self._workloads, lambda id: self._release(self._workloads[id]))
+
+    async def agent_died(self) -> None:
+        """The agent's process is gone: its session fds close, workloads go on as they were."""
+        for workload in self._workloads.values():
+            session, workload.session = workload.session, None
+            if session is not None:
+                await session.close()
+
+    def node_died(self) -> None:
+        """The kernel jumped or failed: nothing of this boot is left. The next use starts
+        afresh, or from retrieve()."""
+        for workload in self._workloads.values():
+            workload.memory.close()
+        self._workloads.clear()
+        self._started = False
+
+    def _running(self) -> dict[str, _Workload]:
+        if not self._started:
+            self._started = True
+            for number in range(self.count):
+                id = f"vm-{number}"
+                seed = zlib.crc32(f"{self.seed}/{id}".encode())
+                memory = GuestMemory.create(self.size_bytes, seed, self._stamp())
+                self._workloads[id] = _Workload(id, memory)
+        return self._workloads
+
+    def _stamp(self) -> Stamp:
+        return Stamp(
+            realtime_ns=int(self.clock.realtime().timestamp() * 1e9),
+            boottime_ns=int(self.clock.boottime_s() * 1e9),
+            tsc=self.clock.tsc(),
+            tsc_hz=self.clock.tsc_hz,
+            boot_id=self._boot_id,
+        )
+
+    def _fault(self, workload: _Workload, name: str) -> bool:
+        faults = self.faults.get(workload.id)
+        left: int = getattr(faults, name) if faults is not None else 0
+        if faults is not None and left > 0:
+            setattr(faults, name, left - 1)
+        return left != 0
+
+    async def _hang(self, workload: _Workload, answer: str) -> None:
+        await self.clock.sleep(self.timeout_s)
+        raise BrokerError(
+            f"workload {workload.id} did not say {answer} within {self.timeout_s:g} s",
+            reason="WORKLOAD_TIMEOUT",
+            remedy=f"Look at what {workload.id} is doing; a restart of it makes it answer again.",
+            workload=workload.id,
+            answer=answer,
+        )
+
+    def _tick(self, workload: _Workload) -> None:
+        """Write the ticks since the last look."""
+        now, memory = self._stamp(), workload.memory
+        if not memory.suspended:
+            elapsed_s = max(0, now.boottime_ns - memory.stamp.boottime_ns) / 1e9
+            memory.advance(int(elapsed_s / self.tick_s), now)
+
+    async def _preserve(self, kernel: Kernel, attempt: str, workload: _Workload) -> str:
+        if workload.session is not None:
+            raise BrokerError(
+                f"workload {workload.id} is in a session already",
+                reason="ALREADY_PRESERVED",
+                retry=Retry.FIX_STATE,
+                workload=workload.id,
+            )
+        self._tick(workload)
+        name = session_name(attempt, workload.id)
+        workload.session = await kernel.create_session(name)
+        if self._fault(workload, "refuse_ready"):
+            raise BrokerError(
+                f"workload {workload.id} refused to be preserved",
+                reason="WORKLOAD_REFUSED",
+                remedy=f"Read the log of {workload.id} for what it cannot preserve.",
+                workload=workload.id,
+            )
+        await workload.session.preserve_fd(workload.memory.fd, MEMORY_TOKEN)
+        return name
+
+    async def _suspend(self, workload: _Workload) -> None:
+        if self._fault(workload, "hang_suspend"):
+            await self._hang(workload, "SUSPENDED")
+        self._tick(workload)
+        workload.pause = None
+        workload.memory.suspend()
+
+    async def _retrieve(self, kernel: Kernel, id: str, name: str) -> None:
+        known = self._workloads.get(id)
+        if known is not None and known.session is not None:
+            return
+        session = await kernel.retrieve_session(name)
+        try:
+            fd = await session.retrieve_fd(MEMORY_TOKEN)
+        except BaseException:
+            await session.close()
+            raise
+        try:
+            memory = GuestMemory.attach(fd)
+        except BrokerError:
+            os.close(fd)
+            await session.close()
+            raise
+        if known is not None:
+            known.memory.close()
+        self._workloads[id] = _Workload(id, memory, session)
+
+    async def _resume(self, workload: _Workload) -> WorkloadPause:
+        if workload.pause is not None:
+            return workload.pause
+        if self._fault(workload, "hang_resume"):
+            await self._hang(workload, "RESUMED")
+        verified = workload.memory.verify()
+        now = self._stamp()
+        measured = measure(workload.memory.stamp, now, emulated=True)
+        workload.memory.resume(now)
+        workload.pause = WorkloadPause(
+            workload=workload.id,
+            duration_s=measured.duration_s,
+            uncertainty_s=measured.uncertainty_s,
+            clock=measured.clock,
+            memory_intact=verified.intact,
+            bytes_checked=verified.bytes_checked,
+            rejected=measured.rejected,
+        )
+        return workload.pause
+
+    async def _finish(self, workload: _Workload) -> None:
+        workload.pause = None
+        if workload.session is not None:
+            await workload.session.finish()
+            session, workload.session = workload.session, None
+            await session.close()
+
+    async def _release(self, workload: _Workload) -> None:
+        workload.pause = None
+        if workload.session is None:
+            return
+        if self._fault(workload, "keep_session"):
+            raise BrokerError(
+                f"a process still holds the session of workload {workload.id}",
+                reason="SESSION_STILL_HELD",
+                retry=Retry.FIX_STATE,
+                remedy=f"Restart {workload.id}: the kernel gives its memory free when the last copy closes.",
+                workload=workload.id,
+                session=workload.session.name,
+            )
+        session, workload.session = workload.session, None
+        await session.close()
