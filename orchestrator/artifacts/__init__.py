@@ -1,0 +1,1 @@
+"""Kernel artifacts: building them, checking them, and serving them to nodes."""
