@@ -1,0 +1,53 @@
+"""A target's kernel command line, composed per node from the node's own.
+
+Words are inherited, then taken away, then added; what a live update needs is added last.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from orchestrator.core.spec import Target
+
+REQUIRED = ("kho=on", "liveupdate=on")
+"""Without them the next kernel neither receives nor preserves anything.
+Source: Documentation/admin-guide/kernel-parameters.txt, kho= and liveupdate=."""
+ATTEMPT_KEY = "liveroll.attempt="
+"""Tells the agent in the next kernel which attempt booted it."""
+
+
+def compose(current: str, target: Target, attempt_id: str) -> str:
+    """The command line for one attempt.
+
+    current: /proc/cmdline of the node. attempt_id: <generation>-<incarnation, 8 characters>.
+    A word ending in `=` in command_line_remove takes away every word of that key; any other
+    takes away exactly that word. A required word replaces the node's or operator's own.
+    """
+    required = (*REQUIRED, f"{ATTEMPT_KEY}{attempt_id}")
+    owned = tuple(f"{word.partition('=')[0]}=" for word in required)
+    kept = [w for w in words(current) if not _removed(w, target.command_line_remove)]
+    kept += [w for text in target.command_line_append for w in words(text) if w not in kept]
+    return " ".join([*(w for w in kept if not w.startswith(owned)), *required])
+
+
+def attempt_id(generation: int, incarnation: str) -> str:
+    """Short and safe in session names and on command lines: `7-1f3a9c02`."""
+    short = "".join(c for c in incarnation if c.isalnum())[:8]
+    return f"{generation}-{short or 'none'}"
+
+
+def words(line: str) -> Iterator[str]:
+    """Words of a command line; a double-quoted value stays one word, with its quotes.
+
+    Source: lib/cmdline.c next_arg(): only double quotes group, there are no escapes.
+    """
+    lexer = shlex.shlex(line, posix=False, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.quotes = '"'
+    lexer.commenters = ""
+    return iter(lexer)
+
+
+def _removed(word: str, patterns: tuple[str, ...]) -> bool:
+    return any(word.startswith(p) if p.endswith("=") else word == p for p in patterns)
