@@ -3,6 +3,7 @@
 LiverollError
 ├── InvalidSpec        a rollout or a request that cannot work; carries every violation
 ├── NotFound           no such rollout, node, wave or artifact
+│   └── OutOfRange     events after this cursor are gone, or it is another store's
 ├── AlreadyExists      the name or key is taken with another body
 ├── IllegalTransition  an action in a state that does not allow it
 ├── Blocked            allowed, but something stands in the way (carries blockers)
@@ -87,6 +88,12 @@ class InvalidSpec(LiverollError):
 
 class NotFound(LiverollError):
     reason = "NOT_FOUND"
+
+
+class OutOfRange(NotFound):
+    """A cursor that no event follows any more (trimmed), or of another incarnation."""
+
+    reason = "OUT_OF_RANGE"
 
 
 class AlreadyExists(LiverollError):
