@@ -1,0 +1,289 @@
+"""ports.Kernel and ports.Session over a LuoModel in this process.
+
+A kernel object is one process's view: when that process dies, its device and session handles
+are closed as a real process's would be; after a jump they are dead, and closing them does
+nothing. fileno() exports a session as a real fd that speaks the wire (see wire), served by the
+running loop, so that another process or thread can use it through syncclient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from node_agent.errors import KernelError
+from node_agent.kernel import failure as calls
+from node_agent.kernel.emulated import wire
+from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.session import LuoSession
+from node_agent.ports import BootFacts, KexecImage
+
+
+class InProcessKernel:
+    """One process's way into a node's kernel.
+
+    Args:
+        model: the node's kernel.
+        reboot: called once the kexec is past its point of no return.
+        kill: called when the OOM killer takes this process.
+    """
+
+    def __init__(self, model: LuoModel, reboot: Callable[[], None], kill: Callable[[], None]) -> None:
+        self.model = model
+        self._reboot = reboot
+        self._kill = kill
+        self._alive = True
+        self._jumped = False
+        self._holds_device = False
+        self._sessions: set[InProcessSession] = set()
+        self._exports: set[_Export] = set()
+
+    async def facts(self) -> BootFacts:
+        return self.model.facts()
+
+    async def create_session(self, name: str) -> InProcessSession:
+        """Opens the device, creates, closes it at once."""
+        return await self._session("create_session", calls.CREATE, self.model.create_session, name)
+
+    async def retrieve_session(self, name: str) -> InProcessSession:
+        return await self._session("retrieve_session", calls.RETRIEVE, self.model.retrieve_session, name)
+
+    async def _session(
+        self, short: str, call: str, make: Callable[[bytes], LuoSession], name: str
+    ) -> InProcessSession:
+        await self.enter("open_device", calls.OPEN)
+        try:
+            self.model.open_device()
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+        self._holds_device = True
+        try:
+            await self.enter(short, call)
+            state = make(name.encode())
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+        finally:
+            self._close_device()
+        session = InProcessSession(self, state)
+        self._sessions.add(session)
+        return session
+
+    def hold_device(self) -> Callable[[], None]:
+        """Open /dev/liveupdate and keep it, as another user of it would; the result closes it.
+        Raises KernelError."""
+        try:
+            self.model.open_device()
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+        self._holds_device = True
+        return self._close_device
+
+    def _close_device(self) -> None:
+        if self._holds_device and not self._jumped:
+            self.model.close_device()
+        self._holds_device = False
+
+    async def load(self, image: KexecImage) -> None:
+        await self.enter("load", calls.LOAD)
+        try:
+            self.model.load(image)
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+
+    async def unload(self) -> None:
+        await self.enter("unload", calls.LOAD)
+        self.model.unload()
+
+    async def loaded(self) -> bool:
+        return self.model.loaded
+
+    async def reboot_kexec(self) -> NoReturn:
+        """On success the caller is cancelled; what it does while it dies no longer counts."""
+        await self.enter("reboot", calls.REBOOT)
+        try:
+            self.model.freeze()
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+        self.die(jumped=True)
+        self._reboot()
+        await _for_ever()
+
+    # --- for sessions and for the node
+
+    async def enter(self, short: str, call: str) -> None:
+        """Every call comes through here: a dead process makes none, and a fault may keep it.
+        Raises KernelError(ESHUTDOWN)."""
+        if not self._alive:
+            raise KernelError(errno.ESHUTDOWN, call, "this process died with its boot", reason="BOOT_OVER")
+        self._reap()
+        if self.model.hangs(short):
+            await _for_ever()
+
+    def _reap(self) -> None:
+        """A closed fd counts at once, not when the loop gets round to it."""
+        for export in tuple(self._exports):
+            export.reap()
+
+    def out_of_memory(self) -> None:
+        self._kill()
+
+    def export(self, state: LuoSession) -> int:
+        export = _Export(self.model, state, self._exports.discard)
+        self._exports.add(export)
+        return export.client_fd
+
+    def closed(self, session: InProcessSession, state: LuoSession) -> None:
+        self._sessions.discard(session)
+        if self._alive:
+            self.model.close(state)
+        self._reap()
+
+    def die(self, *, jumped: bool) -> None:
+        """The end of this process: by a kill (its handles are closed) or by a jump (they are
+        past). Idempotent. Exported fds follow only at a jump: other processes may hold them."""
+        for session in tuple(self._sessions):
+            session.drop_fd()
+            if self._alive and not jumped:
+                self.model.close(session.state)
+        self._sessions.clear()
+        self._jumped = self._jumped or jumped
+        self._close_device()
+        self._alive = False
+        self._reap()
+        if jumped:
+            for export in tuple(self._exports):
+                export.end(closed=False)
+
+
+class InProcessSession:
+    """ports.Session. Made by InProcessKernel only."""
+
+    def __init__(self, kernel: InProcessKernel, state: LuoSession) -> None:
+        self._kernel = kernel
+        self.state = state
+        self._fd = -1
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return self.state.name.decode()
+
+    def fileno(self) -> int:
+        """Exported on first use, to be served by the running loop; a blocking call on it from
+        the loop's own thread would wait for itself."""
+        self._check(calls.GET_NAME)
+        if self._fd < 0:
+            self._fd = self._kernel.export(self.state)
+        return self._fd
+
+    async def preserve_fd(self, fd: int, token: int) -> None:
+        self._check(calls.PRESERVE_FD)
+        await self._kernel.enter("preserve_fd", calls.PRESERVE_FD)
+        try:
+            self._kernel.model.preserve_fd(self.state, fd, token)
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+        except OutOfMemory:
+            self._kernel.out_of_memory()
+            await _for_ever()
+
+    async def retrieve_fd(self, token: int) -> int:
+        self._check(calls.RETRIEVE_FD)
+        await self._kernel.enter("retrieve_fd", calls.RETRIEVE_FD)
+        try:
+            return self.state.retrieve_fd(token)
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+
+    async def finish(self) -> None:
+        self._check(calls.FINISH)
+        await self._kernel.enter("finish", calls.FINISH)
+        try:
+            self.state.finish()
+        except OSError as cause:
+            raise calls.failure(cause) from cause
+
+    async def close(self) -> None:
+        """Idempotent. Copies of the exported fd in other processes keep the session held."""
+        if self._closed:
+            return
+        self._closed = True
+        self.drop_fd()
+        self._kernel.closed(self, self.state)
+
+    def drop_fd(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _check(self, call: str) -> None:
+        if self._closed:
+            raise KernelError(errno.EBADF, call)
+
+
+class _Export:
+    """A session's real fd: one end is delegated, the other is read by the loop. It holds the
+    session until the last copy of the delegated end is closed."""
+
+    def __init__(self, model: LuoModel, state: LuoSession, forget: Callable[[_Export], None]) -> None:
+        self._model, self._state, self._forget = model, state, forget
+        self._loop = asyncio.get_running_loop()
+        client, self._sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.setblocking(False)
+        self.client_fd = client.detach()
+        self._hung: list[wire.Request] = []
+        state.holders += 1
+        self._loop.add_reader(self._sock, self._serve)
+
+    def _serve(self) -> None:
+        try:
+            request = wire.receive(self._sock)
+        except BlockingIOError:
+            return
+        if request is None:
+            self.end(closed=True)
+            return
+        try:
+            number, argument = wire.decode(request.body, *wire.SESSION_IOCTLS)
+            if self._model.hangs(wire.CALLS[number]):
+                self._hung.append(request)
+                return
+            body, fd = wire.session_call(self._model, self._state, number, argument, request.fd)
+        except OSError as cause:
+            request.answer(-(cause.errno or errno.EIO))
+        except OutOfMemory:
+            self._hung.append(request)
+        else:
+            request.answer(0, body, fd)
+            if fd >= 0:
+                os.close(fd)
+
+    def reap(self) -> None:
+        """End now if the last copy is closed and nothing is left to answer."""
+        try:
+            gone = not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            gone = True
+        if gone:
+            self.end(closed=True)
+
+    def end(self, *, closed: bool) -> None:
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+        for request in self._hung:
+            request.close()
+        self._hung.clear()
+        self._forget(self)
+        if closed:
+            self._model.close(self._state)
+
+
+async def _for_ever() -> NoReturn:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("a future nobody can resolve was resolved")

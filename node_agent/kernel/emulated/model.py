@@ -1,0 +1,357 @@
+"""LuoModel: the kernel of one node, from power-on to power-off, as a state machine.
+
+Rules (each has a contract test of its own):
+- /dev/liveupdate is single-open; sessions outlive its close.
+- before a kexec, the last close of a session unpreserves its files; after it, the last close
+  of a retrieved session finishes it.
+- a kexec carries outgoing sessions only; whatever came in and was not finished is gone.
+- the kernel checks nothing of the target's configuration; what then happens is the target's.
+- a cold boot starts the default image, and keeps nothing.
+
+No clock, no I/O but the preserved descriptors. Calls raise OSError(errno, call) with the names
+of kernel/failure.py. The caller passes the phases' time, kills userspace and serves fds.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from node_agent.kernel.abi import SESSION_NAME_BYTES
+from node_agent.kernel.emulated.files import Inode
+from node_agent.kernel.emulated.image import (
+    DEFAULT_COMMAND_LINE,
+    MEMFD_HANDLER,
+    EmulatedImage,
+    FileImages,
+    Images,
+    kho_on,
+    liveupdate_on,
+)
+from node_agent.kernel.emulated.session import LuoSession
+from node_agent.kernel.failure import CREATE, LOAD, OPEN, REBOOT, RETRIEVE
+from node_agent.kernel.faults import FaultKind, FaultPlan
+from node_agent.ports import BootFacts, KexecImage
+
+
+class OutOfMemory(Exception):
+    """Preserving more than there is memory for: the OOM killer kills the calling process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a node is made of. Zeros are no limit."""
+
+    hardware_model: str = "emulated"
+    memory_bytes: int = 0
+    """Memory that preserved files may take."""
+    scratch_bytes: int = 0
+    """KHO scratch that an image may take."""
+    owner_uid: int = 0
+    """Who may open /dev/liveupdate (mode 0600), besides root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image that kexec_file_load took."""
+
+    image: EmulatedImage
+    command_line: str
+    legacy: bool = False
+    """Loaded by kexec_load(2): KHO is not told, and everything preserved is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """How a kexec ended. Only `arrived` boots the loaded kernel; else a cold boot follows."""
+
+    arrived: bool
+    back: bool = True
+    """False: nothing happens until somebody presses the power button."""
+
+
+class LuoModel:
+    """One node's kernel.
+
+    Args:
+        default: what a cold boot starts, with its command line.
+        images: how kexec_file_load reads an image.
+        faults: what goes wrong.
+        new_boot_id: a fresh boot id a boot, e.g. from a seeded generator.
+    """
+
+    boot_id: str
+    log: list[str]
+    """This boot's kernel messages."""
+    _busy: set[Inode]
+    _busy_opens: int
+    _device_open: bool
+
+    def __init__(
+        self,
+        default: EmulatedImage,
+        *,
+        new_boot_id: Callable[[], str],
+        command_line: str = DEFAULT_COMMAND_LINE,
+        images: Images | None = None,
+        faults: FaultPlan | None = None,
+        machine: Machine | None = None,
+    ) -> None:
+        self.machine = machine or Machine()
+        self.faults = faults or FaultPlan()
+        self.reboots = 0
+        """reboot(KEXEC) calls so far, refused ones included."""
+        self.leaked_bytes = 0
+        self._images = images or FileImages()
+        self._new_boot_id = new_boot_id
+        self._default = Loaded(default, command_line)
+        self._running = self._default
+        self._loaded: Loaded | None = None
+        self._outgoing: dict[bytes, LuoSession] = {}
+        self._incoming: dict[bytes, LuoSession] = {}
+        self._calls: dict[str, int] = {}
+        self._poisoned = False
+        self._kexec_count = 0
+        self._previous_release = ""
+        self._start(self._default)
+
+    # --- what this boot is
+
+    @property
+    def luo(self) -> bool:
+        """Is there a /dev/liveupdate?"""
+        return liveupdate_on(self._running.image, self._running.command_line)
+
+    @property
+    def release(self) -> str:
+        return self._running.image.release
+
+    def facts(self) -> BootFacts:
+        return BootFacts(
+            boot_id=self.boot_id,
+            release=self.release,
+            command_line=self._running.command_line,
+            hardware_model=self.machine.hardware_model,
+            luo=self.luo and not self._poisoned,
+            poisoned=self._poisoned,
+            emulated=True,
+            previous_release=self._previous_release,
+            kexec_count=self._kexec_count,
+        )
+
+    def hangs(self, call: str) -> bool:
+        """Count a call and say whether a fault keeps it from ever returning. The caller asks
+        before each call: the model itself never blocks."""
+        self._calls[call] = self._calls.get(call, 0) + 1
+        return self.faults.hang(call, self._calls[call])
+
+    # --- /dev/liveupdate
+
+    def open_device(self, uid: int = 0) -> None:
+        """ENOENT, EACCES, EBUSY, EIO."""
+        if not self.luo:
+            raise OSError(errno.ENOENT, OPEN)
+        if uid not in (0, self.machine.owner_uid):
+            raise OSError(errno.EACCES, OPEN)
+        if self._device_open:
+            raise OSError(errno.EBUSY, OPEN)
+        if self._busy_opens:
+            self._busy_opens -= 1
+            raise OSError(errno.EBUSY, OPEN)
+        if self._poisoned:
+            raise OSError(errno.EIO, OPEN)
+        self._device_open = True
+
+    def close_device(self) -> None:
+        self._device_open = False
+
+    def create_session(self, name: bytes) -> LuoSession:
+        """EINVAL (empty, or no room for the NUL), EEXIST, ENOMEM. Held once."""
+        if not 0 < len(name) < SESSION_NAME_BYTES:
+            raise OSError(errno.EINVAL, CREATE)
+        if name in self._outgoing:
+            raise OSError(errno.EEXIST, CREATE)
+        limit = self._running.image.max_sessions
+        if limit and len(self._outgoing) >= limit:
+            raise OSError(errno.ENOMEM, CREATE)
+        session = self._outgoing[name] = LuoSession(name, self._busy)
+        session.holders = 1
+        return session
+
+    def retrieve_session(self, name: bytes) -> LuoSession:
+        """ENOENT, EINVAL (retrieved and still open, or no valid name). Held once."""
+        if not 0 < len(name) < SESSION_NAME_BYTES:
+            raise OSError(errno.EINVAL, RETRIEVE)
+        session = self._incoming.get(name)
+        if session is None:
+            raise OSError(errno.ENOENT, RETRIEVE)
+        if session.retrieved:
+            raise OSError(errno.EINVAL, RETRIEVE)
+        session.retrieved = True
+        session.holders = 1
+        return session
+
+    # --- sessions
+
+    def preserve_fd(self, session: LuoSession, fd: int, token: int) -> None:
+        """See LuoSession.preserve_fd. Raises OutOfMemory for the caller's end."""
+        session.preserve_fd(fd, token, self._running.image)
+        room = self.machine.memory_bytes
+        if room and sum(kept.size_bytes for s in self._sessions() for kept in s.files.values()) > room:
+            raise OutOfMemory
+
+    def close(self, session: LuoSession) -> None:
+        """One descriptor of this session is closed."""
+        session.holders -= 1
+        if session.holders or session.finish_refused:
+            return
+        session.drop_files()
+        table = self._incoming if session.incoming else self._outgoing
+        if table.get(session.name) is session:
+            del table[session.name]
+
+    def sessions(self) -> tuple[str, ...]:
+        """Names of outgoing, then incoming sessions; no kernel tells this, tests may ask."""
+        return tuple(s.name.decode(errors="replace") for s in self._sessions())
+
+    def _sessions(self) -> Iterator[LuoSession]:
+        yield from self._outgoing.values()
+        yield from self._incoming.values()
+
+    # --- kexec
+
+    def load(self, image: KexecImage, *, legacy: bool = False) -> None:
+        """ENOENT, ENOEXEC, EADDRNOTAVAIL. An image loaded before is replaced on success."""
+        found = self._images.open(image)
+        room = self.machine.scratch_bytes
+        if room and not legacy and found.scratch_bytes > room:
+            raise OSError(errno.EADDRNOTAVAIL, LOAD)
+        self._loaded = Loaded(found, image.command_line, legacy)
+
+    def unload(self) -> None:
+        self._loaded = None
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded is not None
+
+    def set_default(self, image: EmulatedImage, command_line: str | None = None) -> None:
+        """What the next cold boot starts; the command line stays if None."""
+        self._default = Loaded(image, self._default.command_line if command_line is None else command_line)
+
+    def freeze(self) -> None:
+        """reboot(KEXEC) up to the point of no return: EINVAL (no image), a refused freeze's
+        errno. Nothing has changed if it raises; else the caller must jump()."""
+        self.reboots += 1
+        if self._loaded is None:
+            raise OSError(errno.EINVAL, REBOOT)
+        refused = self.faults.at(FaultKind.REFUSE_FREEZE, self.reboots)
+        if refused:
+            raise OSError(refused.errno, REBOOT)
+        for session in self._outgoing.values():
+            session.freeze()
+
+    def jump(self) -> Jump:
+        """Leave this kernel. What happens next is in the answer; call arrive() or cold_boot()."""
+        n = self.reboots
+        if self.faults.at(FaultKind.NEVER_BACK, n):
+            return Jump(arrived=False, back=False)
+        if self.faults.at(FaultKind.POWER_LOSS, n) or self._panics():
+            return Jump(arrived=False)
+        return Jump(arrived=True)
+
+    def _panics(self) -> bool:
+        loaded = self._target()
+        incompatible = (
+            self.luo
+            and not loaded.legacy
+            and liveupdate_on(loaded.image, loaded.command_line)
+            and loaded.image.abi != self._running.image.abi
+        )
+        return (
+            loaded.image.panics or incompatible or self.faults.at(FaultKind.PANIC, self.reboots) is not None
+        )
+
+    def _target(self) -> Loaded:
+        if self._loaded is None:
+            raise RuntimeError("jump without a loaded image: freeze() was not called")
+        return self._loaded
+
+    def arrive(self) -> None:
+        """Boot the loaded kernel with what crossed."""
+        target, n = self._target(), self.reboots
+        wrong = self.faults.at(FaultKind.WRONG_KERNEL, n)
+        if wrong:
+            target = Loaded(EmulatedImage(wrong.value), target.command_line, target.legacy)
+        handed_over = kho_on(self._running.image, self._running.command_line) and not target.legacy
+        kho = kho_on(target.image, target.command_line)
+        previous, count = self.release, self._kexec_count + 1
+        crossing = self._leave()
+        self._start(target)
+        if handed_over and kho:
+            self._previous_release, self._kexec_count = previous, count
+            self.log.append(f"KHO: exec from: {previous} (count {count})")
+        if handed_over and target.image.kho and self.luo:
+            self._deserialise(crossing)
+        elif handed_over and target.image.kho:
+            self._leak(crossing)
+        else:
+            if handed_over:
+                self.log.append("Passed KHO data, but CONFIG_KEXEC_HANDOVER not set")
+            _drop(crossing)
+
+    def _deserialise(self, crossing: list[LuoSession]) -> None:
+        n = self.reboots
+        lost = self.faults.at(FaultKind.SESSION_LOST, n)
+        gone = [s for s in crossing if lost and lost.value in ("", s.name.decode(errors="replace"))]
+        _drop(gone)
+        crossing = [s for s in crossing if s not in gone]
+        unknown = any(s.files for s in crossing) and MEMFD_HANDLER not in self._running.image.handlers
+        if unknown or self._poisoned or self.faults.at(FaultKind.POISON, n):
+            self._poisoned = True
+            self._leak(crossing)
+            return
+        failed = self.faults.at(FaultKind.RETRIEVE_ERROR, n)
+        for session in crossing:
+            arrived = self._incoming[session.name] = session.cross(self._busy)
+            for kept in arrived.files.values():
+                kept.retrieve_errno = failed.errno if failed else 0
+        self.log.append(f"luo: Retrieved live update data, liveupdate number: {self._kexec_count}")
+
+    def cold_boot(self) -> None:
+        """Firmware starts the default image; nothing of the past is left."""
+        _drop(self._leave())
+        self.leaked_bytes = 0
+        self._poisoned = False
+        self._start(self._default)
+
+    def power_off(self) -> None:
+        """Give back every descriptor. The model must not be used afterwards but to cold boot."""
+        _drop(self._leave())
+
+    def _leave(self) -> list[LuoSession]:
+        """What would cross; whatever came in and was not finished is gone."""
+        crossing = list(self._outgoing.values())
+        _drop(self._incoming.values())
+        self._outgoing, self._incoming = {}, {}
+        return crossing
+
+    def _leak(self, crossing: list[LuoSession]) -> None:
+        self.leaked_bytes += sum(session.drop_files() for session in crossing)
+
+    def _start(self, kernel: Loaded) -> None:
+        self._running = kernel
+        self._loaded = None
+        self._busy = set()
+        self._device_open = False
+        busy = self.faults.at(FaultKind.BUSY, self.reboots)
+        self._busy_opens = busy.count if busy else 0
+        self._previous_release, self._kexec_count = "", 0
+        self.boot_id = self._new_boot_id()
+        self.log = [f"Linux version {self.release} (emulated)"]
+
+
+def _drop(sessions: Iterable[LuoSession]) -> None:
+    for session in sessions:
+        session.drop_files()

@@ -1,0 +1,98 @@
+"""What a kernel call's errno means to the agent: reason, retry class and remedy.
+
+One table for every backend, real or emulated, so that the saga cannot tell them apart by their
+errors. A pair that is not in the table keeps KernelError's defaults.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from node_agent.errors import KernelError, Retry
+
+OPEN = "open(/dev/liveupdate)"
+CREATE = "LIVEUPDATE_IOCTL_CREATE_SESSION"
+RETRIEVE = "LIVEUPDATE_IOCTL_RETRIEVE_SESSION"
+PRESERVE_FD = "LIVEUPDATE_SESSION_PRESERVE_FD"
+RETRIEVE_FD = "LIVEUPDATE_SESSION_RETRIEVE_FD"
+FINISH = "LIVEUPDATE_SESSION_FINISH"
+GET_NAME = "LIVEUPDATE_SESSION_GET_NAME"
+LOAD = "kexec_file_load"
+REBOOT = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+
+_TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
+    (OPEN, errno.EBUSY): (
+        "DEVICE_BUSY",
+        Retry.CALL,
+        "another process has /dev/liveupdate open (systemd does so briefly); try again",
+    ),
+    (OPEN, errno.EIO): (
+        "POISONED",
+        Retry.FIX_STATE,
+        "this boot could not read what was handed to it; reboot the node in full",
+    ),
+    (OPEN, errno.ENOENT): (
+        "LUO_OFF",
+        Retry.FIX_STATE,
+        "boot a kernel with CONFIG_LIVEUPDATE and kho=on liveupdate=on on its command line",
+    ),
+    (OPEN, errno.EACCES): ("NO_PERMISSION", Retry.FIX_STATE, "run the agent as root"),
+    (CREATE, errno.EINVAL): ("SESSION_NAME_INVALID", Retry.NEVER, "use a name of 1 to 63 bytes"),
+    (CREATE, errno.EEXIST): (
+        "SESSION_EXISTS",
+        Retry.REPLAN,
+        "close the session of that name first; a process may still hold it",
+    ),
+    (CREATE, errno.ENOMEM): ("TOO_MANY_SESSIONS", Retry.REPLAN, "preserve in fewer sessions"),
+    (RETRIEVE, errno.ENOENT): (
+        "SESSION_NOT_FOUND",
+        Retry.NEVER,
+        "no such session crossed, or it was finished; its state is lost",
+    ),
+    (RETRIEVE, errno.EINVAL): (
+        "SESSION_HELD",
+        Retry.FIX_STATE,
+        "another process has retrieved the session and holds it; end that process",
+    ),
+    (PRESERVE_FD, errno.EEXIST): ("TOKEN_USED", Retry.NEVER, "use another token in this session"),
+    (PRESERVE_FD, errno.EBUSY): (
+        "FILE_ALREADY_PRESERVED",
+        Retry.REPLAN,
+        "finish or close the session that has this file",
+    ),
+    (PRESERVE_FD, errno.ENOENT): (
+        "FILE_UNPRESERVABLE",
+        Retry.NEVER,
+        "only memfds (unlinked shmem files) can be preserved; drain this workload instead",
+    ),
+    (PRESERVE_FD, errno.EINVAL): (
+        "SESSION_NOT_FINISHED",
+        Retry.REPLAN,
+        "finish the session of the last update and preserve in a new one",
+    ),
+    (PRESERVE_FD, errno.ENOSPC): ("TOO_MANY_FILES", Retry.REPLAN, "preserve in more sessions"),
+    (RETRIEVE_FD, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
+    (LOAD, errno.ENOENT): ("IMAGE_NOT_FOUND", Retry.FIX_STATE, "stage the artifact again"),
+    (LOAD, errno.ENOEXEC): ("IMAGE_INVALID", Retry.FIX_STATE, "stage a kernel that can be booted"),
+    (LOAD, errno.EADDRNOTAVAIL): (
+        "SCRATCH_TOO_SMALL",
+        Retry.FIX_STATE,
+        "cold boot the node with a larger kho_scratch=",
+    ),
+    (REBOOT, errno.EINVAL): ("NO_IMAGE", Retry.REPLAN, "load a kernel first"),
+}
+
+
+def failure(cause: OSError) -> KernelError:
+    """The KernelError of an OSError whose strerror is the call's name (see the constants).
+
+    Anything reboot returns that is not in the table is a refused freeze.
+    """
+    number, call = cause.errno or errno.EIO, cause.strerror or "unknown call"
+    row = _TABLE.get((call, number))
+    if row is None and call == REBOOT:
+        row = ("FREEZE_REFUSED", Retry.REPLAN, "something preserved cannot be frozen now; try again later")
+    if row is None:
+        return KernelError(number, call)
+    reason, retry, remedy = row
+    return KernelError(number, call, reason=reason, retry=retry, remedy=remedy)
