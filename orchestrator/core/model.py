@@ -237,6 +237,8 @@ class AttemptRow:
     workloads: int = 0
     memory_intact: int = 0
     memory_bytes: int = 0
+    operator_word: bool = False
+    """Sent with PREPARE: admits it where the last attempt settled in QUARANTINED or COLD_BOOTED."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -270,6 +272,9 @@ class MemberRow:
     updated_order: int = 0
     failed: bool = False
     retries: int = 0
+    operator_word: bool = False
+    """A person asked for its next attempt (RetryNodes): the planner hands it on to the
+    AttemptRow and clears it here."""
 
     @property
     def key(self) -> tuple[str, ...]:
