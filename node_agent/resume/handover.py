@@ -1,0 +1,91 @@
+"""What the blackout path leaves to the full agent.
+
+Plain classes with slots: dataclasses would cost the blackout path two dozen imports.
+Whoever takes a Handover owns every fd in it.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Mark:
+    """One instant, in nanoseconds. The TSC comes later: see system.md's marks.
+
+    The full agent takes a pair (TSC, CLOCK_BOOTTIME) when it has time and goes back from it.
+    """
+
+    __slots__ = ("boottime_ns", "realtime_ns")
+
+    def __init__(self, realtime_ns: int, boottime_ns: int) -> None:
+        self.realtime_ns = realtime_ns
+        self.boottime_ns = boottime_ns
+
+    @classmethod
+    def now(cls) -> Mark:
+        return cls(time.clock_gettime_ns(time.CLOCK_REALTIME), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+class ClientLeft:
+    """A connection. pending: bytes read and not understood yet; resumed: its RESUMED line, raw."""
+
+    __slots__ = ("fd", "pending", "resumed", "suspends", "workload")
+
+    def __init__(self, fd: int, workload: str, suspends: bool, pending: bytes, resumed: bytes) -> None:
+        self.fd = fd
+        self.workload = workload
+        self.suspends = suspends
+        self.pending = pending
+        self.resumed = resumed
+
+
+class Handover:
+    """Fds, marks, and what the boot verdict needs.
+
+    journal_fd: open and flock'ed, to be adopted (a second open could not lock it); -1 if the
+        blackout path took none.
+    listener_fd: the broker's socket; -1 if it was not bound.
+    attempt, jump: of the JumpIntent followed; empty if there was none to follow.
+    bindings: id → {uid, unit, …} from the JumpIntent.
+    sessions: id → (session name, session fd), those that were retrieved.
+    agent_session_fd, token: the agent's own session and the text of its token memfd.
+    token_fd: that memfd; -1 if there was none.
+    clients: connections of the broker's socket.
+    marks: kernel_start, userspace_start, retrieved, resume: whichever was reached.
+    errors: what failed, by session name (or step) → errno name or sentence.
+    """
+
+    __slots__ = (
+        "agent_session",
+        "agent_session_fd",
+        "attempt",
+        "bindings",
+        "clients",
+        "errors",
+        "journal_fd",
+        "jump",
+        "listener_fd",
+        "marks",
+        "sessions",
+        "token",
+        "token_fd",
+    )
+
+    def __init__(self) -> None:
+        self.journal_fd = -1
+        self.listener_fd = -1
+        self.attempt = ""
+        self.jump: Mapping[str, object] = {}
+        self.bindings: Mapping[str, Mapping[str, object]] = {}
+        self.sessions: dict[str, tuple[str, int]] = {}
+        self.agent_session = ""
+        self.agent_session_fd = -1
+        self.token = b""
+        self.token_fd = -1
+        self.clients: list[ClientLeft] = []
+        self.marks: dict[str, Mark] = {}
+        self.errors: dict[str, str] = {}

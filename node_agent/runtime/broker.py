@@ -1,0 +1,455 @@
+"""The workload broker: keeps the sessions of a node's workloads and speaks with the workloads.
+
+ports.Workloads over luo-agent's protocol (workloads/protocol.py). Rules:
+- an id belongs to the uid, and to the systemd service where there is one, that subscribed it,
+  for as long as it is connected or a session of it is held; bindings() goes into the journal
+  before the jump and restore() brings it back after, so nobody claims another's memory;
+- the broker holds each session's fd from preserve() until finish() or release();
+- every wait has a bound and its error names the workload; all workloads are asked at once;
+- a workload that knows no SUSPEND (plain luo-agent client) is taken at its word: READY is all
+  it owes before the kexec, CLAIM all after;
+- resume() serves both ends: after retrieve() it waits for each CLAIM, in the same boot (unwinding)
+  it asks those that were suspended. Called again, it returns the same samples.
+- a CLAIM that comes before its session was retrieved waits; one without a restored binding is
+  told NO_SUCH_CLAIM at once, which is how a workload learns that it starts afresh.
+
+run() owns the listener and every connection; nothing else here makes a task that outlives a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from node_agent.errors import BrokerError, KernelError, Retry
+from node_agent.ports import Kernel, Session, WorkloadPause
+from node_agent.runtime.broker_listener import listen
+from node_agent.runtime.broker_peer import Peer
+from node_agent.runtime.broker_record import BrokerTimeouts, WorkloadRecord
+from node_agent.workloads import protocol
+from node_agent.workloads.protocol import Claim, Command, Subscribe
+from node_agent.workloads.together import all_or_cancel, all_to_the_end
+
+if TYPE_CHECKING:
+    from node_agent.resume.handover import Handover
+
+_EEXIST = 17
+
+
+class Broker:
+    """ports.Workloads over a Unix socket.
+
+    socket_path: where to listen; a stale socket is replaced, a served one refused.
+    allowed_uids: who may connect; None leaves it to the socket's mode.
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        *,
+        timeouts: BrokerTimeouts | None = None,
+        max_clients: int = 256,
+        socket_mode: int = 0o660,
+        allowed_uids: Collection[int] | None = None,
+    ) -> None:
+        self.socket_path = socket_path
+        self.listening = asyncio.Event()
+        self._timeouts = timeouts or BrokerTimeouts()
+        self._max_clients = max_clients
+        self._socket_mode = socket_mode
+        self._allowed_uids = allowed_uids
+        self._workloads: dict[str, WorkloadRecord] = {}
+        self._adopted: list[Peer] = []
+        self._listener: socket.socket | None = None
+        self._peers: set[Peer] = set()
+        self._kernel: Kernel | None = None
+
+    # -- connections -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE) or OSError from binding."""
+        listener = self._listener or listen(self.socket_path, self._socket_mode)
+        self._listener = listener
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for peer in self._adopted:
+                    self._peers.add(peer)
+                    group.create_task(self._serve(peer))
+                self._adopted.clear()
+                self.listening.set()
+                while True:
+                    connection, _ = await loop.sock_accept(listener)
+                    if len(self._peers) >= self._max_clients:
+                        connection.close()
+                        continue
+                    peer = Peer(connection)
+                    self._peers.add(peer)
+                    group.create_task(self._serve(peer))
+        finally:
+            self.listening.clear()
+            self._listener = None
+            listener.close()
+
+    async def _serve(self, peer: Peer) -> None:
+        try:
+            await peer.run(self._heard)
+        finally:
+            self._peers.discard(peer)
+            workload = self._workloads.get(peer.workload)
+            if workload is not None and workload.peer is peer:
+                workload.peer = None
+                workload.notify()
+                self._forget(workload)
+
+    async def _heard(self, peer: Peer, command: Command) -> None:
+        if self._allowed_uids is not None and peer.uid not in self._allowed_uids:
+            raise BrokerError(
+                f"uid {peer.uid} may not use this broker", reason="UID_NOT_ALLOWED", retry=Retry.NEVER
+            )
+        match command:
+            case Subscribe():
+                await self._subscribe(peer, command)
+            case Claim():
+                await self._claim(peer, command)
+            case _:  # Peer gives only these two here.
+                raise AssertionError(command)
+
+    async def _subscribe(self, peer: Peer, command: Subscribe) -> None:
+        self._admit(peer, command.id)
+        workload = self._workloads.get(command.id)
+        if workload is None:
+            workload = self._workloads[command.id] = WorkloadRecord(command.id, peer.uid, peer.unit)
+        peer.suspends = workload.suspends = protocol.SUSPEND_EXTENSION in command.extensions
+        if peer.suspends:
+            await peer.send(protocol.Subscribed(command.id))
+        self._attach(workload, peer)
+        if command.suspended and peer.suspends:
+            if workload.kept or workload.session is not None:
+                workload.suspended = True
+            else:
+                # No attempt is under way any more, so nobody else will ever wake it.
+                await peer.tell(protocol.Resume(), protocol.Resumed)
+        workload.notify()
+
+    async def _claim(self, peer: Peer, command: Claim) -> None:
+        self._admit(peer, command.id)
+        workload = self._workloads.get(command.id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeouts.claim_s):
+                while workload is not None and workload.kept and workload.session is None:
+                    await workload.changed.wait()
+                    workload = self._workloads.get(command.id)
+        if workload is None or workload.session is None or not workload.retrieved:
+            await peer.send(
+                protocol.Error("NO_SUCH_CLAIM", f"no session of {command.id} crossed into this boot")
+            )
+            return
+        self._admit(peer, command.id)
+        peer.suspends = workload.suspends = protocol.SUSPEND_EXTENSION in command.extensions
+        await peer.send(protocol.Claimed(command.id), workload.session.fileno())
+        self._attach(workload, peer)
+        if workload.pause is not None and peer.suspends:
+            # It ran already and was restarted: its pause was reported, this one is nobody's.
+            await peer.tell(protocol.Resume(), protocol.Resumed)
+        workload.notify()
+
+    def _admit(self, peer: Peer, id: str) -> None:
+        """May this peer speak for `id`? Raises BrokerError."""
+        if peer.workload not in ("", id):
+            raise BrokerError(
+                f"this connection speaks for {peer.workload}", reason="ONE_ID_A_CONNECTION", retry=Retry.NEVER
+            )
+        workload = self._workloads.get(id)
+        if workload is None:
+            return
+        if workload.uid != peer.uid or (workload.unit and workload.unit != peer.unit):
+            raise BrokerError(
+                f"{id} belongs to another user or service",
+                reason="NOT_YOURS",
+                retry=Retry.NEVER,
+                remedy="Use an id of your own, or run as the user and service that subscribed it.",
+            )
+        other = workload.peer
+        if other is not None and other is not peer and not other.hung_up():
+            raise BrokerError(
+                f"{id} is connected already, as process {other.pid}",
+                reason="ID_IN_USE",
+                remedy="Give every workload an id of its own.",
+            )
+
+    def _attach(self, workload: WorkloadRecord, peer: Peer) -> None:
+        former, workload.peer = workload.peer, peer
+        peer.workload = workload.id
+        if former is not None and former is not peer:
+            former.close()
+        if former is not peer:
+            workload.ready = False
+
+    def _forget(self, workload: WorkloadRecord) -> None:
+        """Drop an id that nothing binds any more."""
+        if workload.peer is None and workload.session is None and not workload.kept:
+            self._workloads.pop(workload.id, None)
+
+    # -- what crosses in the journal ---------------------------------------------------------
+
+    def bindings(self) -> Mapping[str, Mapping[str, object]]:
+        """id → {uid, unit, suspend}: for the journal, before the jump."""
+        return {w.id: {"uid": w.uid, "unit": w.unit, "suspend": w.suspends} for w in self._workloads.values()}
+
+    def restore(
+        self,
+        bindings: Mapping[str, Mapping[str, object]],
+        *,
+        kernel: Kernel | None = None,
+        sessions: Mapping[str, str] | None = None,
+    ) -> None:
+        """Before run(), when the journal tells of an attempt that is not settled.
+
+        kernel, sessions: in the same boot, what was preserved, so that release() can see
+        whether the kernel has let go of it.
+        """
+        self._kernel = kernel or self._kernel
+        for id, words in bindings.items():
+            workload = self._workloads.get(id)
+            if workload is None:
+                workload = WorkloadRecord(id, int(str(words["uid"])), str(words.get("unit", "")))
+                self._workloads[id] = workload
+            workload.suspends = bool(words.get("suspend", False))
+            workload.kept = True
+            workload.session_name = (sessions or {}).get(id, "")
+
+    def adopt(self, handover: Handover, wrap: Callable[[str, int], Session]) -> None:
+        """Before run(): go on where the blackout path stopped.
+
+        wrap: makes a ports.Session of a session's name and fd, which it owns from then on.
+        """
+        self.restore(handover.bindings)
+        if handover.listener_fd >= 0:
+            self._listener = socket.socket(fileno=handover.listener_fd)
+            self._listener.setblocking(False)
+        for id, (name, fd) in handover.sessions.items():
+            workload = self._workloads[id]
+            workload.session, workload.session_name = wrap(name, fd), name
+            workload.retrieved = True
+        for client in handover.clients:
+            peer = Peer(socket.socket(fileno=client.fd), pending=client.pending)
+            self._adopted.append(peer)
+            if not client.workload:
+                continue
+            workload = self._workloads[client.workload]
+            peer.suspends = workload.suspends = client.suspends
+            self._attach(workload, peer)
+            if client.resumed:
+                self._adopt_pause(workload, client.resumed)
+            elif not client.suspends:
+                workload.pause = protocol.Resumed().pause(workload.id)
+
+    def _adopt_pause(self, workload: WorkloadRecord, line: bytes) -> None:
+        try:
+            said = protocol.parse_command(line)
+        except BrokerError as error:
+            said = protocol.Resumed(rejected=f"the workload's report is malformed: {error.message}")
+        if isinstance(said, protocol.Resumed):
+            workload.pause = said.pause(workload.id)
+
+    # -- ports.Workloads ---------------------------------------------------------------------
+
+    async def subscribers(self) -> Sequence[str]:
+        return tuple(w.id for w in self._workloads.values() if w.peer is not None)
+
+    async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
+        self._kernel = kernel
+        return await all_or_cancel(await self.subscribers(), lambda id: self._preserve(kernel, attempt, id))
+
+    async def _preserve(self, kernel: Kernel, attempt: str, id: str) -> str:
+        workload = self._workloads[id]
+        if workload.session is not None:
+            raise BrokerError(
+                f"{id} is in session {workload.session_name} already",
+                reason="ALREADY_PRESERVED",
+                retry=Retry.FIX_STATE,
+                remedy="Finish or release the last attempt first.",
+                workload=id,
+            )
+        name = protocol.session_name(attempt, id)
+        workload.session = await kernel.create_session(name)
+        workload.session_name, workload.retrieved, workload.pause = name, False, None
+        peer = self._peer(workload)
+        await peer.ask(
+            protocol.StartPreservation(), protocol.Ready, self._timeouts.preserve_s, workload.session.fileno()
+        )
+        workload.ready = workload.peer is peer
+        return name
+
+    async def suspend(self) -> None:
+        for workload in self._workloads.values():
+            if workload.peer is not None and not workload.ready:
+                raise BrokerError(
+                    f"{workload.id} came after the others were preserved",
+                    reason="NOT_PRESERVED",
+                    remedy=f"Try again: the next attempt preserves {workload.id} too.",
+                    workload=workload.id,
+                )
+            if workload.session is not None and workload.suspends and workload.peer is None:
+                raise self._absent(workload)
+        preserved = [w.id for w in self._workloads.values() if w.session is not None and w.suspends]
+        await all_or_cancel(preserved, self._suspend)
+
+    async def _suspend(self, id: str) -> None:
+        workload = self._workloads[id]
+        # Set before the question: whoever was asked may have stopped, whatever it answered.
+        workload.suspended, workload.pause = True, None
+        await self._peer(workload).ask(protocol.Suspend(), protocol.Suspended, self._timeouts.suspend_s)
+
+    async def retrieve(self, kernel: Kernel, sessions: Mapping[str, str]) -> None:
+        self._kernel = kernel
+        try:
+            await all_to_the_end(sessions, lambda id: self._retrieve(kernel, id, sessions[id]))
+        finally:
+            for workload in list(self._workloads.values()):
+                if workload.session is None:
+                    workload.kept = False
+                workload.notify()
+                self._forget(workload)
+
+    async def _retrieve(self, kernel: Kernel, id: str, name: str) -> None:
+        workload = self._workloads.get(id)
+        if workload is None:
+            raise BrokerError(
+                f"the journal names no owner of {id}",
+                reason="NO_BINDING",
+                retry=Retry.FIX_STATE,
+                workload=id,
+            )
+        if workload.session is None:
+            workload.session = await kernel.retrieve_session(name)
+        workload.session_name, workload.retrieved = name, True
+        workload.notify()
+
+    async def resume(self) -> Sequence[WorkloadPause]:
+        stopped = [
+            w.id
+            for w in self._workloads.values()
+            if w.retrieved or w.suspended or w.pause is not None or (w.kept and w.suspends)
+        ]
+        pauses = await all_or_cancel(stopped, self._resume)
+        return tuple(pause for pause in pauses.values() if pause is not None)
+
+    async def _resume(self, id: str) -> WorkloadPause | None:
+        """Until it runs: a workload that is restarted meanwhile may claim anew."""
+        workload = self._workloads[id]
+        try:
+            async with asyncio.timeout(self._timeouts.claim_s + self._timeouts.resume_s):
+                while workload.pause is None:
+                    peer = workload.peer
+                    if peer is None:
+                        async with asyncio.timeout(self._timeouts.claim_s):
+                            await workload.changed.wait()
+                    elif workload.retrieved and not peer.suspends:
+                        workload.pause = protocol.Resumed().pause(id)
+                    elif not (workload.retrieved or workload.suspended):
+                        return None
+                    else:
+                        await self._ask_resume(workload, peer)
+        except TimeoutError:
+            raise self._absent(workload) from None
+        return workload.pause
+
+    async def _ask_resume(self, workload: WorkloadRecord, peer: Peer) -> None:
+        try:
+            answer = await peer.ask(protocol.Resume(), protocol.Resumed, self._timeouts.resume_s)
+        except BrokerError as error:
+            if error.reason != "WORKLOAD_GONE":
+                raise
+            if workload.peer is peer:
+                workload.peer = None
+            return
+        workload.suspended = False
+        workload.pause = answer.pause(workload.id)
+
+    async def finish(self) -> None:
+        await all_to_the_end(list(self._workloads), self._finish)
+
+    async def _finish(self, id: str) -> None:
+        workload = self._workloads[id]
+        if workload.session is not None:
+            await workload.session.finish()
+            session, workload.session = workload.session, None
+            await session.close()
+        self._settle(workload)
+
+    async def release(self) -> None:
+        await all_to_the_end(list(self._workloads), self._release)
+
+    async def _release(self, id: str) -> None:
+        workload = self._workloads[id]
+        name = workload.session_name
+        if (
+            workload.peer is not None
+            and workload.suspends
+            and (workload.session is not None or workload.kept)
+        ):
+            # Whether it let go is judged by the kernel below, not by its answer.
+            with contextlib.suppress(BrokerError):
+                await workload.peer.ask(protocol.Release(), protocol.Released, self._timeouts.release_s)
+        session, workload.session = workload.session, None
+        if session is not None:
+            await session.close()
+        if name and self._kernel is not None:
+            await self._await_unpreserved(self._kernel, workload, name)
+        self._settle(workload)
+
+    async def _await_unpreserved(self, kernel: Kernel, workload: WorkloadRecord, name: str) -> None:
+        """The kernel has no event for it: a session is gone when its name can be taken again."""
+        wait_s = 0.002
+        try:
+            async with asyncio.timeout(self._timeouts.release_s):
+                while True:
+                    try:
+                        probe = await kernel.create_session(name)
+                    except KernelError as error:
+                        if error.errno != _EEXIST:
+                            raise
+                        await asyncio.sleep(wait_s)
+                        wait_s = min(wait_s * 2, 0.2)
+                        continue
+                    await probe.close()
+                    return
+        except TimeoutError:
+            holder = f" (process {workload.peer.pid})" if workload.peer is not None else ""
+            raise BrokerError(
+                f"a process still holds session {name} of {workload.id}{holder}",
+                reason="SESSION_STILL_HELD",
+                retry=Retry.FIX_STATE,
+                remedy=f"Restart {workload.id}: its memory is given free when the last copy closes.",
+                workload=workload.id,
+                session=name,
+            ) from None
+
+    # -- small things ------------------------------------------------------------------------
+
+    def _settle(self, workload: WorkloadRecord) -> None:
+        """The attempt is over for this workload."""
+        workload.session_name = ""
+        workload.ready = workload.retrieved = workload.kept = False
+        workload.pause = None
+        workload.notify()
+        self._forget(workload)
+
+    def _peer(self, workload: WorkloadRecord) -> Peer:
+        if workload.peer is None:
+            raise self._absent(workload)
+        return workload.peer
+
+    def _absent(self, workload: WorkloadRecord) -> BrokerError:
+        waited = "did not claim its session" if workload.retrieved else "is not connected"
+        return BrokerError(
+            f"workload {workload.id} {waited}",
+            reason="CLAIM_TIMEOUT" if workload.retrieved else "WORKLOAD_GONE",
+            remedy=f"Start {workload.id} and let it connect to {self.socket_path}.",
+            workload=workload.id,
+        )

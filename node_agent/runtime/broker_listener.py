@@ -1,0 +1,56 @@
+"""The broker's listening socket: a path is taken over only from the dead.
+
+Rules: a socket file that nobody serves is replaced; one that answers is left alone
+(SOCKET_IN_USE). The mode is set before anybody can connect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from node_agent.errors import BrokerError, Retry, SettingsError
+
+BACKLOG = 128
+MAX_PATH_BYTES = 107
+"""Source: unix(7), sun_path has 108 bytes with the NUL."""
+
+
+def listen(path: str, mode: int) -> socket.socket:
+    """A non-blocking listener at `path` with permission bits `mode`.
+
+    Raises SettingsError (SOCKET_PATH_TOO_LONG), BrokerError (SOCKET_IN_USE), OSError.
+    """
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise SettingsError(
+            f"the socket path {path!r} is longer than {MAX_PATH_BYTES} bytes",
+            reason="SOCKET_PATH_TOO_LONG",
+            remedy="Choose a shorter directory for the node's state.",
+        )
+    _refuse_if_served(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind(path)
+        os.chmod(path, mode)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _refuse_if_served(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+    raise BrokerError(
+        f"another process serves {path}",
+        reason="SOCKET_IN_USE",
+        retry=Retry.FIX_STATE,
+        remedy="Stop the other agent of this node, or give this one another socket path.",
+    )

@@ -1,0 +1,251 @@
+"""One workload's connection to the broker: who is there, lines in, events and session fds out.
+
+Rules:
+- who the peer is comes from the kernel (SO_PEERCRED), never from what it says. Its systemd unit
+  is read from /proc once, at the connection; only a *.service counts, scopes get new names;
+- nothing is received without a bound: fds a client sends are refused by the kernel itself (no
+  control buffer is offered, so they are closed and never installed) and the client is cut off;
+- one question at a time; an answer that comes after its question ran out is dropped, any other
+  answer without a question is a breach.
+
+Not here: what commands mean (broker.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from node_agent.errors import BrokerError, Retry
+from node_agent.workloads import protocol
+from node_agent.workloads.protocol import Claim, Command, Event, LineBuffer, Subscribe
+
+RECEIVE_BYTES = 4096
+SEND_TIMEOUT_S = 5.0
+"""Events are tens of bytes: a client whose socket takes none for this long does not read."""
+
+FIRST_WORD_TIMEOUT_S = 10.0
+"""A connection that has not said who it is by then is cut off, so that idle ones cannot pile up."""
+
+_Answer = TypeVar("_Answer")
+_UCRED = struct.Struct("=iII")
+
+
+class Peer:
+    """A connected client. Owns its socket; run() is its whole life."""
+
+    def __init__(self, sock: socket.socket, *, pending: bytes = b"") -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self.pid, self.uid, _ = _UCRED.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        )
+        self.unit = unit_of(self.pid)
+        self.workload = ""
+        self.suspends = False
+        """It knows SUSPEND, RESUME and RELEASE."""
+        self.gone = False
+        self._lines = LineBuffer()
+        self._pending = pending
+        self._question: tuple[type[Command], asyncio.Future[Command]] | None = None
+        self._overdue: list[type[Command]] = []
+
+    def hung_up(self) -> bool:
+        """The other end has closed, though our reader may not have come to know it yet."""
+        try:
+            return self.gone or self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    async def run(self, heard: Callable[[Peer, Command], Awaitable[None]]) -> None:
+        """Read until the peer leaves or breaks the protocol; `heard` gets what is no answer.
+
+        Never raises because of the peer. Closes the socket.
+        """
+        try:
+            while True:
+                wait_s = None if self.workload else FIRST_WORD_TIMEOUT_S
+                async with asyncio.timeout(wait_s):
+                    data = await self._receive()
+                if not data:
+                    return
+                for line in self._lines.feed(data):
+                    await self._take(protocol.parse_command(line), heard)
+        except BrokerError as error:
+            with contextlib.suppress(BrokerError):
+                await self.send(protocol.Error(error.reason, error.message, error.remedy))
+        except (TimeoutError, OSError):
+            return
+        finally:
+            self.close()
+
+    async def send(self, event: Event, fd: int | None = None) -> None:
+        """Raises BrokerError (WORKLOAD_GONE)."""
+        data = protocol.encode_event(event)
+        try:
+            if fd is not None:
+                # Events are far below the socket's buffer: a full one is a client that never reads.
+                socket.send_fds(self._sock, [data], [fd])
+            else:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await asyncio.get_running_loop().sock_sendall(self._sock, data)
+        except (OSError, TimeoutError) as error:
+            self.close()
+            raise self._gone() from error
+
+    async def ask(
+        self, event: Event, answer: type[_Answer], timeout_s: float, fd: int | None = None
+    ) -> _Answer:
+        """Send `event`, wait for `answer`.
+
+        Raises BrokerError: WORKLOAD_GONE, WORKLOAD_REFUSED (with its own reason in the fields),
+        WORKLOAD_TIMEOUT, WORKLOAD_BUSY if another question is open.
+        """
+        if self.gone:
+            raise self._gone()
+        if self._question is not None:
+            raise BrokerError(
+                f"workload {self.workload} has not answered the last question yet",
+                reason="WORKLOAD_BUSY",
+                workload=self.workload,
+            )
+        future: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
+        kind: type[Command] = answer  # type: ignore[assignment]
+        self._question = (kind, future)
+        try:
+            await self.send(event, fd)
+            async with asyncio.timeout(timeout_s):
+                command = await future
+        except TimeoutError:
+            said = answer.__name__.upper()
+            raise BrokerError(
+                f"workload {self.workload} did not say {said} within {timeout_s:g} s",
+                reason="WORKLOAD_TIMEOUT",
+                remedy=f"Look at what {self.workload} (pid {self.pid}) is doing; it must answer {said}.",
+                workload=self.workload,
+                answer=said,
+                pid=self.pid,
+            ) from None
+        finally:
+            self._question = None
+            if not future.done() or future.cancelled():
+                self._overdue.append(kind)
+        if isinstance(command, protocol.Error):
+            raise BrokerError(
+                f"workload {self.workload} refused: {command.message or command.reason}",
+                reason="WORKLOAD_REFUSED",
+                remedy=command.remedy or f"Read the log of {self.workload}.",
+                workload=self.workload,
+                says=command.reason,
+            )
+        assert isinstance(command, answer)
+        return command
+
+    async def tell(self, event: Event, answer: type[Command]) -> None:
+        """Send `event`; its answer may come and interests nobody. Raises BrokerError (WORKLOAD_GONE)."""
+        self._overdue.append(answer)
+        await self.send(event)
+
+    def close(self) -> None:
+        """Idempotent; fails the open question."""
+        if self.gone:
+            return
+        self.gone = True
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+        if self._question is not None and not self._question[1].done():
+            self._question[1].set_exception(self._gone())
+
+    async def _take(self, command: Command, heard: Callable[[Peer, Command], Awaitable[None]]) -> None:
+        if isinstance(command, Subscribe | Claim):
+            await heard(self, command)
+            return
+        if self._question is not None:
+            kind, future = self._question
+            if isinstance(command, kind | protocol.Error) and not future.done():
+                future.set_result(command)
+                return
+        for overdue in self._overdue:
+            if isinstance(command, overdue | protocol.Error):
+                self._overdue.remove(overdue)
+                return
+        if isinstance(command, protocol.Error):
+            return
+        raise BrokerError(
+            f"{type(command).__name__.upper()} answers no question",
+            reason="UNEXPECTED",
+            retry=Retry.NEVER,
+            workload=self.workload,
+        )
+
+    async def _receive(self) -> bytes:
+        """The next bytes; empty at the end. Raises BrokerError (UNEXPECTED_FDS)."""
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        while True:
+            try:
+                data, _, flags, _ = self._sock.recvmsg(RECEIVE_BYTES)
+            except BlockingIOError:
+                await self._readable()
+                continue
+            if flags & socket.MSG_CTRUNC:
+                raise BrokerError(
+                    "a client must not send file descriptors", reason="UNEXPECTED_FDS", retry=Retry.NEVER
+                )
+            return data
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._sock, _settle, future)
+        try:
+            await future
+        finally:
+            if not self.gone:
+                loop.remove_reader(self._sock)
+
+    def _gone(self) -> BrokerError:
+        return BrokerError(
+            f"workload {self.workload or self.pid} closed its connection",
+            reason="WORKLOAD_GONE",
+            remedy=f"Is {self.workload or 'the workload'} running? It must stay connected to the broker.",
+            workload=self.workload,
+        )
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def unit_of(pid: int) -> str:
+    """The systemd service that a process runs in; empty if it is in none.
+
+    Source: /proc/PID/cgroup, "hierarchy:controllers:path"; systemd's own is "0::" or "name=systemd".
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        text = os.read(fd, 65536).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    for line in text.splitlines():
+        _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
+        if controllers in ("", "name=systemd"):
+            services = [part for part in path.split("/") if part.endswith(".service")]
+            if services:
+                return services[-1]
+    return ""
