@@ -17,6 +17,9 @@ from node_agent.core.phases import Verdict
 class Loaded:
     """Preflight passed and the kernel image is loaded."""
 
+    release: str = ""
+    """What the staged artifact says `uname -r` will be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drained:

@@ -1,0 +1,127 @@
+"""How long a node stood still and how long it was degraded, read from its marks.
+
+Rules
+1. Within one boot, CLOCK_BOOTTIME. Across the kexec the TSC, which keeps counting; BOOTTIME and
+   MONOTONIC restart there. Without a TSC, CLOCK_REALTIME with the uncertainty of an RTC that
+   knows whole seconds only.
+2. A clock that went backwards rejects the sample and says so; it is never repaired.
+3. Emulated timings are labelled emulated, whichever clock they were read from.
+Source: measurements over 166 kexecs (TSC against the host's clock: median +0.7 ms, range
+-8.9 … +4.2 ms; REALTIME: median +206 ms, range ± 0.9 s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from node_agent.core.model import BlackoutSample, Mark, Vantage
+
+PRESERVE_START = "preserve_start"
+PRESERVE_DONE = "preserve_done"
+SUSPEND = "suspend"
+PRE_REBOOT = "pre_reboot"
+KERNEL_START = "kernel_start"
+USERSPACE_START = "userspace_start"
+RETRIEVED = "retrieved"
+RESUME = "resume"
+FINISH = "finish"
+
+TSC_UNCERTAINTY_S = 0.01
+"""The worst that was measured between TSC and an outside clock across a kexec."""
+TSC_DRIFT = 1e-4
+"""Of a TSC frequency calibrated over a long base in the old kernel."""
+RTC_UNCERTAINTY_S = 1.0
+"""REALTIME is read from an RTC of one-second grain at boot."""
+BOOTTIME_UNCERTAINTY_S = 1e-4
+"""Scheduling between the event and its mark."""
+
+PHASES: tuple[tuple[str, str, str], ...] = (
+    ("shutdown", SUSPEND, PRE_REBOOT),
+    ("purgatory", PRE_REBOOT, KERNEL_START),
+    ("boot", KERNEL_START, USERSPACE_START),
+    ("userspace", USERSPACE_START, RETRIEVED),
+    ("restore", RETRIEVED, RESUME),
+)
+"""The parts of a blackout (metric label phase), each from mark to mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Time between two marks. `rejected` says why it must not be used; empty if it may."""
+
+    duration_s: float
+    uncertainty_s: float
+    clock: str
+    rejected: str = ""
+
+
+def span(start: Mark, end: Mark, tsc_hz: float) -> Span:
+    """The time from one mark to another, by the best clock that both have.
+
+    Args:
+        tsc_hz: calibrated before the kexec; 0 if unknown.
+    """
+    if start.boot_id == end.boot_id:
+        return _checked(end.boottime_s - start.boottime_s, BOOTTIME_UNCERTAINTY_S, "boottime")
+    if start.tsc and end.tsc and tsc_hz > 0:
+        seconds = (end.tsc - start.tsc) / tsc_hz
+        return _checked(seconds, TSC_UNCERTAINTY_S + abs(seconds) * TSC_DRIFT, "tsc")
+    seconds = (end.realtime_at - start.realtime_at).total_seconds()
+    return _checked(seconds, RTC_UNCERTAINTY_S, "realtime")
+
+
+def host_gap(marks: Sequence[Mark], tsc_hz: float, *, emulated: bool) -> BlackoutSample | None:
+    """How long the node ran nothing: the last mark before the kexec to the first one that the
+    new userspace made itself. None if either is missing.
+
+    kernel_start is not used: it is reckoned back from a later mark.
+    """
+    before = find(marks, PRE_REBOOT)
+    after = find(marks, USERSPACE_START) or find(marks, RETRIEVED) or find(marks, RESUME)
+    if before is None or after is None:
+        return None
+    gap = span(before, after, tsc_hz)
+    return BlackoutSample(
+        vantage=Vantage.HOST,
+        duration_s=max(gap.duration_s, 0.0),
+        uncertainty_s=gap.uncertainty_s,
+        clock="emulated" if emulated else gap.clock,
+        rejected=gap.rejected,
+        emulated=emulated,
+    )
+
+
+def brownout_s(marks: Sequence[Mark], tsc_hz: float) -> float | None:
+    """How long workloads ran degraded: from preserving to their suspension, and from their
+    resumption to finish. None if a mark is missing or a clock went backwards."""
+    total = 0.0
+    for start_name, end_name in ((PRESERVE_START, SUSPEND), (RESUME, FINISH)):
+        start, end = find(marks, start_name), find(marks, end_name)
+        if start is None or end is None:
+            return None
+        part = span(start, end, tsc_hz)
+        if part.rejected:
+            return None
+        total += part.duration_s
+    return total
+
+
+def phases(marks: Sequence[Mark], tsc_hz: float) -> dict[str, Span]:
+    """The parts of the blackout whose marks are both there, by name."""
+    found: dict[str, Span] = {}
+    for name, start_name, end_name in PHASES:
+        start, end = find(marks, start_name), find(marks, end_name)
+        if start is not None and end is not None:
+            found[name] = span(start, end, tsc_hz)
+    return found
+
+
+def find(marks: Sequence[Mark], name: str) -> Mark | None:
+    """The newest mark of that name."""
+    return next((mark for mark in reversed(marks) if mark.name == name), None)
+
+
+def _checked(seconds: float, uncertainty_s: float, clock: str) -> Span:
+    rejected = f"{clock} went backwards" if seconds < 0 else ""
+    return Span(seconds, uncertainty_s, clock, rejected)
