@@ -1,1 +1,1 @@
-"""TBD."""
+"""What the orchestrator serves over HTTP: metrics, health, and artifacts."""

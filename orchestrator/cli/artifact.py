@@ -1,0 +1,113 @@
+"""`liveroll artifact`: build, verify and look at kernel artifacts. Local files only, no server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.artifacts.manifest import Manifest
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Build and verify the kernels that rollouts install.",
+    rich_markup_mode=None,
+)
+
+Output = Annotated[str, typer.Option("--output", "-o", help="table or json")]
+
+
+@app.command("build")
+def build_command(
+    kernel: Annotated[Path, typer.Option("--kernel", help="The bzImage, for instance /boot/vmlinuz-6.19.3")],
+    initrd: Annotated[Path | None, typer.Option("--initrd", help="Its initramfs")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Its .config; preflight reads KHO and LUO options from it")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The orchestrator's artifacts directory")] = Path(
+        "/var/lib/liveroll/artifacts"
+    ),
+    name: Annotated[str, typer.Option("--name", help="Default: linux-<release>")] = "",
+    append: Annotated[
+        list[str] | None, typer.Option("--append", help="A word for every node's command line")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="A word, or a key that ends in =, to take off it")
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Make an artifact directory from a kernel's files.
+
+    The release is read out of the kernel itself. A truncated kernel, or a file that is none, is
+    refused.
+
+    Example: liveroll artifact build --kernel /boot/vmlinuz-6.19.3 --initrd /boot/initrd.img-6.19.3
+    --config /boot/config-6.19.3 --out ./artifacts
+    """
+    from orchestrator.artifacts.build import build  # heavy only for this command
+
+    manifest = build(
+        out,
+        kernel=kernel,
+        initrd=initrd,
+        config=config,
+        name=name,
+        remove=tuple(remove or ()),
+        append=tuple(append or ()),
+    )
+    _show(manifest, out / manifest.name, output)
+
+
+@app.command("emulated")
+def emulated_command(
+    release: Annotated[str, typer.Argument(help="What `uname -r` will say on the emulated nodes")],
+    out: Annotated[Path, typer.Option("--out", help="The orchestrator's artifacts directory")],
+    name: Annotated[str, typer.Option("--name", help="Default: linux-<release>")] = "",
+    output: Output = "table",
+) -> None:
+    """Make an artifact for emulated nodes: a placeholder kernel with KHO and LUO switched on.
+
+    Example: liveroll artifact emulated 6.19.3-demo --out ./state/artifacts
+    """
+    from orchestrator.artifacts.build import build_emulated
+
+    manifest = build_emulated(out, release=release, name=name)
+    _show(manifest, out / manifest.name, output)
+
+
+@app.command("verify")
+def verify_command(
+    directory: Annotated[Path, typer.Argument(help="The artifact's directory")], output: Output = "table"
+) -> None:
+    """Read every file of an artifact and compare it with its manifest."""
+    from orchestrator.artifacts.build import verify
+
+    _show(verify(directory), directory, output)
+
+
+def _show(manifest: Manifest, path: Path, output: str) -> None:
+    if output == "json":
+        typer.echo(
+            json.dumps(
+                {
+                    "name": manifest.name,
+                    "release": manifest.release,
+                    "digest": manifest.digest,
+                    "path": str(path),
+                    "emulated": manifest.emulated,
+                    "files": {
+                        role: {"name": f.name, "sha256": f.sha256, "size": f.size}
+                        for role, f in manifest.files.items()
+                    },
+                },
+                indent=2,
+            )
+        )
+        return
+    typer.echo(f"{manifest.name}: kernel release {manifest.release}")
+    typer.echo(f"  path    {path}")
+    typer.echo(f"  digest  {manifest.digest}")
+    for role, file in manifest.files.items():
+        typer.echo(f"  {role:<7} {file.name} ({file.size} bytes, sha256 {file.sha256[:16]}…)")
