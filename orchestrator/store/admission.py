@@ -1,0 +1,108 @@
+"""Decides which Changes of a batch stand: revisions, guards, one open attempt a node, names.
+
+Pure, and the same for every store; the database's own constraints stand behind it. Changes are
+admitted in order, each seeing those admitted before it; one that is refused leaves no trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from orchestrator.core.model import AttemptRow, Change, RolloutRow, Row, RowKey, row_key
+from orchestrator.errors import Conflict
+from orchestrator.store.schema import is_open
+
+
+def fenced(epoch: int, current: int) -> Conflict:
+    """The refusal of a commit under an epoch that is not the store's."""
+    return Conflict(
+        "another planner has taken over",
+        reason="EPOCH_FENCED",
+        remedy="nothing to do: this process stops planning and asks for the lease again",
+        epoch=epoch,
+        current=current,
+    )
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the batch's rows stand at. Must know every row that its Changes write or guard,
+    the open attempts of every node whose attempts they write, and the names they take."""
+
+    revisions: dict[RowKey, int] = field(default_factory=dict)
+    """0 or absent: no such row."""
+    open_attempts: dict[str, int] = field(default_factory=dict)
+    """node id → generation"""
+    names: dict[str, str] = field(default_factory=dict)
+    """rollout's name → rollout id"""
+
+    def admit(self, change: Change) -> tuple[Row, ...]:
+        """The change's rows with their new revisions. Conflict (fields table, key; reason
+        CONFLICT, OPEN_ATTEMPT or NAME_TAKEN) if it does not stand."""
+        for key, revision in change.guards:
+            self._check(key, revision)
+        seen: set[RowKey] = set()
+        for row in change.writes:
+            key = row_key(row)
+            if key in seen:
+                raise Conflict("a change writes one row twice", table=key[0], key=":".join(key[1]))
+            seen.add(key)
+            self._check(key, row.revision)
+        opened = self._attempts(change)
+        for row in change.writes:
+            if isinstance(row, RolloutRow):
+                self._name(row)
+        rows = tuple([replace(row, revision=row.revision + 1) for row in change.writes])
+        for row in rows:
+            self.revisions[row_key(row)] = row.revision
+            if isinstance(row, RolloutRow):
+                self.names[row.spec.name] = row.rollout_id
+        for node_id, generation in opened.items():
+            if generation:
+                self.open_attempts[node_id] = generation
+            else:
+                self.open_attempts.pop(node_id, None)
+        return rows
+
+    def _check(self, key: RowKey, revision: int) -> None:
+        actual = self.revisions.get(key, 0)
+        if actual != revision:
+            raise Conflict(
+                "a row has changed since it was read",
+                table=key[0],
+                key=":".join(key[1]),
+                expected=revision,
+                actual=actual,
+            )
+
+    def _attempts(self, change: Change) -> dict[str, int]:
+        """node id → generation that is open after the change (0: none), where it touches one."""
+        opened: dict[str, int] = {}
+        attempts = [row for row in change.writes if isinstance(row, AttemptRow)]
+        for row in attempts:
+            if not is_open(row) and self.open_attempts.get(row.node_id) == row.generation:
+                opened[row.node_id] = 0
+        for row in attempts:
+            if is_open(row):
+                other = opened.get(row.node_id, self.open_attempts.get(row.node_id, 0))
+                if other not in (0, row.generation):
+                    raise Conflict(
+                        "the node has an open attempt",
+                        reason="OPEN_ATTEMPT",
+                        table="attempts",
+                        key=f"{row.node_id}:{row.generation}",
+                        open=other,
+                    )
+                opened[row.node_id] = row.generation
+        return opened
+
+    def _name(self, row: RolloutRow) -> None:
+        holder = self.names.get(row.spec.name, row.rollout_id)
+        if holder != row.rollout_id:
+            raise Conflict(
+                "a rollout of this name exists",
+                reason="NAME_TAKEN",
+                table="rollouts",
+                key=row.rollout_id,
+                holder=holder,
+            )

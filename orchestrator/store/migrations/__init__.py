@@ -1,0 +1,1 @@
+"""Schema versions, one module each; applied by migrate.py when a store is opened."""

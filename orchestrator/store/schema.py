@@ -1,0 +1,184 @@
+"""The tables: keys, the columns that constraints and queries need, a revision, and the row as JSON.
+
+Rules
+1. `doc` (codec.py) is the row; every other column repeats a part of it for the database's own
+   use and is written together with it. Nothing but the codec reads a row.
+2. `attempts_one_open` is invariant I14: at most one open attempt a node, whatever its rollout.
+3. meta and fence have one row each. meta.event_seq numbers events in commit order; meta.batch
+   rises with every transaction, so that a commit of unknown outcome can be looked up.
+4. Instants are whole microseconds since 1970 UTC, read from the database's clock.
+5. Portable types and Core only: what differs by database is in its own module (sqlite.py).
+   A change here needs a migration in migrations/versions; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
+
+from orchestrator.core.model import (
+    AttemptRow,
+    FleetRow,
+    IdempotencyRow,
+    MemberRow,
+    NodeRow,
+    RolloutRow,
+    Row,
+)
+from orchestrator.core.phases import SETTLED
+
+metadata = MetaData()
+
+Big = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits everywhere; SQLite's rowid alias wants the word INTEGER."""
+
+
+def _document() -> tuple[Column[Any], ...]:
+    return (Column("revision", Big, nullable=False), Column("doc", Text, nullable=False))
+
+
+nodes = Table("nodes", metadata, Column("node_id", String, primary_key=True), *_document())
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("node_id", String, primary_key=True),
+    Column("generation", Big, primary_key=True, autoincrement=False),
+    Column("rollout_id", String, nullable=False),
+    Column("open", Boolean, nullable=False),
+    *_document(),
+)
+Index(
+    "attempts_one_open",
+    attempts.c.node_id,
+    unique=True,
+    sqlite_where=attempts.c.open,
+    postgresql_where=attempts.c.open,
+)
+Index("attempts_by_rollout", attempts.c.rollout_id)
+
+members = Table(
+    "members",
+    metadata,
+    Column("rollout_id", String, primary_key=True),
+    Column("node_id", String, primary_key=True),
+    *_document(),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("rollout_id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("ended", Boolean, nullable=False),
+    *_document(),
+)
+
+fleet = Table("fleet", metadata, Column("id", String, primary_key=True), *_document())
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("actor", String, primary_key=True),
+    Column("idempotency_key", String, primary_key=True),
+    Column("at_us", Big, nullable=False),
+    *_document(),
+)
+Index("idempotency_by_time", idempotency.c.at_us)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Big, primary_key=True, autoincrement=False),
+    Column("at_us", Big, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("rollout_id", String, nullable=False),
+    Column("node_id", String, nullable=False),
+    Column("doc", Text, nullable=False),
+)
+Index("events_by_rollout", events.c.rollout_id, events.c.seq)
+Index("events_by_node", events.c.node_id, events.c.seq)
+
+fence = Table(
+    "fence",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Big, nullable=False),
+    Column("holder", String, nullable=False),
+    Column("until_us", Big, nullable=False),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("incarnation", String, nullable=False),
+    Column("serial", Big, nullable=False),
+    Column("event_seq", Big, nullable=False),
+    Column("batch", Big, nullable=False),
+)
+
+ONLY = 1
+"""id of the one row of fence and meta."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a row type lies in its table."""
+
+    row: type[Row]
+    table: Table
+    key: tuple[str, ...]
+    """Columns in the order of Row.key."""
+    typed: Callable[[tuple[str, ...]], tuple[Any, ...]]
+    """Row.key as column values."""
+    also: Callable[[Any], Mapping[str, Any]]
+    """The row's further columns."""
+
+
+def _same(key: tuple[str, ...]) -> tuple[Any, ...]:
+    return key
+
+
+def _nothing(row: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def _of_attempt(row: AttemptRow) -> Mapping[str, Any]:
+    return {"rollout_id": row.rollout_id, "open": is_open(row)}
+
+
+def _of_rollout(row: RolloutRow) -> Mapping[str, Any]:
+    return {"name": row.spec.name, "ended": row.ended_at is not None}
+
+
+def _of_idempotency(row: IdempotencyRow) -> Mapping[str, Any]:
+    return {"at_us": round(row.at.timestamp() * 1_000_000)}
+
+
+def is_open(row: AttemptRow) -> bool:
+    """Not settled: I14 allows one of these a node."""
+    return row.phase not in SETTLED
+
+
+SHAPES: Mapping[str, Shape] = {
+    shape.row.table: shape
+    for shape in (
+        Shape(NodeRow, nodes, ("node_id",), _same, _nothing),
+        Shape(
+            AttemptRow,
+            attempts,
+            ("node_id", "generation"),
+            lambda key: (key[0], int(key[1])),
+            _of_attempt,
+        ),
+        Shape(MemberRow, members, ("rollout_id", "node_id"), _same, _nothing),
+        Shape(RolloutRow, rollouts, ("rollout_id",), _same, _of_rollout),
+        Shape(FleetRow, fleet, ("id",), _same, _nothing),
+        Shape(IdempotencyRow, idempotency, ("actor", "idempotency_key"), _same, _of_idempotency),
+    )
+}
+"""By Row.table."""
