@@ -1,0 +1,281 @@
+"""The node's side of the link: hello, commands down, reports and heartbeats up, for ever.
+
+Rules:
+- Hello goes first, Welcome must answer it in time; nothing is believed before.
+- Reports are what the runner says is unacknowledged: the journal is the queue. They are sent
+  in order, at most WINDOW of them without an acknowledgement, and all of them again on a new link.
+- An acknowledgement never reaches beyond what was sent or is known here.
+- Commands are level-triggered: each is handed to the runner, which says if it is news. A
+  malformed one is refused by a report; the link goes on.
+- A peer that does not read for SEND_S is cut off. The node waits without end for one that is
+  away: its state, its lease and its floor of generations are the runner's and do not depend on
+  the link.
+- Reconnects back off exponentially with full jitter. A refusal that time does not heal is
+  reported once, clearly, and retried slowly.
+
+Free of gRPC: it speaks to a Transport. Not here: what commands mean (core), when a lease has
+run out (runner).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from liveroll.v1 import agent_pb2 as pb
+
+from node_agent.core.commands import LinkCommand
+from node_agent.core.model import BootStamp, Problem
+from node_agent.core.phases import SETTLED, Phase
+from node_agent.core.report import Disposition, NodeStatus, Outcome, Report
+from node_agent.errors import CommandRefused, LinkError, Retry
+from node_agent.runtime import convert
+from node_agent.runtime.link_transport import Connector, HelloFacts, Terms, Transport
+
+WINDOW = 64
+"""Reports under way without an acknowledgement; a node makes about fifteen an attempt."""
+HANDSHAKE_S = 10.0
+SEND_S = 30.0
+STEADY_S = 10.0
+"""A link that lasted this long was a good one: the next failure starts backing off afresh."""
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 30.0
+SLOW_FIRST_S = 60.0
+SLOW_MAX_S = 600.0
+TERMINAL = frozenset(
+    {
+        "NODE_ID_CONFLICT",
+        "STORE_REGRESSED",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
+        "NOT_AN_AGENT",
+        "UNSUPPORTED",
+        "INVALID_ARGUMENT",
+    }
+)
+"""Refusals that only a person mends."""
+
+
+class LinkedNode(Protocol):
+    """What the link needs of the node's runner."""
+
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def changes(self) -> asyncio.Event:
+        """Set whenever a report is added or the phase changes; the link clears it."""
+        ...
+
+    async def hello(self) -> HelloFacts: ...
+    def status(self) -> NodeStatus: ...
+    def stamp(self) -> BootStamp: ...
+    def unacknowledged(self) -> Sequence[Report]:
+        """In journal order."""
+        ...
+
+    async def acknowledge(self, seq: int) -> None: ...
+    async def handle(self, command: LinkCommand) -> Disposition: ...
+    async def refuse(self, command_id: str, problem: Problem) -> None:
+        """Report that a command could not even be read."""
+        ...
+
+    async def note_incarnation(self, incarnation: str, serial: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """The link as luoctl and the metrics show it."""
+
+    up: bool = False
+    terms: Terms | None = None
+    problem: Problem | None = None
+    """Why it is down, or went down last."""
+    connects: int = 0
+    refused: bool = False
+    """Down for a reason that only a person mends."""
+
+
+class Link:
+    """One node's link. run() never returns by itself.
+
+    Args:
+        node: the runner.
+        connect: opens a stream.
+        rng: for jitter; seeded in simulation.
+        on_view: told of every change of the link's state.
+    """
+
+    def __init__(
+        self,
+        node: LinkedNode,
+        connect: Connector,
+        *,
+        rng: random.Random | None = None,
+        on_view: Callable[[LinkView], None] = lambda _view: None,
+        backoff_first_s: float = BACKOFF_FIRST_S,
+        backoff_max_s: float = BACKOFF_MAX_S,
+    ) -> None:
+        self._node = node
+        self._connect = connect
+        self._rng = rng or random.Random()  # noqa: S311 — jitter, not a secret
+        self._on_view = on_view
+        self._backoff = (backoff_first_s, backoff_max_s)
+        self._sent_seq = 0
+        self._beat_now = False
+        self.view = LinkView()
+
+    async def run(self) -> None:
+        """Link, and link again, until cancelled. Raises what the runner raises."""
+        failures = refusals = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                await self._once()
+            except LinkError as error:
+                fault = error
+            if self.view.up and loop.time() - began >= STEADY_S:
+                failures = refusals = 0
+            refused = fault.reason in TERMINAL
+            self._see(replace(self.view, up=False, problem=Problem.of(fault), refused=refused))
+            if refused:
+                failures, refusals = 0, refusals + 1
+                wait = min(SLOW_FIRST_S * 2 ** (refusals - 1), SLOW_MAX_S)
+                await asyncio.sleep(wait * self._rng.uniform(0.5, 1.0))
+            else:
+                failures, refusals = failures + 1, 0
+                first, most = self._backoff
+                await asyncio.sleep(self._rng.uniform(0, min(first * 2 ** min(failures, 16), most)))
+
+    def _see(self, view: LinkView) -> None:
+        if view != self.view:
+            self.view = view
+            self._on_view(view)
+
+    async def _once(self) -> None:
+        """One link, until it breaks. Raises LinkError always."""
+        async with self._connect() as transport:
+            terms = await self._shake_hands(transport)
+            self._see(LinkView(up=True, terms=terms, connects=self.view.connects + 1))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._read(transport))
+                    tasks.create_task(self._write(transport, terms))
+            except BaseExceptionGroup as group:
+                # A fault of the runner's own is worth more than the link error it drags along.
+                faults = sorted(group.exceptions, key=lambda e: isinstance(e, LinkError))
+                raise faults[0] from group
+
+    async def _shake_hands(self, transport: Transport) -> Terms:
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await transport.send(convert.hello(await self._node.hello()))
+                answer = await transport.receive()
+        except TimeoutError as error:
+            raise LinkError(
+                f"the orchestrator did not answer the hello within {HANDSHAKE_S:.0f} s",
+                reason="HELLO_UNANSWERED",
+                remedy="see that a liveroll-orchestrator listens there and is not overloaded",
+            ) from error
+        if answer is None or answer.WhichOneof("message") != "welcome":
+            raise _protocol("the first message down is not a welcome")
+        terms = convert.welcome(answer.welcome)
+        await self._node.note_incarnation(terms.incarnation, terms.incarnation_serial)
+        self._sent_seq = 0
+        await self._acknowledged(terms.acknowledged_seq, everything=True)
+        return terms
+
+    async def _acknowledged(self, seq: int, *, everything: bool = False) -> None:
+        """Commit an acknowledgement, never beyond what was sent (or, on Welcome, is known)."""
+        waiting = self._node.unacknowledged()
+        known = [r.seq for r in waiting if r.seq <= seq and (everything or r.seq <= self._sent_seq)]
+        if known:
+            await self._node.acknowledge(known[-1])
+            self._node.changes.set()
+
+    async def _read(self, transport: Transport) -> None:
+        while True:
+            message = await transport.receive()
+            if message is None:
+                raise LinkError(
+                    "the orchestrator ended the link",
+                    reason="LINK_ENDED",
+                    remedy="nothing to do: the agent links again by itself",
+                )
+            which = message.WhichOneof("message")
+            if which == "command":
+                await self._command(message.command)
+            elif which == "ack":
+                await self._acknowledged(message.ack.seq)
+            else:
+                raise _protocol(f"a second {which}" if which else "a message of no known kind")
+
+    async def _command(self, message: pb.Command) -> None:
+        try:
+            command = convert.command(message, node_id=self._node.node_id)
+        except CommandRefused as refusal:
+            await self._node.refuse(message.command_id[:200], Problem.of(refusal))
+            self._node.changes.set()
+            return
+        disposition = await self._node.handle(command)
+        if disposition.outcome is not Outcome.ACCEPTED:
+            # Nothing was journalled for it, so a heartbeat carries the answer.
+            self._beat_now = True
+        self._node.changes.set()
+
+    async def _write(self, transport: Transport, terms: Terms) -> None:
+        loop = asyncio.get_running_loop()
+        last_beat = loop.time() - 3600.0  # the first goes at once: it carries a stamp
+        changes = self._node.changes
+        while True:
+            changes.clear()
+            await self._send_reports(transport)
+            status = self._node.status()
+            every = terms.active_heartbeat_s if is_active(status.phase) else terms.idle_heartbeat_s
+            if self._beat_now or loop.time() >= last_beat + every:
+                self._beat_now = False
+                await self._send(
+                    transport,
+                    convert.heartbeat(status, self._node.stamp(), len(self._node.unacknowledged())),
+                )
+                last_beat = loop.time()
+            try:
+                async with asyncio.timeout_at(last_beat + every):
+                    await changes.wait()
+            except TimeoutError:
+                continue
+
+    async def _send_reports(self, transport: Transport) -> None:
+        waiting = self._node.unacknowledged()
+        under_way = sum(1 for r in waiting if r.seq <= self._sent_seq)
+        for report in [r for r in waiting if r.seq > self._sent_seq][: max(WINDOW - under_way, 0)]:
+            self._sent_seq = report.seq
+            await self._send(transport, convert.report(report))
+
+    async def _send(self, transport: Transport, message: pb.LinkRequest) -> None:
+        try:
+            async with asyncio.timeout(SEND_S):
+                await transport.send(message)
+        except TimeoutError as error:
+            raise LinkError(
+                f"the orchestrator took no message for {SEND_S:.0f} s",
+                reason="PEER_STALLED",
+                remedy="look at the orchestrator's load; the agent links again by itself",
+            ) from error
+
+
+def is_active(phase: Phase) -> bool:
+    """In an attempt or baking: beats at the active cadence."""
+    return phase not in SETTLED or phase is Phase.BAKING
+
+
+def _protocol(what: str) -> LinkError:
+    return LinkError(
+        f"the orchestrator broke the protocol: {what}",
+        reason="LINK_PROTOCOL",
+        retry=Retry.CALL,
+        remedy="update whichever of agent and orchestrator is older",
+    )
