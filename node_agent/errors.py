@@ -5,6 +5,7 @@ AgentError
 ├── StepFailed         a saga step's effect failed (step, and what to do)
 ├── CommandRefused     a command that this node cannot follow
 ├── JournalCorrupt     a full-length record with a wrong checksum: quarantine
+├── JournalUnavailable the journal cannot be written any more (disk full, I/O error)
 ├── JournalLocked      another process holds the journal (it may be inside reboot)
 ├── ArtifactError      fetching, verifying or staging
 ├── HookFailed         drain, undrain or health command
@@ -100,6 +101,14 @@ class JournalCorrupt(AgentError):
     """A full-length record fails its checksum; the node is quarantined, nothing is guessed."""
 
     reason = "JOURNAL_CORRUPT"
+    retry = Retry.FIX_STATE
+
+
+class JournalUnavailable(AgentError):
+    """The journal cannot be written: the disk is full, or a write or fsync failed. Nothing that
+    needs a record may be begun."""
+
+    reason = "JOURNAL_UNAVAILABLE"
     retry = Retry.FIX_STATE
 
 

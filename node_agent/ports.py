@@ -117,6 +117,15 @@ class Journal(Protocol):
         and every later append raises."""
         ...
 
+    async def ensure_room(self) -> None:
+        """Room for one whole attempt is set aside. JournalUnavailable (JOURNAL_FULL) if the
+        disk has none: nothing new may begin."""
+        ...
+
+    async def close(self) -> None:
+        """Give the lock back. Later appends raise."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WorkloadPause:

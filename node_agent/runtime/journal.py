@@ -1,0 +1,312 @@
+"""The agent's journal on disk: append-only, checksummed, fsync'd before append() returns.
+
+Rules
+1. One process holds it (flock on `<path>.lock`): the one that may call reboot.
+2. File and directory are fsync'd. A failed fsync is never retried, because the kernel may have
+   dropped the very pages: the journal is closed, and everything after it raises.
+3. A ballast file beside it is given up when the disk is full, so that an attempt that has begun
+   can always be unwound; without ballast nothing new begins (ensure_room).
+4. A torn tail is cut when it is opened. Damage raises JournalCorrupt; set_aside() keeps the file
+   for inspection and begins a new one in its place, quarantined.
+5. When it has grown, what `history.retained` drops is left out of a new file that replaces it
+   by rename.
+
+Blocking calls run in a thread of the journal's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+from node_agent.core.history import INSTALLATION, retained
+from node_agent.errors import JournalCorrupt, JournalLocked, JournalUnavailable
+from node_agent.ports import JournalRecord
+from node_agent.runtime.journal_format import MAGIC, decode_file, encode_record
+
+COMPACT_BYTES = 1 << 20
+"""Some twenty attempts. Reading it is on the blackout path, so it must stay small."""
+BALLAST_BYTES = 256 << 10
+"""Two attempts' records, compaction not counted."""
+
+
+class FileJournal:
+    """ports.Journal over one file. Use open().
+
+    Not safe for two threads; its own thread orders the writes.
+    """
+
+    def __init__(self, path: Path, lock_fd: int, executor: Executor, compact_bytes: int) -> None:
+        self._path = path
+        self._lock_fd = lock_fd
+        self._executor = executor
+        self._compact_bytes = compact_bytes
+        self._fd = -1
+        self._end = 0
+        self._size_after_compaction = 0
+        self._records: list[JournalRecord] = []
+        self._broken: JournalUnavailable | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path, *, executor: Executor | None = None, compact_bytes: int = COMPACT_BYTES
+    ) -> Self:
+        """Lock, read and repair the journal, or make a new one. Blocks.
+
+        Args:
+            executor: where writes run, one after the other; a thread of its own by default.
+
+        Raises:
+            JournalLocked: another process holds it and may be inside reboot.
+            JournalCorrupt: see set_aside().
+            JournalUnavailable: it can be neither read nor made.
+        """
+        lock_fd = _lock(path)
+        own = executor or ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        journal = cls(path, lock_fd, own, compact_bytes)
+        try:
+            journal._load()
+        except OSError as error:
+            journal._shut()
+            raise _unavailable(error, path) from error
+        except BaseException:
+            journal._shut()
+            raise
+        return journal
+
+    @classmethod
+    def set_aside(cls, path: Path) -> tuple[str, str]:
+        """Rename a corrupt journal out of the way; the next open() begins a new one.
+
+        Returns:
+            Where it is kept, and the installation id if its first record could still be read.
+
+        Raises:
+            JournalLocked: another process holds it.
+        """
+        lock_fd = _lock(path)
+        try:
+            records = decode_file(path.read_bytes()).records
+            kept = path.with_name(f"{path.name}.corrupt-{uuid.uuid4().hex[:8]}")
+            path.rename(kept)
+            _sync_directory(path.parent)
+        finally:
+            os.close(lock_fd)
+        first = records[0].body.get("installation_id", "") if records else ""
+        return str(kept), str(first)
+
+    @classmethod
+    def begin_anew(cls, path: Path, installation_id: str) -> None:
+        """Make a journal that keeps an installation id which outlived its corrupt predecessor."""
+        lock_fd = _lock(path)
+        try:
+            _create(path, installation_id or uuid.uuid4().hex)
+        finally:
+            os.close(lock_fd)
+
+    @property
+    def installation_id(self) -> str:
+        """Made with the journal."""
+        return str(self._records[0].body["installation_id"])
+
+    @property
+    def records(self) -> Sequence[JournalRecord]:
+        """All that compaction left, oldest first."""
+        return tuple(self._records)
+
+    async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
+        """Write a record and fsync it.
+
+        Raises:
+            JournalUnavailable: it is not durable, and nothing more will be.
+        """
+        loop = asyncio.get_running_loop()
+        # Cutting the wait short does not stop the write: the thread finishes it, in order.
+        return await loop.run_in_executor(self._executor, self._append, kind, dict(body))
+
+    async def ensure_room(self) -> None:
+        """See ports.Journal."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._ensure_room)
+
+    async def close(self) -> None:
+        """See ports.Journal."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._shut)
+        self._executor.shutdown(wait=False)
+
+    def _load(self) -> None:
+        if not self._path.exists():
+            _create(self._path, uuid.uuid4().hex)
+        data = self._path.read_bytes()
+        decoded = decode_file(data)
+        if decoded.corrupt is not None:
+            raise decoded.corrupt
+        if not decoded.records:
+            # A crash while it was made: nothing was ever promised on its ground.
+            _create(self._path, uuid.uuid4().hex)
+            data = self._path.read_bytes()
+            decoded = decode_file(data)
+        if decoded.records[0].kind != INSTALLATION:
+            raise JournalCorrupt("the journal does not begin with its installation", offset=len(MAGIC))
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        if decoded.good_bytes < len(data):
+            os.ftruncate(self._fd, decoded.good_bytes)
+            os.fsync(self._fd)
+        self._records = list(decoded.records)
+        self._end = self._size_after_compaction = decoded.good_bytes
+
+    def _append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
+        if self._broken is not None:
+            raise self._broken
+        if self._fd < 0:
+            raise JournalUnavailable("the journal is closed", reason="JOURNAL_CLOSED")
+        record = JournalRecord(self._records[-1].seq + 1, kind, body)
+        data = encode_record(record)
+        try:
+            self._write(data)
+            os.fsync(self._fd)
+        except OSError as error:
+            self._broken = _unavailable(error, self._path)
+            raise self._broken from error
+        self._records.append(record)
+        self._end += len(data)
+        if self._end > self._compact_bytes and self._end > 2 * self._size_after_compaction:
+            self._compact()
+        return record
+
+    def _write(self, data: bytes) -> None:
+        try:
+            _write_all(self._fd, data, self._end)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # A failed write, unlike a failed fsync, has promised nothing and may be repeated.
+            os.ftruncate(self._fd, self._end)
+            self._ballast.unlink(missing_ok=True)
+            _write_all(self._fd, data, self._end)
+
+    def _compact(self) -> None:
+        """Replace the file by one without what nobody needs. If that fails, the old one stays."""
+        keep = retained(self._records)
+        data = MAGIC + b"".join(encode_record(record) for record in keep)
+        beside = self._path.with_name(self._path.name + ".new")
+        try:
+            fd = _write_file(beside, data)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            self._size_after_compaction = self._end
+            return
+        try:
+            beside.rename(self._path)
+            _sync_directory(self._path.parent)
+        except OSError as error:
+            os.close(fd)
+            self._broken = _unavailable(error, self._path)
+            raise self._broken from error
+        os.close(self._fd)
+        self._fd, self._records = fd, keep
+        self._end = self._size_after_compaction = len(data)
+
+    @property
+    def _ballast(self) -> Path:
+        return self._path.with_name(self._path.name + ".ballast")
+
+    def _ensure_room(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        with contextlib.suppress(FileNotFoundError):
+            if self._ballast.stat().st_size == BALLAST_BYTES:
+                return
+        try:
+            # Written, not merely allocated: some file systems promise more than they have.
+            os.close(_write_file(self._ballast, b"\xff" * BALLAST_BYTES))
+        except OSError as error:
+            self._ballast.unlink(missing_ok=True)
+            raise _unavailable(error, self._path) from error
+
+    def _shut(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def _lock(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unavailable(error, path) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise JournalLocked(
+            "another process holds the journal",
+            remedy="The old agent may still be inside reboot. Wait for it, or end it if it hangs; "
+            "never start a second agent over the same state directory.",
+            path=path,
+        ) from error
+    return fd
+
+
+def _create(path: Path, installation_id: str) -> None:
+    first = JournalRecord(1, INSTALLATION, {"installation_id": installation_id})
+    beside = path.with_name(path.name + ".new")
+    os.close(_write_file(beside, MAGIC + encode_record(first)))
+    beside.rename(path)
+    _sync_directory(path.parent)
+
+
+def _write_file(path: Path, data: bytes) -> int:
+    """Write and fsync a new file; its fd."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(fd, data, 0)
+        os.fsync(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unavailable(error: OSError, path: Path) -> JournalUnavailable:
+    name = errno.errorcode.get(error.errno or 0, "EIO")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JournalUnavailable(
+            "the disk with the journal is full",
+            reason="JOURNAL_FULL",
+            remedy=f"Free at least 1 MiB in {path.parent}, then restart the agent.",
+            errno=name,
+            path=path,
+        )
+    return JournalUnavailable(
+        "the journal cannot be written",
+        remedy=f"Check the disk that holds {path.parent} and its permissions, then restart the agent.",
+        errno=name,
+        path=path,
+    )
