@@ -71,7 +71,7 @@ def read_bzimage(path: Path) -> BzImage:
             )
         file.seek(pointer + 0x200)
         raw = file.read(MAX_VERSION_BYTES)
-    version = raw.split(b"\0", 1)[0].decode("ascii", "replace").strip()
+    version = raw.split(b"\0", 1)[0].decode("ascii", "replace")
     release = version.split(" ", 1)[0]
     if not release:
         raise Blocked(
