@@ -66,6 +66,8 @@ class Broker:
         self._listener: socket.socket | None = None
         self._peers: set[Peer] = set()
         self._kernel: Kernel | None = None
+        self._device = asyncio.Lock()
+        """/dev/liveupdate is single-open: our own calls must not make each other fail with EBUSY."""
 
     # -- connections -------------------------------------------------------------------------
 
@@ -276,7 +278,8 @@ class Broker:
                 workload=id,
             )
         name = protocol.session_name(attempt, id)
-        workload.session = await kernel.create_session(name)
+        async with self._device:
+            workload.session = await kernel.create_session(name)
         workload.session_name, workload.retrieved, workload.pause = name, False, None
         peer = self._peer(workload)
         await peer.ask(
@@ -326,7 +329,8 @@ class Broker:
                 workload=id,
             )
         if workload.session is None:
-            workload.session = await kernel.retrieve_session(name)
+            async with self._device:
+                workload.session = await kernel.retrieve_session(name)
         workload.session_name, workload.retrieved = name, True
         workload.notify()
 
@@ -410,7 +414,8 @@ class Broker:
             async with asyncio.timeout(self._timeouts.release_s):
                 while True:
                     try:
-                        probe = await kernel.create_session(name)
+                        async with self._device:
+                            probe = await kernel.create_session(name)
                     except KernelError as error:
                         if error.errno != _EEXIST:
                             raise

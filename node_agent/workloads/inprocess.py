@@ -12,6 +12,7 @@ Life cycle, as the simulator drives it: agent_died() when only the agent's proce
 
 from __future__ import annotations
 
+import asyncio
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ class InProcessWorkloads:
     _boot_id: str = ""
     _workloads: dict[str, _Workload] = field(default_factory=dict)
     _started: bool = False
+    _device: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """/dev/liveupdate is single-open: our own calls must not make each other fail with EBUSY."""
 
     async def subscribers(self) -> Sequence[str]:
         return tuple(self._running())
@@ -161,7 +164,8 @@ class InProcessWorkloads:
             )
         self._tick(workload)
         name = session_name(attempt, workload.id)
-        workload.session = await kernel.create_session(name)
+        async with self._device:
+            workload.session = await kernel.create_session(name)
         if self._fault(workload, "refuse_ready"):
             raise BrokerError(
                 f"workload {workload.id} refused to be preserved",
@@ -183,7 +187,8 @@ class InProcessWorkloads:
         known = self._workloads.get(id)
         if known is not None and known.session is not None:
             return
-        session = await kernel.retrieve_session(name)
+        async with self._device:
+            session = await kernel.retrieve_session(name)
         try:
             fd = await session.retrieve_fd(MEMORY_TOKEN)
         except BaseException:
