@@ -389,7 +389,7 @@ class BlackoutSummary(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., rejected: _Optional[int] = ..., p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., open: _Optional[int] = ..., emulated: _Optional[bool] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("rollout_id", "spec", "state", "goal", "paused", "halted", "halt_reason", "create_time", "start_time", "end_time", "created_by", "waves", "current_wave", "budgets", "blockers", "gates", "pairs", "blackout", "retries", "memory_checks_passed", "memory_checks_failed", "uncommitted", "next_wake", "target_release", "revision", "members", "fleet_stopped")
+    __slots__ = ("rollout_id", "spec", "state", "goal", "paused", "halted", "halt_reason", "create_time", "start_time", "end_time", "created_by", "waves", "current_wave", "budgets", "blockers", "gates", "pairs", "blackout", "retries", "memory_checks_passed", "memory_checks_failed", "uncommitted", "next_wake", "target_release", "revision", "members", "fleet_stopped", "pause_reason", "halt_message", "fleet_stop_reason")
     ROLLOUT_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -417,6 +417,9 @@ class Rollout(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     FLEET_STOPPED_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_REASON_FIELD_NUMBER: _ClassVar[int]
+    HALT_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FLEET_STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     rollout_id: str
     spec: RolloutSpec
     state: RolloutState
@@ -444,7 +447,10 @@ class Rollout(_message.Message):
     revision: int
     members: int
     fleet_stopped: bool
-    def __init__(self, rollout_id: _Optional[str] = ..., spec: _Optional[_Union[RolloutSpec, _Mapping]] = ..., state: _Optional[_Union[RolloutState, str]] = ..., goal: _Optional[str] = ..., paused: _Optional[bool] = ..., halted: _Optional[bool] = ..., halt_reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., waves: _Optional[_Iterable[_Union[WaveStatus, _Mapping]]] = ..., current_wave: _Optional[int] = ..., budgets: _Optional[_Iterable[_Union[BudgetUse, _Mapping]]] = ..., blockers: _Optional[_Iterable[_Union[Blocker, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateVerdict, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[KernelPair, _Mapping]]] = ..., blackout: _Optional[_Union[BlackoutSummary, _Mapping]] = ..., retries: _Optional[int] = ..., memory_checks_passed: _Optional[int] = ..., memory_checks_failed: _Optional[int] = ..., uncommitted: _Optional[_Iterable[str]] = ..., next_wake: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target_release: _Optional[str] = ..., revision: _Optional[int] = ..., members: _Optional[int] = ..., fleet_stopped: _Optional[bool] = ...) -> None: ...
+    pause_reason: str
+    halt_message: str
+    fleet_stop_reason: str
+    def __init__(self, rollout_id: _Optional[str] = ..., spec: _Optional[_Union[RolloutSpec, _Mapping]] = ..., state: _Optional[_Union[RolloutState, str]] = ..., goal: _Optional[str] = ..., paused: _Optional[bool] = ..., halted: _Optional[bool] = ..., halt_reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., waves: _Optional[_Iterable[_Union[WaveStatus, _Mapping]]] = ..., current_wave: _Optional[int] = ..., budgets: _Optional[_Iterable[_Union[BudgetUse, _Mapping]]] = ..., blockers: _Optional[_Iterable[_Union[Blocker, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateVerdict, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[KernelPair, _Mapping]]] = ..., blackout: _Optional[_Union[BlackoutSummary, _Mapping]] = ..., retries: _Optional[int] = ..., memory_checks_passed: _Optional[int] = ..., memory_checks_failed: _Optional[int] = ..., uncommitted: _Optional[_Iterable[str]] = ..., next_wake: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target_release: _Optional[str] = ..., revision: _Optional[int] = ..., members: _Optional[int] = ..., fleet_stopped: _Optional[bool] = ..., pause_reason: _Optional[str] = ..., halt_message: _Optional[str] = ..., fleet_stop_reason: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("node_id", "labels", "kernel_release", "hardware_model", "boot_id", "link", "link_changed_time", "phase", "attempt", "rollout", "healthy", "problem", "maintenance", "rollback_artifact", "staged_artifacts", "highest_generation", "capabilities", "agent_version", "desired", "written_off", "revision", "boot_verdict", "wave")
