@@ -168,10 +168,10 @@ async def _ioctl(fd: int, number: int, argument: bytearray, passed_fd: int = -1)
 async def _answered(sock: _socket.socket, take: Callable[[], T]) -> T:
     """Wait until there is an answer, then take it."""
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(sock.fileno(), lambda: readable.done() or readable.set_result(None))
+    readable = asyncio.Event()
+    loop.add_reader(sock.fileno(), readable.set)
     try:
-        await readable
+        await readable.wait()
     finally:
         loop.remove_reader(sock.fileno())
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from asyncio import sleep
 from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -35,6 +34,8 @@ class HostBase:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float, /) -> None:
+        from asyncio import sleep  # here, because a kernel process never waits so and starts sooner
+
         await sleep(seconds)
 
     def epoch(self) -> datetime:

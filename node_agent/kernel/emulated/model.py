@@ -355,3 +355,9 @@ class LuoModel:
 def _drop(sessions: Iterable[LuoSession]) -> None:
     for session in sessions:
         session.drop_files()
+
+
+def boot_id(bits: int) -> str:
+    """A boot id of 128 random bits, in the kernel's spelling (a version 4 UUID)."""
+    text = f"{bits & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62):032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -17,7 +17,7 @@ from datetime import datetime
 from node_agent.kernel.emulated.clock import EPOCH, TSC_HZ, BaseClock, EmulatedClock, HostBase
 from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, EmulatedImage, Images, ImageTable
 from node_agent.kernel.emulated.inprocess import InProcessKernel
-from node_agent.kernel.emulated.model import LuoModel, Machine
+from node_agent.kernel.emulated.model import LuoModel, Machine, boot_id
 from node_agent.kernel.emulated.phases import PhaseTimes
 from node_agent.kernel.faults import FaultPlan
 
@@ -217,9 +217,3 @@ class EmulatedNode:
             epoch=self._epoch,
             rtc_grain_s=self._rtc_grain_s,
         )
-
-
-def boot_id(bits: int) -> str:
-    """A boot id of 128 random bits, in the kernel's spelling (a version 4 UUID)."""
-    text = f"{bits & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62):032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

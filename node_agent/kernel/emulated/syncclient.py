@@ -84,7 +84,7 @@ def open_device(root: str) -> int:
 
 def opened(device: _socket.socket) -> None:
     """Wait for what an emulated kernel says to a fresh connection to its device."""
-    _result(device.recv(MESSAGE_BYTES), OPEN)
+    _receive(device, OPEN)
 
 
 def ioctl(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> None:
@@ -132,13 +132,10 @@ def ask(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> _sock
 
 def take(reply: _socket.socket, number: int, argument: bytearray) -> None:
     """The second half: wait for the answer and write it to the argument, a new fd included."""
-    flags = _socket.MSG_CMSG_CLOEXEC
-    body, ancillary, _, _ = reply.recvmsg(MESSAGE_BYTES, _socket.CMSG_SPACE(4), flags)
-    _result(body, abi.CALL_NAMES.get(number, "ioctl"))
-    answer = body[4:]
+    answer, fd = _receive(reply, abi.CALL_NAMES.get(number, "ioctl"))
     argument[: len(answer)] = answer
-    for _, _, data in ancillary:
-        argument[4:8] = data[:4]
+    if fd:
+        argument[4:8] = fd
 
 
 def control(root: str, *words: str) -> str:
@@ -166,9 +163,7 @@ def ask_control(root: str, *words: str) -> _socket.socket:
 
 def take_control(sock: _socket.socket, word: str) -> str:
     """The second half of control()."""
-    body = sock.recv(MESSAGE_BYTES)
-    _result(body, CONTROL_CALLS.get(word, word))
-    return body[4:].decode()
+    return _receive(sock, CONTROL_CALLS.get(word, word))[0].decode()
 
 
 CONTROL_CALLS = {"load": "kexec_file_load", "reboot": "reboot(LINUX_REBOOT_CMD_KEXEC)"}
@@ -214,10 +209,16 @@ def _session(root: str, number: int, name: str) -> int:
         posix.close(device)
 
 
-def _result(body: bytes, call: str) -> None:
-    """Raises OSError for an answer that is an error, and ESHUTDOWN for the connection's end."""
+def _receive(sock: _socket.socket, call: str) -> tuple[bytes, bytes]:
+    """(what follows the result, a raw fd or nothing). Raises OSError for an answer that is an
+    error, and ESHUTDOWN for the connection's end: that boot, or that kernel, is over."""
+    try:
+        body, ancillary, _, _ = sock.recvmsg(MESSAGE_BYTES, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        body, ancillary = b"", []
     if len(body) < 4:
         raise OSError(errno.ESHUTDOWN, call)
     result = int.from_bytes(body[:4], sys.byteorder, signed=True)
     if result < 0:
         raise OSError(-result, call)
+    return body[4:], ancillary[0][2][:4] if ancillary else b""

@@ -1,0 +1,209 @@
+"""The process that is the kernel of one emulated node.
+
+`python -m node_agent.kernel.emulated.process --root DIR [options] -- COMMAND…` starts COMMAND as
+the node's userspace, with LIVEROLL_NODE_ROOT=DIR. On a kexec it kills all of userspace with
+SIGKILL, passes the phases and starts it again under a new boot_id. SIGTERM or SIGINT ends the
+node, SIGUSR1 is a power loss (and the power button of a node that never came back). COMMAND
+ending with 0 ends the node with 0; any other end restarts it within the same boot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from node_agent.kernel.emulated.clock import TSC_HZ, HostBase
+from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, EmulatedImage, FileImages
+from node_agent.kernel.emulated.model import LuoModel, Machine, boot_id
+from node_agent.kernel.emulated.phases import PhaseTimes
+from node_agent.kernel.emulated.server import KernelServer
+from node_agent.kernel.emulated.userspace import Userspace
+from node_agent.kernel.faults import FaultPlan, FaultSyntax
+
+
+class KernelProcess:
+    """One node's kernel and userspace.
+
+    Args:
+        root: the node's root directory.
+        model: its kernel.
+        phases: how long things take.
+        commands: argv of each service, COMMAND first.
+        notify_fd: gets a line `BOOT_ID RELEASE` each time userspace is started; -1 for none.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        model: LuoModel,
+        phases: PhaseTimes,
+        commands: Sequence[Sequence[str]],
+        *,
+        notify_fd: int = -1,
+        rtc_grain_s: float = 0.0,
+    ) -> None:
+        self._model, self._phases, self._notify_fd = model, phases, notify_fd
+        self._rtc_grain_s = rtc_grain_s
+        self._base = HostBase()
+        self._powered_s = self._started_s = self._base.now()
+        self._userspace = Userspace(commands, {**os.environ, "LIVEROLL_NODE_ROOT": str(root)}, self._base)
+        self._server = KernelServer(root, model, self._facts, self._userspace.kill)
+        self._stopping = False
+        self._power_button = False
+        self._wake, self._woken = socket.socketpair()
+        self._server.watch(self._woken)
+        self._wake.setblocking(False)
+
+    def run(self) -> None:
+        """Until the node ends; nothing of it is left then."""
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGUSR1, self._press_power)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        try:
+            self._pass(self._phases.boot_s)
+            while not self._stopping:
+                self._server.listen()
+                self._userspace.start()
+                self._notify()
+                if not self._live():
+                    break
+        finally:
+            self._userspace.kill_all()
+            self._server.close()
+            self._model.power_off()
+            signal.set_wakeup_fd(-1)
+            self._wake.close()
+
+    def _live(self) -> bool:
+        """One boot, from userspace's start to the next one's; False if the node ends."""
+        while self._userspace.tend():
+            if self._stopping:
+                return False
+            self._server.poll(self._userspace.wait_s())
+            if self._power_button or self._server.power_lost:
+                self._leave()
+                self._cold_boot(0.0)
+                return True
+            if self._server.rebooting:
+                self._leave()
+                self._kexec()
+                return True
+        return False
+
+    def _leave(self) -> None:
+        """Userspace dies while its sessions are still held; then the sockets go."""
+        self._userspace.kill_all()
+        self._server.sever(keep=self._woken)
+        self._power_button = False
+
+    def _kexec(self) -> None:
+        n, faults, jump = self._model.reboots, self._model.faults, self._model.jump()
+        self._pass(self._phases.before_kernel_s(faults, n))
+        if not jump.back:
+            self._model.power_off()
+            while not (self._stopping or self._power_button):
+                self._server.poll(None)
+        if self._power_button or not jump.arrived:
+            self._cold_boot(self._phases.panic_s if jump.back else 0.0)
+            return
+        self._started_s = self._base.now()
+        self._model.arrive()
+        self._pass(self._phases.boot_with_s(faults, n))
+
+    def _cold_boot(self, before_s: float) -> None:
+        self._power_button = False
+        self._pass(before_s)
+        self._powered_s = self._base.now()
+        self._pass(self._phases.firmware_s)
+        self._started_s = self._base.now()
+        self._model.cold_boot()
+        self._pass(self._phases.boot_s)
+
+    def _pass(self, seconds: float) -> None:
+        """Let time go by; only the end of the node cuts it short."""
+        until = self._base.now() + seconds
+        while not self._stopping and (left_s := until - self._base.now()) > 0:
+            self._server.poll(left_s)
+
+    def _facts(self) -> Mapping[str, str]:
+        return {
+            "kernel_started_s": repr(self._started_s),
+            "powered_on_s": repr(self._powered_s),
+            "tsc_hz": repr(TSC_HZ),
+            "rtc_grain_s": repr(self._rtc_grain_s),
+        }
+
+    def _notify(self) -> None:
+        if self._notify_fd >= 0:
+            with suppress(BrokenPipeError):  # whoever wanted to know is gone
+                os.write(self._notify_fd, f"{self._model.boot_id} {self._model.release}\n".encode())
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _press_power(self, _number: int, _frame: object) -> None:
+        self._power_button = True
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m node_agent.kernel.emulated.process")
+    parser.add_argument("--root", type=Path, required=True, help="the node's root directory")
+    parser.add_argument("--release", default="7.2.13-emulated", help="what a cold boot starts")
+    parser.add_argument("--command-line", default=DEFAULT_COMMAND_LINE, help="of a cold boot")
+    parser.add_argument("--hardware-model", default="emulated")
+    parser.add_argument("--faults", default="", help="for example refuse_freeze@1,slow_boot=3.0")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="what preserved files may take")
+    parser.add_argument("--scratch-bytes", type=int, default=0, help="what an image may take")
+    for phase in ("shutdown", "purgatory", "boot", "panic", "firmware"):
+        parser.add_argument(f"--{phase}-s", type=float, default=0.0, help=f"seconds of {phase}")
+    parser.add_argument("--rtc-grain-s", type=float, default=0.0, help="realtime's error at boot")
+    parser.add_argument("--notify-fd", type=int, default=-1, help="gets a line for each userspace start")
+    parser.add_argument("--service", action="append", default=[], help="another command of userspace")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="userspace, after --")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 the node ended, 2 a wrong argument."""
+    options = _arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        faults = FaultPlan.parse(options.faults)
+    except FaultSyntax as cause:
+        print(f"error: --faults: {cause}", file=sys.stderr)
+        return 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:  # a session and a preserved file take one descriptor each
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if options.notify_fd >= 0:
+        os.set_inheritable(options.notify_fd, False)
+    model = LuoModel(
+        EmulatedImage(options.release),
+        new_boot_id=lambda: boot_id(int.from_bytes(os.urandom(16))),
+        command_line=options.command_line,
+        images=FileImages(),
+        faults=faults,
+        machine=Machine(options.hardware_model, options.memory_bytes, options.scratch_bytes, os.geteuid()),
+    )
+    phases = PhaseTimes(
+        options.shutdown_s, options.purgatory_s, options.boot_s, options.panic_s, options.firmware_s
+    )
+    commands = [options.command, *(shlex.split(service) for service in options.service)]
+    root = options.root.absolute()
+    KernelProcess(
+        root, model, phases, commands, notify_fd=options.notify_fd, rtc_grain_s=options.rtc_grain_s
+    ).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""KernelServer: the sockets of a kernel process, one loop, one thread.
+
+Rules:
+- `<root>/dev/liveupdate` (mode 0600, there only if this boot has LUO): connecting is opening;
+  the first message from the kernel is the open's result.
+- session fds are socketpair ends: the end of one is the close of its last copy, anywhere.
+- `<root>/dev/kexec`: one connection a call, words separated by NUL; see KernelServer.control.
+- within a round, ends are seen before requests: what a process closed before it asked is closed.
+- a call that hangs, and a reboot that succeeds, are never answered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from node_agent.kernel.emulated import wire
+from node_agent.kernel.emulated.image import EmulatedImage
+from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.session import LuoSession
+from node_agent.kernel.emulated.syncclient import SOCKET_PATH_BYTES
+from node_agent.kernel.faults import FaultPlan, FaultSyntax
+from node_agent.ports import KexecImage
+
+_CREDENTIALS = struct.Struct("=iII")
+"""pid, uid, gid. Source: struct ucred in unix(7)."""
+
+_HANG_UP = select.EPOLLHUP | select.EPOLLRDHUP
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """One socket of the server: serve() reads one message and is False at the end."""
+
+    sock: socket.socket
+    serve: Callable[[socket.socket], bool]
+    end: Callable[[], None]
+
+
+class KernelServer:
+    """Serves one boot after another of a model.
+
+    Args:
+        root: the node's root directory; dev/ is made in it.
+        facts: what else `facts` tells, beside the model's.
+        kill: kills one process (the OOM killer).
+    """
+
+    def __init__(
+        self, root: Path, model: LuoModel, facts: Callable[[], Mapping[str, str]], kill: Callable[[int], None]
+    ) -> None:
+        self._dev = root / "dev"
+        self._dev.mkdir(parents=True, exist_ok=True)
+        self._model, self._facts, self._kill = model, facts, kill
+        self._epoll = select.epoll()
+        self._endpoints: dict[int, _Endpoint] = {}
+        self._waiting: list[wire.Request | socket.socket] = []
+        self.rebooting = False
+        """A reboot is past its point of no return: the caller kills userspace, then sever()."""
+        self.power_lost = False
+        """Somebody pulled the plug: the caller does the same, then a cold boot."""
+
+    def watch(self, sock: socket.socket) -> None:
+        """End a poll() when this socket can be read; it is read empty, and stays the caller's."""
+        self._add(sock, _drain, lambda: None)
+
+    def listen(self) -> None:
+        """Make this boot's sockets."""
+        self._listen("kexec", self._accept_control)
+        if self._model.luo:
+            self._listen("liveupdate", self._accept_device)
+
+    def sever(self, keep: socket.socket | None = None) -> None:
+        """The boot is over: every socket but `keep` becomes a dead end, nothing is closed in
+        the model."""
+        for endpoint in tuple(self._endpoints.values()):
+            if endpoint.sock is not keep:
+                self._forget(endpoint.sock)
+        for waiting in self._waiting:
+            waiting.close()
+        self._waiting.clear()
+        for name in ("kexec", "liveupdate"):
+            (self._dev / name).unlink(missing_ok=True)
+        self.rebooting = self.power_lost = False
+
+    def close(self) -> None:
+        self.sever()
+        self._epoll.close()
+
+    def poll(self, timeout_s: float | None) -> None:
+        """Wait for messages and serve one round of them; a reboot or power loss ends the round."""
+        ready = self._epoll.poll(timeout_s, len(self._endpoints) + 1)
+        for fd, events in sorted(ready, key=lambda event: not event[1] & _HANG_UP):
+            endpoint = self._endpoints.get(fd)
+            if endpoint is None:
+                continue
+            open_still = endpoint.serve(endpoint.sock)
+            while open_still and events & _HANG_UP and not self.rebooting:
+                open_still = endpoint.serve(endpoint.sock)
+            if not open_still:
+                self._forget(endpoint.sock)
+                endpoint.end()
+            if self.rebooting or self.power_lost:
+                return
+
+    # --- sockets
+
+    def _listen(self, name: str, accept: Callable[[socket.socket], bool]) -> None:
+        path = self._dev / name
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with _short(path) as short:
+            listener.bind(short)
+        path.chmod(0o600)
+        listener.listen(128)
+        self._add(listener, accept, lambda: None)
+
+    def _add(
+        self, sock: socket.socket, serve: Callable[[socket.socket], bool], end: Callable[[], None]
+    ) -> None:
+        sock.setblocking(False)
+        self._endpoints[sock.fileno()] = _Endpoint(sock, serve, end)
+        self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _forget(self, sock: socket.socket) -> None:
+        del self._endpoints[sock.fileno()]
+        self._epoll.unregister(sock)
+        sock.close()
+
+    # --- /dev/liveupdate
+
+    def _accept_device(self, listener: socket.socket) -> bool:
+        try:
+            device, _ = listener.accept()
+        except BlockingIOError:
+            return True
+        _, uid, _ = _CREDENTIALS.unpack(
+            device.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        if self._model.hangs("open_device"):
+            self._waiting.append(device)
+            return True
+        try:
+            self._model.open_device(uid)
+        except OSError as cause:
+            _tell(device, -(cause.errno or errno.EIO))
+            device.close()
+            return True
+        self._add(device, self._serve_device, self._model.close_device)
+        _tell(device, 0)
+        return True
+
+    def _serve_device(self, sock: socket.socket) -> bool:
+        def call(request: wire.Request) -> None:
+            number, argument = wire.decode(request.body, *wire.DEVICE_IOCTLS)
+            if self._model.hangs(wire.CALLS[number]):
+                self._waiting.append(request)
+                return
+            session = wire.device_call(self._model, number, argument)
+            userspace, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._add(kernel, self._session_server(session), lambda: self._model.close(session))
+            with userspace:
+                request.answer(0, argument, userspace.fileno())
+
+        return self._serve_request(sock, call)
+
+    def _session_server(self, session: LuoSession) -> Callable[[socket.socket], bool]:
+        def call(request: wire.Request) -> None:
+            number, argument = wire.decode(request.body, *wire.SESSION_IOCTLS)
+            if self._model.hangs(wire.CALLS[number]):
+                self._waiting.append(request)
+                return
+            body, fd = wire.session_call(self._model, session, number, argument, request.fd)
+            request.answer(0, body, fd)
+            if fd >= 0:
+                os.close(fd)
+
+        return lambda sock: self._serve_request(sock, call)
+
+    def _serve_request(self, sock: socket.socket, call: Callable[[wire.Request], None]) -> bool:
+        try:
+            request = wire.receive(sock)
+        except BlockingIOError:
+            return True
+        if request is None:
+            return False
+        try:
+            call(request)
+        except OSError as cause:
+            request.answer(-(cause.errno or errno.EIO))
+        except OutOfMemory:
+            self._waiting.append(request)
+            self._kill(request.caller_pid())
+        return True
+
+    # --- /dev/kexec
+
+    def _accept_control(self, listener: socket.socket) -> bool:
+        try:
+            caller, _ = listener.accept()
+        except BlockingIOError:
+            return True
+        self._add(caller, self._serve_control, lambda: None)
+        return True
+
+    def _serve_control(self, sock: socket.socket) -> bool:
+        try:
+            body = sock.recv(wire.MESSAGE_BYTES)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+        if not body:
+            return False
+        word, *arguments = body.decode(errors="replace").split("\0")
+        if self._model.hangs(word):
+            return True
+        try:
+            answer = self.control(word, arguments)
+        except OSError as cause:
+            _tell(sock, -(cause.errno or errno.EIO))
+            return False
+        if self.rebooting or self.power_lost:
+            return True
+        _tell(sock, 0, answer.encode())
+        return False
+
+    def control(self, word: str, arguments: Sequence[str]) -> str:
+        """facts · load KERNEL INITRD COMMAND_LINE RELEASE · unload · loaded · reboot, and for
+        tests and demonstrations: default RELEASE [COMMAND_LINE] · faults PLAN · sessions · log ·
+        power_loss. Raises OSError: the call's own, EINVAL for wrong arguments, ENOSYS."""
+        model = self._model
+        match [word, *arguments]:
+            case ["facts"]:
+                told = {**dataclasses.asdict(model.facts()), **self._facts()}
+                return "".join(f"{k}={int(v) if isinstance(v, bool) else v}\n" for k, v in told.items())
+            case ["load", kernel, initrd, command_line, release]:
+                model.load(KexecImage(kernel, initrd, command_line, release))
+            case ["unload"]:
+                model.unload()
+            case ["loaded"]:
+                return str(int(model.loaded))
+            case ["reboot"]:
+                model.freeze()
+                self.rebooting = True
+            case ["default", release, *command_line_too]:
+                model.set_default(EmulatedImage(release), next(iter(command_line_too), None))
+            case ["faults", plan]:
+                try:
+                    model.faults = FaultPlan.parse(plan)
+                except FaultSyntax as cause:
+                    raise OSError(errno.EINVAL, "faults") from cause
+            case ["sessions"]:
+                return "\n".join(model.sessions())
+            case ["log"]:
+                return "\n".join(model.log)
+            case ["power_loss"]:
+                self.power_lost = True
+            case ["load" | "default" | "faults" | "unload" | "loaded" | "reboot" | "facts", *_]:
+                raise OSError(errno.EINVAL, word)
+            case _:
+                raise OSError(errno.ENOSYS, word)
+        return ""
+
+
+def _drain(sock: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        sock.recv(4096)
+    return True
+
+
+def _tell(sock: socket.socket, result: int, body: bytes = b"") -> None:
+    with suppress(OSError):  # a caller that is gone is seen as this socket's end
+        sock.send(wire.RESULT.pack(result) + body, socket.MSG_NOSIGNAL)
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A spelling of a socket's path that fits in sun_path."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
