@@ -352,6 +352,9 @@ class FleetRow:
     stop_message: str = ""
     stopped_by: str = ""
     stopped_at: datetime | None = None
+    regressed_serial: int = 0
+    """Newest incarnation serial that a node knew and this store did not; accepted once a person
+    has released that stop."""
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -44,9 +44,7 @@ def pause(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datetime)
     raise NotImplementedError
 
 
-def resume(
-    fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: str, now: datetime
-) -> Change:
+def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: str, now: datetime) -> Change:
     raise NotImplementedError
 
 

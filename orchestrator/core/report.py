@@ -8,29 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
+from orchestrator.core.blockers import Blocker
 from orchestrator.core.model import GateVerdict, Maintenance, Problem
 from orchestrator.core.phases import Goal, Link, Phase, RolloutState, Verdict
 from orchestrator.core.spec import RolloutSpec
 
-if TYPE_CHECKING:
-    from orchestrator.core.planner import Blocker
-
-
-@dataclass(frozen=True, slots=True)
-class BlockerView:
-    """One thing that keeps something from going on (proto Blocker)."""
-
-    reason: str
-    message: str
-    remedy: str = ""
-    """Who must do what; empty where waiting is enough."""
-    nodes: tuple[str, ...] = ()
-    """A few of those it holds back."""
-    node_count: int = 0
-    until: datetime | None = None
-    wave: str = ""
+BlockerView = Blocker
+"""proto Blocker: shown as the planner made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +89,7 @@ class RolloutView:
     waves: tuple[WaveView, ...]
     current_wave: int
     budgets: tuple[BudgetUse, ...]
-    blockers: tuple[BlockerView, ...]
+    blockers: tuple[Blocker, ...]
     gates: tuple[GateVerdict, ...]
     wave_names: tuple[str, ...]
     """By index, for GateVerdict.wave."""
@@ -159,7 +144,7 @@ class Explanation:
     """proto ExplainResponse."""
 
     summary: str
-    blockers: tuple[BlockerView, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
     gates: tuple[GateVerdict, ...] = ()
     wave_names: tuple[str, ...] = ()
     next_wake: datetime | None = None

@@ -8,18 +8,38 @@ Ingest writes NodeRow and AttemptRow (and FleetRow, when the store is proven to 
 back in time). It never writes a rollout, and of members only this: a node that an operator's
 `commit` finished after a cancel turns from UNCOMMITTED to UPDATED. What a settled attempt
 means for its member, its retries and its rollout is the planner's.
+
+Rules
+1. A report at or below the node's acknowledged seq is acknowledged again, without effect.
+2. Everything under another link epoch than the node's newest is refused (STALE_LINK).
+3. A node's desired command is cleared as soon as the node has answered it.
+4. Heartbeats write nothing but the edge of a node's health. A phase that contradicts the row
+   is ignored: the report that explains it is on its way.
+5. A luoctl attempt (incarnation `local`) is not ours: it raises the generation, no more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.core.facts import Heard, LinkDown
 from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
-from orchestrator.core.model import Change
-from orchestrator.errors import LiverollError
+from orchestrator.core.model import (
+    AttemptRow,
+    Change,
+    NewEvent,
+    NodeRow,
+    Row,
+    Sample,
+)
+from orchestrator.core.phases import BLIND, Outcome, Phase
+from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
+from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
+from orchestrator.core.transitions_regression import LOCAL_INCARNATION, regression, stopped
+from orchestrator.errors import LiverollError, NodeIdConflict, StaleGeneration, StoreRegressed
 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
@@ -45,17 +65,67 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
 
     Refusals: NodeIdConflict, StoreRegressed (change: the fleet stops).
     """
-    raise NotImplementedError
+    known = fleet.nodes.get(message.node_id)
+    if known is not None and known.installation_id not in ("", message.installation_id):
+        if not known.written_off:
+            return Observation(refusal=_clone(known))
+        known = replace(known, acknowledged_seq=0)
+    found = regression(fleet, known, message)
+    node = described(known, message, now)
+    if found is not None:
+        kept = replace(known or NodeRow(message.node_id), highest_generation=node.highest_generation)
+        rows: tuple[Row, ...] = (stopped(fleet.row, found, now),)
+        if known is not None:
+            rows = (kept, *rows)
+        event = NewEvent("fleet.stopped", found.message, node_id=message.node_id, cause="STORE_REGRESSED")
+        return Observation(Change(rows, events=(event,)), refusal=found)
+    writes: list[Row] = [node]
+    events = list(_link_events(known, node, actor))
+    learnt = _seen_again(fleet, node, message, now)
+    if learnt is not None:
+        writes.append(learnt.attempt)
+        events += learnt.events
+    welcome = Welcome(
+        incarnation=fleet.incarnation,
+        incarnation_serial=fleet.incarnation_serial,
+        link_epoch=node.link_epoch,
+        active_heartbeat=fleet.policy.active_heartbeat,
+        idle_heartbeat=idle_heartbeat(fleet.policy, len(fleet.nodes)),
+        acknowledged_seq=node.acknowledged_seq,
+    )
+    return Observation(
+        Change(tuple(writes), events=tuple(events)),
+        facts=(Heard(node.node_id, now),),
+        welcome=welcome,
+    )
 
 
-def heartbeat(
-    fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, now: datetime
-) -> Observation:
+def heartbeat(fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, now: datetime) -> Observation:
     """A node still beats. Writes only the edge of its health; the stamp is in `facts`.
 
     Refusals: StaleGeneration (STALE_LINK) under an older link epoch.
     """
-    raise NotImplementedError
+    node = fleet.nodes.get(node_id)
+    if node is None or node.link_epoch != link_epoch:
+        return Observation(refusal=_stale(node_id, node, link_epoch))
+    facts = (Heard(node_id, now, message.stamp),)
+    status = message.status
+    if status.healthy == node.healthy:
+        return Observation(facts=facts)
+    writes: list[Row] = [replace(node, healthy=status.healthy, problem=status.problem)]
+    attempt = fleet.newest_attempt(node_id)
+    if attempt is not None and attempt.phase is Phase.BAKING:
+        writes.append(replace(attempt, healthy_since=now if status.healthy else None))
+    word = "healthy again" if status.healthy else "unhealthy"
+    reason = f": {status.problem.message}" if status.problem is not None else ""
+    event = NewEvent(
+        "node.recovered" if status.healthy else "node.sickened",
+        f"{node_id} is {word}{reason}",
+        rollout_id=attempt.rollout_id if attempt is not None else "",
+        node_id=node_id,
+        actor=node_id,
+    )
+    return Observation(Change(tuple(writes), events=(event,)), facts)
 
 
 def report(fleet: Fleet, node_id: str, message: Report, link_epoch: int, now: datetime) -> Observation:
@@ -64,9 +134,206 @@ def report(fleet: Fleet, node_id: str, message: Report, link_epoch: int, now: da
     Refusals: StaleGeneration (STALE_LINK) under an older link epoch, StoreRegressed for an
     attempt that this store should know but does not.
     """
-    raise NotImplementedError
+    known = fleet.nodes.get(node_id)
+    if known is None or known.link_epoch != link_epoch:
+        return Observation(refusal=_stale(node_id, known, link_epoch))
+    facts = (Heard(node_id, now, message.stamp),)
+    if message.seq <= known.acknowledged_seq:
+        return Observation(facts=facts, acknowledge_seq=known.acknowledged_seq)
+    attempt = _attempt_of(fleet, message)
+    ref = message.attempt
+    ours = ref is not None and ref.incarnation == fleet.incarnation
+    if ref is not None and ours and attempt is None and ref.generation > known.highest_generation:
+        lost = StoreRegressed(
+            f"{node_id} reports attempt {ref.generation}, which this store never made",
+            remedy=_REGRESSED,
+            node_id=node_id,
+            generation=ref.generation,
+        )
+        kept = replace(known, highest_generation=ref.generation)
+        event = NewEvent("fleet.stopped", lost.message, node_id=node_id, cause="STORE_REGRESSED")
+        change = Change((kept, stopped(fleet.row, lost, now)), events=(event,))
+        return Observation(change, facts, refusal=lost)
+
+    node = absorb_report(known, message, now)
+    writes: list[Row] = []
+    events: list[NewEvent] = []
+    if message.refusal is not None:
+        node, learnt = refused_command(fleet, node, message.refusal, attempt, now)
+        attempt = learnt.attempt if learnt is not None else attempt
+        events += learnt.events if learnt is not None else (_refusal_event(node, message),)
+        if learnt is not None:
+            writes.append(replace(learnt.attempt, seq=message.seq))
+    elif attempt is not None:
+        learnt = learn(attempt, message, newest=attempt.generation >= _newest(fleet, node_id), now=now)
+        writes.append(learnt.attempt)
+        events += learnt.events
+        node = answered(node, learnt.attempt)
+        writes += _committed_after_cancel(fleet, learnt.attempt)
+    else:
+        events.append(_node_event(node, message))
+    return Observation(Change((node, *writes), events=tuple(events)), facts, acknowledge_seq=message.seq)
 
 
 def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Observation:
     """A link ended. Nothing happens if a newer one has taken its place."""
-    raise NotImplementedError
+    node = fleet.nodes.get(node_id)
+    if node is None or node.link_epoch != link_epoch or not node.link_up:
+        return Observation()
+    down = replace(node, link_up=False, link_changed_at=now)
+    event = NewEvent("node.unlinked", f"{node_id}: the link ended", node_id=node_id)
+    return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
+
+
+def idle_heartbeat(policy: FleetPolicy, nodes: int) -> timedelta:
+    """How often each of so many idle nodes may beat so that the fleet stays under its cap."""
+    return max(policy.min_idle_heartbeat, timedelta(seconds=nodes / policy.idle_heartbeat_rate))
+
+
+def _attempt_of(fleet: Fleet, message: Report) -> AttemptRow | None:
+    ref = message.attempt
+    if ref is None:
+        return None
+    attempt = fleet.attempts.get((ref.node_id, ref.generation))
+    return attempt if attempt is not None and attempt.incarnation == ref.incarnation else None
+
+
+def _newest(fleet: Fleet, node_id: str) -> int:
+    newest = fleet.newest_attempt(node_id)
+    return newest.generation if newest is not None else 0
+
+
+def _committed_after_cancel(fleet: Fleet, attempt: AttemptRow) -> list[Row]:
+    if attempt.phase is not Phase.COMMITTED:
+        return []
+    return [
+        replace(m, outcome=Outcome.UPDATED)
+        for m in fleet.members_of_node(attempt.node_id)
+        if m.rollout_id == attempt.rollout_id
+        and m.generation == attempt.generation
+        and m.outcome is Outcome.UNCOMMITTED
+    ]
+
+
+def _seen_again(fleet: Fleet, node: NodeRow, message: Hello, now: datetime) -> Learnt | None:
+    """What a Hello alone proves of the newest attempt.
+
+    The gap in the link over a kexec; that a PREPARE whose floor was raised by its CANCEL never
+    started; that a LOST node lives, if it has no report left that would say so.
+    """
+    attempt = fleet.newest_attempt(node.node_id)
+    if attempt is None:
+        return None
+    said = message.status
+    mine = said.attempt is not None and said.attempt.generation == attempt.generation
+    if attempt.phase in BLIND and message.boot_id not in ("", attempt.expected_boot_id):
+        sample = _link_gap(fleet, attempt, now)
+        samples = add_sample(attempt.samples, (sample,))
+        return Learnt(replace(attempt, samples=samples), ()) if samples != attempt.samples else None
+    floor_raised = message.highest_generation >= attempt.generation and (
+        said.attempt is None or said.attempt.generation < attempt.generation
+    )
+    if attempt.phase is Phase.LOADING and not attempt.acknowledged and floor_raised:
+        return never_started(attempt, None, now)
+    if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
+        told = Report(
+            seq=max(attempt.seq + 1, said.seq),
+            event="Returned",
+            phase=said.phase,
+            attempt=said.attempt,
+            problem=said.problem,
+            boot_id=message.boot_id,
+            release=message.release,
+            healthy=said.healthy,
+            boot_verdict=message.boot_verdict,
+        )
+        learnt = learn(attempt, told, newest=True, now=now)
+        return Learnt(replace(learnt.attempt, seq=attempt.seq), learnt.events)
+    return None
+
+
+def _link_gap(fleet: Fleet, attempt: AttemptRow, now: datetime) -> Sample:
+    """From the last word before the jump to the first after it, give or take a heartbeat."""
+    last = attempt.phase_at
+    heard = fleet.heard_at(attempt.node_id)
+    if heard is not None and last < heard <= now:
+        last = heard
+    return Sample(
+        vantage="link",
+        duration=max(now - last, now - now),
+        uncertainty=fleet.policy.active_heartbeat,
+        clock="realtime",
+        emulated=attempt.artifact.emulated,
+    )
+
+
+def _link_events(known: NodeRow | None, node: NodeRow, actor: str) -> tuple[NewEvent, ...]:
+    who = actor or node.node_id
+    name = node.node_id
+    if known is None or known.installation_id != node.installation_id:
+        verb = "enrolled" if known is None else "enrolled anew"
+        return (NewEvent("node.enrolled", f"{name} is {verb}, {node.release}", node_id=name, actor=who),)
+    linked = NewEvent("node.linked", f"{name} is linked, {node.release}", node_id=name, actor=who)
+    if known.written_off:
+        back = f"{name} is back; its write-off ({known.written_off}) ends"
+        return (linked, NewEvent("node.returned", back, node_id=name, actor=who))
+    return (linked,)
+
+
+def _refusal_event(node: NodeRow, message: Report) -> NewEvent:
+    assert message.refusal is not None
+    problem = message.refusal.problem
+    return NewEvent(
+        "node.refused",
+        f"{node.node_id} refused a command: {problem.message}",
+        node_id=node.node_id,
+        actor=node.node_id,
+        fields={"problem": problem.reason, "command_id": message.refusal.command_id},
+    )
+
+
+def _node_event(node: NodeRow, message: Report) -> NewEvent:
+    ref = message.attempt
+    if message.stage is not None:
+        verb = "staged" if message.stage.verified else "could not stage"
+        text = f"{node.node_id} {verb} {message.stage.artifact_digest[:12]}"
+        kind = "node.staged" if message.stage.verified else "node.stage_failed"
+    elif ref is not None:
+        whose = "a luoctl attempt" if ref.incarnation == LOCAL_INCARNATION else "an unknown attempt"
+        text = f"{node.node_id}: {whose}, generation {ref.generation}, is {message.phase}"
+        kind = "attempt.foreign"
+    else:
+        text = f"{node.node_id}: {message.phase}"
+        kind = "node.reported"
+    problem = message.stage.problem if message.stage is not None else message.problem
+    fields = {"problem": problem.reason, "problem_message": problem.message} if problem is not None else {}
+    return NewEvent(kind, text, node_id=node.node_id, actor=node.node_id, fields=fields)
+
+
+def _clone(known: NodeRow) -> NodeIdConflict:
+    return NodeIdConflict(
+        f"node {known.node_id} is enrolled with another installation",
+        remedy=(
+            "Give this node an id of its own. If it was installed afresh, say so with "
+            f"`liveroll write-off {known.node_id}`; then it may link."
+        ),
+        node_id=known.node_id,
+        installation_id=known.installation_id,
+    )
+
+
+def _stale(node_id: str, node: NodeRow | None, link_epoch: int) -> StaleGeneration:
+    newest = node.link_epoch if node is not None else 0
+    return StaleGeneration(
+        f"link {link_epoch} of {node_id} has been replaced by link {newest}",
+        reason="STALE_LINK",
+        remedy="Open a new link with Hello; if this repeats, two agents use this node id.",
+        node_id=node_id,
+        link_epoch=newest,
+    )
+
+
+_REGRESSED = (
+    "Compare the store with its nodes (`liveroll events`, `liveroll nodes`): it was restored from an older "
+    "copy. Then release the fleet stop; attempts it forgot are not made again under the same numbers."
+)

@@ -9,8 +9,8 @@ from orchestrator.core.phases import RolloutState
 from orchestrator.core.report import Explanation, NodeView, RolloutView
 
 if TYPE_CHECKING:
+    from orchestrator.core.actions import Plan
     from orchestrator.core.fleet import Fleet
-    from orchestrator.core.planner import Plan
 
 
 def shown_state(fleet: Fleet, rollout_id: str) -> RolloutState:
