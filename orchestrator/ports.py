@@ -46,6 +46,8 @@ class Snapshot:
     """Newest event."""
     rows: tuple[Row, ...]
     """All but idempotency rows."""
+    regressed: str = ""
+    """Why the store is known to have gone back in time (a sentence), if it did at this open."""
 
 
 @dataclass(frozen=True, slots=True)

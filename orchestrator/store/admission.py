@@ -9,8 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.model import AttemptRow, Change, RolloutRow, Row, RowKey, row_key
+from orchestrator.core.phases import SETTLED
 from orchestrator.errors import Conflict
-from orchestrator.store.schema import is_open
+
+
+def is_open(row: AttemptRow) -> bool:
+    """Not settled: I14 allows one of these a node."""
+    return row.phase not in SETTLED
+
+
+def risen(change: Change) -> tuple[Row, ...]:
+    """The change's rows as they are once committed: one revision on."""
+    return tuple([replace(row, revision=row.revision + 1) for row in change.writes])
 
 
 def fenced(epoch: int, current: int) -> Conflict:
@@ -36,9 +46,9 @@ class Ledger:
     names: dict[str, str] = field(default_factory=dict)
     """rollout's name → rollout id"""
 
-    def admit(self, change: Change) -> tuple[Row, ...]:
-        """The change's rows with their new revisions. Conflict (fields table, key; reason
-        CONFLICT, OPEN_ATTEMPT or NAME_TAKEN) if it does not stand."""
+    def admit(self, change: Change) -> None:
+        """Count the change as made. Conflict (fields table, key; reason CONFLICT, OPEN_ATTEMPT
+        or NAME_TAKEN) if it does not stand."""
         for key, revision in change.guards:
             self._check(key, revision)
         seen: set[RowKey] = set()
@@ -52,9 +62,8 @@ class Ledger:
         for row in change.writes:
             if isinstance(row, RolloutRow):
                 self._name(row)
-        rows = tuple([replace(row, revision=row.revision + 1) for row in change.writes])
-        for row in rows:
-            self.revisions[row_key(row)] = row.revision
+        for row in change.writes:
+            self.revisions[row_key(row)] = row.revision + 1
             if isinstance(row, RolloutRow):
                 self.names[row.spec.name] = row.rollout_id
         for node_id, generation in opened.items():
@@ -62,7 +71,6 @@ class Ledger:
                 self.open_attempts[node_id] = generation
             else:
                 self.open_attempts.pop(node_id, None)
-        return rows
 
     def _check(self, key: RowKey, revision: int) -> None:
         actual = self.revisions.get(key, 0)

@@ -28,7 +28,7 @@ from orchestrator.core.model import (
     RolloutRow,
     Row,
 )
-from orchestrator.core.phases import SETTLED
+from orchestrator.store.admission import is_open
 
 metadata = MetaData()
 
@@ -157,11 +157,6 @@ def _of_rollout(row: RolloutRow) -> Mapping[str, Any]:
 
 def _of_idempotency(row: IdempotencyRow) -> Mapping[str, Any]:
     return {"at_us": round(row.at.timestamp() * 1_000_000)}
-
-
-def is_open(row: AttemptRow) -> bool:
-    """Not settled: I14 allows one of these a node."""
-    return row.phase not in SETTLED
 
 
 SHAPES: Mapping[str, Shape] = {

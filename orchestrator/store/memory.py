@@ -1,0 +1,254 @@
+"""The Store port in memory: deterministic, with crash points, for simulation and unit tests.
+
+A Disk is what survives; a MemoryStore is one process's handle on it. To restart after a crash,
+throw the store away and open another one on the same disk; disk.copy() keeps a moment to come
+back to (rows are immutable, so copies are cheap).
+
+Like the SQL store it commits in batches: all that wait when a batch begins share its hooks'
+delay. hooks.before may delay, or raise to refuse the whole batch with nothing written;
+hooks.after may delay, or raise although all of it is written (the answer is lost).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from orchestrator.core.model import Change, Event, IdempotencyRow, Row, RowKey, row_key
+from orchestrator.errors import Capacity, LiverollError, NotLeader, StoreUnavailable
+from orchestrator.ports import Clock, Committed, Lease, Snapshot
+from orchestrator.store.admission import Ledger, fenced, risen
+
+QUEUE_BOUND = 4096
+
+
+@dataclass(slots=True)
+class Disk:
+    """All that is durable."""
+
+    incarnation: str = "memory-1"
+    serial: int = 1
+    rows: dict[RowKey, Row] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    head_seq: int = 0
+    epoch: int = 0
+    holder: str = ""
+    until: datetime | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def copy(self) -> Disk:
+        """As it is now, for a restart or a restore from backup."""
+        return Disk(
+            self.incarnation,
+            self.serial,
+            dict(self.rows),
+            list(self.events),
+            self.head_seq,
+            self.epoch,
+            self.holder,
+            self.until,
+            Ledger(dict(self.ledger.revisions), dict(self.ledger.open_attempts), dict(self.ledger.names)),
+        )
+
+    def recreated(self) -> Disk:
+        """An empty one in its place: another incarnation, with a higher serial."""
+        return Disk(incarnation=f"memory-{self.serial + 1}", serial=self.serial + 1)
+
+
+class Hooks:
+    """Where a simulation may delay, refuse or crash. Does nothing unless overridden."""
+
+    async def before(self, changes: Sequence[Change]) -> None:
+        """Nothing is written yet."""
+
+    async def after(self, changes: Sequence[Change]) -> None:
+        """Those that stand are written, and nobody has been told."""
+
+    async def reading(self, what: str) -> None:
+        """Before load, events, first_seq, recall, acquire, release or trim."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    epoch: int
+    change: Change
+    outcome: Committed | LiverollError | Exception | None = None
+
+
+class MemoryStore:
+    """One process's handle. Cancelling a commit() that waits drops it; once its batch has begun
+    it may be written, as with the SQL store."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        clock: Clock,
+        *,
+        hooks: Hooks | None = None,
+        queue_bound: int = QUEUE_BOUND,
+    ) -> None:
+        self.disk = disk
+        self._clock = clock
+        self._hooks = hooks or Hooks()
+        self._bound = queue_bound
+        self._pending: list[_Entry] = []
+        self._turn = asyncio.Lock()
+        self._open = False
+        self._held_epoch = 0
+
+    async def open(self) -> None:
+        self._open = True
+
+    async def close(self) -> None:
+        async with self._turn:
+            await self._drain(None)
+        self._open = False
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("the store is not open", remedy="start the orchestrator again")
+
+    # --- the lease -----------------------------------------------------------------------
+
+    async def acquire(self, holder: str, ttl: timedelta) -> Lease:
+        self._check_open()
+        await self._hooks.reading("acquire")
+        disk, now = self.disk, self._clock.now()
+        current = disk.until is not None and disk.until > now
+        if current and disk.holder != holder:
+            raise NotLeader(
+                f"{disk.holder} holds the planner lease",
+                remedy="nothing to do: this process stands by",
+                holder=disk.holder,
+                until=disk.until,
+            )
+        if not (current and disk.epoch == self._held_epoch):
+            disk.epoch += 1
+        self._held_epoch = disk.epoch
+        disk.holder, disk.until = holder, now + ttl
+        return Lease(disk.epoch, holder, disk.until)
+
+    async def release(self, lease: Lease) -> None:
+        self._check_open()
+        await self._hooks.reading("release")
+        if self.disk.epoch == lease.epoch:
+            self.disk.holder, self.disk.until = "", None
+        if self._held_epoch == lease.epoch:
+            self._held_epoch = 0
+
+    # --- the one write -------------------------------------------------------------------
+
+    async def commit(self, epoch: int, change: Change) -> Committed:
+        self._check_open()
+        if len(self._pending) >= self._bound:
+            raise Capacity(
+                "too many writes wait for the database",
+                reason="STORE_QUEUE_FULL",
+                remedy="try again shortly",
+                bound=self._bound,
+            )
+        entry = _Entry(epoch, change)
+        self._pending.append(entry)
+        try:
+            async with self._turn:
+                if entry.outcome is None:
+                    await self._drain(entry)
+        except asyncio.CancelledError:
+            if entry in self._pending:
+                self._pending.remove(entry)
+            raise
+        if isinstance(entry.outcome, Committed):
+            return entry.outcome
+        assert entry.outcome is not None
+        raise entry.outcome
+
+    async def _drain(self, mine: _Entry | None) -> None:
+        """Commit all that waits, as one batch. Whoever has the turn does it for all."""
+        batch, self._pending = self._pending, []
+        if not batch:
+            return
+        changes = [entry.change for entry in batch]
+        try:
+            await self._hooks.before(changes)
+        except asyncio.CancelledError:
+            self._pending[:0] = [entry for entry in batch if entry is not mine]
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a simulation raises is the batch's answer
+            for entry in batch:
+                entry.outcome = error
+            return
+        now = self._clock.now()
+        for entry in batch:
+            entry.outcome = self._apply(entry, now)
+        try:
+            await self._hooks.after(changes)
+        except Exception as error:  # noqa: BLE001  as above
+            for entry in batch:
+                entry.outcome = error
+
+    def _apply(self, entry: _Entry, now: datetime) -> Committed | LiverollError:
+        disk = self.disk
+        if entry.epoch != disk.epoch:
+            return fenced(entry.epoch, disk.epoch)
+        try:
+            disk.ledger.admit(entry.change)
+        except LiverollError as refused:
+            return refused
+        rows = risen(entry.change)
+        for row in rows:
+            disk.rows[row_key(row)] = row
+        events = tuple(
+            Event(disk.incarnation, disk.head_seq + index, now, new)
+            for index, new in enumerate(entry.change.events, 1)
+        )
+        disk.events.extend(events)
+        disk.head_seq += len(events)
+        return Committed(rows, events)
+
+    # --- reads ---------------------------------------------------------------------------
+
+    async def load(self) -> Snapshot:
+        self._check_open()
+        await self._hooks.reading("load")
+        disk = self.disk
+        rows = tuple(row for row in disk.rows.values() if not isinstance(row, IdempotencyRow))
+        return Snapshot(disk.incarnation, disk.serial, disk.head_seq, rows)
+
+    async def events(
+        self, after_seq: int, *, limit: int, rollout_id: str = "", node_id: str = ""
+    ) -> Sequence[Event]:
+        self._check_open()
+        await self._hooks.reading("events")
+        disk = self.disk
+        found: list[Event] = []
+        start = max(0, after_seq - (disk.head_seq - len(disk.events)))
+        for index in range(start, len(disk.events)):
+            event = disk.events[index]
+            if rollout_id in ("", event.new.rollout_id) and node_id in ("", event.new.node_id):
+                found.append(event)
+                if len(found) >= limit:
+                    break
+        return found
+
+    async def first_seq(self) -> int:
+        self._check_open()
+        await self._hooks.reading("first_seq")
+        return self.disk.head_seq - len(self.disk.events) + 1
+
+    async def recall(self, actor: str, idempotency_key: str) -> IdempotencyRow | None:
+        self._check_open()
+        await self._hooks.reading("recall")
+        row = self.disk.rows.get((IdempotencyRow.table, (actor, idempotency_key)))
+        return row if isinstance(row, IdempotencyRow) else None
+
+    async def trim(self, *, keep_events_after: int, idempotency_before: datetime) -> None:
+        self._check_open()
+        await self._hooks.reading("trim")
+        disk = self.disk
+        disk.events = [event for event in disk.events if event.seq > keep_events_after]
+        for key, row in list(disk.rows.items()):
+            if isinstance(row, IdempotencyRow) and row.at < idempotency_before:
+                del disk.rows[key]
+                disk.ledger.revisions.pop(key, None)
