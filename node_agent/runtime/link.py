@@ -148,7 +148,7 @@ class Link:
             else:
                 failures, refusals = failures + 1, 0
                 first, most = self._backoff
-                await asyncio.sleep(self._rng.uniform(0, min(first * 2 ** min(failures, 16), most)))
+                await asyncio.sleep(self._rng.uniform(0, min(first * 2 ** min(failures - 1, 16), most)))
 
     def _see(self, view: LinkView) -> None:
         if view != self.view:

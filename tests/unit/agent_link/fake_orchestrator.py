@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import grpc.aio
-
 from liveroll.v1 import agent_pb2 as pb
 from liveroll.v1 import agent_pb2_grpc as rpc
 from liveroll.v1 import common_pb2 as common
@@ -89,7 +88,7 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
         """Condition: count nodes, all in that phase."""
         return lambda nodes: len(nodes) == count and all(n.phase == phase for n in nodes.values())
 
-    async def Link(  # noqa: N802 - the service's name
+    async def Link(
         self, request_iterator: AsyncIterator[pb.LinkRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.LinkResponse]:
         """See AgentService."""
@@ -148,7 +147,9 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
             return pb.Command(command_id=f"stage-{artifact.digest[:8]}", stage=pb.Stage(artifact=artifact))
         if node.phase in (common.PHASE_IDLE, common.PHASE_ABORTED) and not done:
             ref.generation = node.generation + 1
-            return pb.Command(command_id=f"prepare-{ref.generation}", prepare=self._prepare(node, ref, artifact))
+            return pb.Command(
+                command_id=f"prepare-{ref.generation}", prepare=self._prepare(node, ref, artifact)
+            )
         if node.phase == common.PHASE_LOADING:
             node.generation = max(node.generation, *(r.attempt.generation for r in node.reports.values()), 0)
         if node.phase == common.PHASE_PRESERVED and node.stamp is not None:

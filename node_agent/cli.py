@@ -1,0 +1,227 @@
+"""`liveroll-agent`: arguments in, exit code out. argparse only, so that a node starts quickly.
+
+Exit codes: 0 ok, 2 invalid input, 4 failed, 6 unreachable, 7 denied. An expected error is a
+line or two on stderr that say how to mend it, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from node_agent.errors import AgentError
+
+OK, INVALID, FAILED, UNREACHABLE, DENIED = 0, 2, 4, 6, 7
+_CODES: Mapping[str, int] = {
+    "SETTINGS_INVALID": INVALID,
+    "REAL_KERNEL_MISSING": INVALID,
+    "PLAINTEXT_REFUSED": INVALID,
+    "FAULT_INVALID": INVALID,
+    "PORT_IN_USE": INVALID,
+    "ALREADY_RUNNING": INVALID,
+    "UNREACHABLE": UNREACHABLE,
+    "HELLO_UNANSWERED": UNREACHABLE,
+    "UNAUTHENTICATED": DENIED,
+    "PERMISSION_DENIED": DENIED,
+    "NODE_ID_CONFLICT": DENIED,
+    "NOT_AN_AGENT": DENIED,
+}
+
+DESCRIPTION = "The Liveroll node agent: takes this node through live kernel updates as the orchestrator says."
+EPILOG = """\
+examples:
+  liveroll-agent run --config /etc/liveroll/agent.toml
+  liveroll-agent run --orchestrator 127.0.0.1:7443 --state-dir /tmp/node --root /tmp/node --label zone=a
+  liveroll-agent simulate --nodes 24 --zones 3 --orchestrator 127.0.0.1:7443 --workloads 2
+  liveroll-agent completion bash > /etc/bash_completion.d/liveroll-agent
+
+Every setting can stand in the TOML file, in the environment (LIVEROLL_AGENT_NODE_ID, …) or be a flag;
+flags go before the environment, the environment before the file.
+"""
+SIMULATE_EPILOG = """\
+examples:
+  liveroll-agent simulate --nodes 8 --orchestrator 127.0.0.1:7443
+  liveroll-agent simulate --nodes 8 --prefix b --releases 7.2.13,7.3.4 --models r640,r650 --seed 7
+  liveroll-agent simulate --nodes 8 --faults node-03=refuse_freeze@1 --faults node-05=panic
+  liveroll-agent simulate --nodes 8 --image 7.4.0-rc1=unhealthy
+
+Faults are `NODE=KIND[=VALUE][@N],…`: refuse_freeze, hang, panic, power_loss, never_back, wrong_kernel,
+session_lost, poison, retrieve_error, busy, slow, torn_journal, corrupt_journal, full_disk, slow_link,
+cut_link; @N is the N-th kexec of that node. All timings are emulated and say nothing of a real kernel.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run liveroll-agent; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except AgentError as error:
+        complain(error)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away; nothing is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def exit_code(error: AgentError) -> int:
+    """Which status an expected error ends the process with."""
+    return _CODES.get(error.reason, FAILED)
+
+
+def complain(error: AgentError) -> None:
+    """Say what is wrong and how to mend it, on stderr."""
+    print(f"liveroll-agent: {error.message} [{error.reason}]", file=sys.stderr)
+    for key, value in error.fields.items():
+        if key.startswith("violation_"):
+            print(f"  {value}", file=sys.stderr)
+    if error.remedy:
+        print(f"liveroll-agent: to mend it: {error.remedy}", file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="liveroll-agent",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    _run_parser(verbs.add_parser("run", help="be the agent of this node"))
+    _simulate_parser(
+        verbs.add_parser(
+            "simulate",
+            help="host emulated nodes in this process, each with its own link",
+            epilog=SIMULATE_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    version = verbs.add_parser("version", help="print the version")
+    version.set_defaults(run=_version)
+    completion = verbs.add_parser("completion", help="print a shell completion script")
+    completion.add_argument("shell", choices=("bash",))
+    completion.set_defaults(run=_completion)
+    return parser
+
+
+def _link_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--orchestrator", metavar="HOST:PORT", help="where to link to")
+    parser.add_argument("--tls-ca", metavar="FILE", dest="tls.ca", help="the orchestrator's authority, PEM")
+    parser.add_argument(
+        "--tls-certificate", metavar="FILE", dest="tls.certificate", help="own certificate, PEM"
+    )
+    parser.add_argument("--tls-key", metavar="FILE", dest="tls.key", help="its private key, PEM")
+    parser.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", dest="metrics.listen", help="serve /metrics there"
+    )
+    parser.add_argument("--log-format", choices=("console", "json"), dest="log.format")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), dest="log.level")
+    parser.add_argument("--state-dir", metavar="DIR", help="journal and artifacts")
+
+
+def _run_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file (default /etc/liveroll/agent.toml)"
+    )
+    parser.add_argument("--node-id", metavar="NAME", help="default: the host name")
+    parser.add_argument(
+        "--label", action="append", dest="labels", metavar="KEY=VALUE", help="may be given several times"
+    )
+    parser.add_argument("--kernel", choices=("emulated", "real"), help="default: emulated")
+    parser.add_argument("--root", metavar="DIR", help="of the emulated kernel that is a process of its own")
+    parser.add_argument(
+        "--broker-socket", metavar="PATH", dest="broker.socket", help="where workloads subscribe"
+    )
+    parser.add_argument("--control-socket", metavar="PATH", dest="control.socket", help="where luoctl asks")
+    parser.add_argument(
+        "--running-artifact", metavar="DIR", dest="artifacts.running", help="the running kernel's artifact"
+    )
+    _link_arguments(parser)
+    parser.set_defaults(run=_run)
+
+
+def _simulate_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="how many (1 … 10000)")
+    parser.add_argument(
+        "--zones", type=int, default=3, help="failure domains, label zone=a, b, … (default 3)"
+    )
+    parser.add_argument("--prefix", default="node", help="names are PREFIX-01, PREFIX-02, … (default node)")
+    parser.add_argument("--releases", default="7.2.13", metavar="R,R", help="running kernels, in turn")
+    parser.add_argument("--models", default="emulated", metavar="M,M", help="hardware models, in turn")
+    parser.add_argument(
+        "--label", action="append", dest="labels", metavar="KEY=VALUE", default=[], help="of every node"
+    )
+    parser.add_argument(
+        "--faults",
+        action="append",
+        default=[],
+        metavar="NODE=SPEC",
+        help="what goes wrong where; * is every node",
+    )
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="RELEASE=TRAIT",
+        help="what is wrong with a kernel: unhealthy, panics, bad, no-kho, no-liveupdate",
+    )
+    parser.add_argument("--workloads", type=int, default=1, metavar="K", help="on each node (default 1)")
+    parser.add_argument("--mib", type=float, default=0.25, metavar="M", help="memory of each (default 0.25)")
+    parser.add_argument("--seed", type=int, default=0, help="of boot ids, memory patterns and jitter")
+    parser.add_argument(
+        "--kexec-s", type=float, default=0.6, metavar="S", help="an emulated kexec (default 0.6)"
+    )
+    _link_arguments(parser)
+    parser.set_defaults(run=_simulate)
+
+
+def settings_flags(args: argparse.Namespace) -> dict[str, object]:
+    """The settings among the arguments, as settings.load() takes them."""
+    return {k: v for k, v in vars(args).items() if k not in ("verb", "run", "config") and v is not None}
+
+
+def _run(args: argparse.Namespace) -> int:
+    from node_agent import app, settings
+
+    return app.run(settings.load(config=args.config, flags=settings_flags(args)))
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from node_agent import simulate
+
+    return simulate.run(simulate.options(args))
+
+
+def _version(_args: argparse.Namespace) -> int:
+    from node_agent.version import version
+
+    print(f"liveroll-agent {version()}")
+    return OK
+
+
+def _completion(_args: argparse.Namespace) -> int:
+    parser = build_parser()
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    print("_liveroll_agent() {")
+    print('  local cur="${COMP_WORDS[COMP_CWORD]}" words=""')
+    print('  case "${COMP_WORDS[1]}" in')
+    for name, sub in verbs.choices.items():
+        flags = " ".join(sorted(o for a in sub._actions for o in a.option_strings if o.startswith("--")))
+        print(f'    {name}) words="{flags}" ;;')
+    print(f'    *) words="{" ".join(verbs.choices)} --help" ;;')
+    print("  esac")
+    print('  COMPREPLY=( $(compgen -W "$words" -- "$cur") )')
+    print("}")
+    print("complete -o default -F _liveroll_agent liveroll-agent")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
