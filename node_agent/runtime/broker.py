@@ -21,11 +21,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node_agent.errors import BrokerError, KernelError, Retry
-from node_agent.ports import Kernel, Session, WorkloadPause
+from node_agent.ports import Kernel, WorkloadPause
+from node_agent.runtime.broker_handover import paused
 from node_agent.runtime.broker_listener import listen
 from node_agent.runtime.broker_peer import Peer
 from node_agent.runtime.broker_record import BrokerTimeouts, WorkloadRecord
@@ -224,39 +225,23 @@ class Broker:
             workload.kept = True
             workload.session_name = (sessions or {}).get(id, "")
 
-    def adopt(self, handover: Handover, wrap: Callable[[str, int], Session]) -> None:
-        """Before run(): go on where the blackout path stopped.
+    def adopt(self, handover: Handover) -> None:
+        """Before run(): go on where the blackout path stopped, with its socket and its clients.
 
-        wrap: makes a ports.Session of a session's name and fd, which it owns from then on.
+        Its sessions come through retrieve(), from a kernel that knows them (HandoverKernel).
         """
         self.restore(handover.bindings)
         if handover.listener_fd >= 0:
             self._listener = socket.socket(fileno=handover.listener_fd)
             self._listener.setblocking(False)
-        for id, (name, fd) in handover.sessions.items():
-            workload = self._workloads[id]
-            workload.session, workload.session_name = wrap(name, fd), name
-            workload.retrieved = True
         for client in handover.clients:
             peer = Peer(socket.socket(fileno=client.fd), pending=client.pending)
             self._adopted.append(peer)
-            if not client.workload:
-                continue
-            workload = self._workloads[client.workload]
-            peer.suspends = workload.suspends = client.suspends
-            self._attach(workload, peer)
-            if client.resumed:
-                self._adopt_pause(workload, client.resumed)
-            elif not client.suspends:
-                workload.pause = protocol.Resumed().pause(workload.id)
-
-    def _adopt_pause(self, workload: WorkloadRecord, line: bytes) -> None:
-        try:
-            said = protocol.parse_command(line)
-        except BrokerError as error:
-            said = protocol.Resumed(rejected=f"the workload's report is malformed: {error.message}")
-        if isinstance(said, protocol.Resumed):
-            workload.pause = said.pause(workload.id)
+            if client.workload:
+                workload = self._workloads[client.workload]
+                peer.suspends = workload.suspends = client.suspends
+                self._attach(workload, peer)
+                workload.pause = paused(client)
 
     # -- ports.Workloads ---------------------------------------------------------------------
 

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from node_agent.errors import BrokerError, Retry
+from node_agent.resume.identity import credentials, unit_of
 from node_agent.workloads import protocol
 from node_agent.workloads.protocol import Claim, Command, Event, LineBuffer, Subscribe
 
@@ -33,7 +32,6 @@ FIRST_WORD_TIMEOUT_S = 10.0
 """A connection that has not said who it is by then is cut off, so that idle ones cannot pile up."""
 
 _Answer = TypeVar("_Answer")
-_UCRED = struct.Struct("=iII")
 
 
 class Peer:
@@ -42,9 +40,7 @@ class Peer:
     def __init__(self, sock: socket.socket, *, pending: bytes = b"") -> None:
         sock.setblocking(False)
         self._sock = sock
-        self.pid, self.uid, _ = _UCRED.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        )
+        self.pid, self.uid = credentials(sock)
         self.unit = unit_of(self.pid)
         self.workload = ""
         self.suspends = False
@@ -225,27 +221,3 @@ class Peer:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def unit_of(pid: int) -> str:
-    """The systemd service that a process runs in; empty if it is in none.
-
-    Source: /proc/PID/cgroup, "hierarchy:controllers:path"; systemd's own is "0::" or "name=systemd".
-    """
-    try:
-        fd = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        text = os.read(fd, 65536).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
-    for line in text.splitlines():
-        _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
-        if controllers in ("", "name=systemd"):
-            services = [part for part in path.split("/") if part.endswith(".service")]
-            if services:
-                return services[-1]
-    return ""

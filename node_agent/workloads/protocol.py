@@ -53,6 +53,9 @@ MAX_SESSION_NAME_BYTES = 63
 MAX_TEXT_CHARS = 512
 """Bound of a free text (message, rejected) that is logged or reported."""
 
+RESERVED_IDS = frozenset({"agent"})
+"""`lr.<attempt>.agent` is the agent's own session (core.model.AttemptRef.agent_session)."""
+
 SUSPEND_EXTENSION = "suspend"
 
 _ID = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_ID_CHARS}}}")
@@ -186,7 +189,7 @@ def session_name(attempt: str, workload: str) -> str:
 
 def valid_id(text: str) -> bool:
     """May this name a workload?"""
-    return _ID.fullmatch(text) is not None
+    return _ID.fullmatch(text) is not None and text not in RESERVED_IDS
 
 
 def parse_command(line: bytes) -> Command:
@@ -344,7 +347,7 @@ def _invalid(field: str, wanted: str) -> NoReturn:
 def _id(words: Mapping[str, Any]) -> str:
     value = words.get("id")
     if not isinstance(value, str) or not valid_id(value):
-        _invalid("id", f"1 to {MAX_ID_CHARS} characters of A-Z a-z 0-9 . _ -")
+        _invalid("id", f"1 to {MAX_ID_CHARS} characters of A-Z a-z 0-9 . _ - and not reserved")
     return value
 
 

@@ -8,15 +8,14 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from node_agent.errors import BrokerError, SettingsError
+from node_agent.resume import identity
 from node_agent.runtime import broker_peer
 from node_agent.runtime.broker import Broker
-from node_agent.runtime.broker_peer import unit_of
 
 from .support import QUICK, Machine, PlainClient, open_fds, running, subscribed, until
 
@@ -133,10 +132,10 @@ async def as_stranger(path: str, line: str) -> str:
 
 
 @pytest.fixture
-async def open_path(tmp_path: Path) -> AsyncIterator[str]:
+def open_path(tmp_path: Path) -> str:
     for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         directory.chmod(0o755)
-    yield str(tmp_path / "b.sock")
+    return str(tmp_path / "b.sock")
 
 
 async def test_another_uid_neither_subscribes_nor_claims_what_is_not_its_own(
@@ -188,18 +187,13 @@ async def test_the_unit_binds_too(broker: Broker, path: str) -> None:
         ("nonsense", ""),
     ],
 )
-def test_the_unit_is_the_innermost_service(
-    cgroup: str, unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "cgroup"
-    file.write_text(cgroup)
-    real_open = os.open
-    monkeypatch.setattr(broker_peer.os, "open", lambda path, flags: real_open(file, flags))
-    assert unit_of(1) == unit
+def test_the_unit_is_the_innermost_service(cgroup: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "read_text", {"/proc/1/cgroup": cgroup}.__getitem__)
+    assert identity.unit_of(1) == unit
 
 
 def test_a_process_that_is_gone_has_no_unit() -> None:
-    assert unit_of(2**22 + 1) == ""
+    assert identity.unit_of(2**22 + 1) == ""
 
 
 async def test_a_stale_socket_is_replaced_and_a_served_one_is_not(broker: Broker, path: str) -> None:

@@ -133,20 +133,20 @@ async def test_unwinding_resumes_and_unpreserves() -> None:
 async def test_a_fault_names_its_workload_and_the_retry_succeeds(fault: WorkloadFaults, reason: str) -> None:
     async def userspace(boot: Boot) -> None:
         workloads = InProcessWorkloads(boot.clock, count=2, faults={"vm-1": fault})
-        failed = 0
-        for attempt in ("1.a", "2.b"):
-            try:
-                await workloads.preserve(boot.kernel, attempt)
-                await workloads.suspend()
-                await workloads.resume()
-                await workloads.release()
-            except BrokerError as error:
-                failed += 1
-                assert (error.reason, error.fields["workload"]) == (reason, "vm-1")
-                assert error.remedy
-                await workloads.resume()
-                await workloads.release()
-        assert failed == 1
+
+        async def attempt(name: str) -> None:
+            await workloads.preserve(boot.kernel, name)
+            await workloads.suspend()
+            await workloads.resume()
+            await workloads.release()
+
+        with pytest.raises(BrokerError) as caught:
+            await attempt("1.a")
+        assert (caught.value.reason, caught.value.fields["workload"]) == (reason, "vm-1")
+        assert caught.value.remedy
+        await workloads.resume()
+        await workloads.release()
+        await attempt("2.b")
         workloads.node_died()
 
     await node().run(userspace)

@@ -61,6 +61,7 @@ REFUSED = [
     (b'{"cmd":"SUBSCRIBE","id":"vm-1\\n"}', "INVALID_FIELD"),
     (b'{"cmd":"SUBSCRIBE","id":"../x"}', "INVALID_FIELD"),
     (b'{"cmd":"SUBSCRIBE","id":"' + b"a" * 33 + b'"}', "INVALID_FIELD"),
+    (b'{"cmd":"SUBSCRIBE","id":"agent"}', "INVALID_FIELD"),
     (b'{"cmd":"SUBSCRIBE","id":1}', "INVALID_FIELD"),
     (b'{"cmd":"SUBSCRIBE","id":"a","extensions":"suspend"}', "INVALID_FIELD"),
     (b'{"cmd":"SUBSCRIBE","id":"a","extensions":[1]}', "INVALID_FIELD"),

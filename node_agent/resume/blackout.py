@@ -1,0 +1,179 @@
+"""From the new kernel's first line of userspace to workloads that run again.
+
+Order, and nothing between: lock the journal, read its JumpIntent, retrieve the agent's session
+and every workload's session, then bind the broker's socket and answer each CLAIM with its
+session and RESUME, until all have resumed or the deadline passes. What was not understood is
+left, byte for byte, to the full agent.
+
+Rules:
+- nothing is retrieved without a JumpIntent of another boot: a restart of the agent in the same
+  boot, and a journal that is damaged, locked or silent, give an empty Handover;
+- one session that did not cross stops none of the others; each failure is in Handover.errors;
+- a CLAIM is answered only to the uid, and service, that the JumpIntent binds the id to. Others
+  are left to the broker, which refuses them with a reason.
+
+If this process is killed here: before a session is retrieved nothing is lost, the next start
+retrieves it. Once retrieved, a session whose last copy closes is FINISHed by the kernel (luo-uapi):
+what a workload has not retrieved from it by then is freed, and its memory is gone; a workload
+that has been handed its copy keeps it. The agent is then QUARANTINED by the full agent, since
+the name answers ENOENT. That gap is as long as it takes the workloads to claim; parking session
+fds in the service manager's fd store (or a keeper process) closes it, in a later issue.
+
+Blocking, single-threaded, interpreter builtins only.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import posix
+import time
+
+from node_agent.kernel.emulated import syncclient
+from node_agent.resume.claims import serve
+from node_agent.resume.handover import Handover, Mark
+from node_agent.resume.identity import read_text
+from node_agent.resume.journal_tail import JumpIntent, read_last_jump
+from node_agent.resume.words import scan
+
+DEADLINE_S = 10.0
+"""Beyond it the orchestrator should rather hear who is missing than wait for them in silence."""
+
+BUSY_S = 2.0
+"""systemd opens /dev/liveupdate at boot too: EBUSY for that long is normal."""
+
+TOKEN = 0
+"""The agent's own session holds a memfd with JSON under it, `attempt` among its words."""
+
+TOKEN_BYTES = 4096
+BACKLOG = 128
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def resume(
+    *,
+    root: str,
+    journal_path: str,
+    socket_path: str,
+    deadline_s: float = DEADLINE_S,
+    socket_mode: int = 0o660,
+) -> Handover:
+    """Bring the workloads back if this boot is the other side of a jump. Never raises for what
+    the node's state may be: see Handover.errors.
+
+    Args:
+        root: of an emulated node; "" is this machine.
+        journal_path: the journal's file; its lock is beside it.
+        socket_path: the broker's.
+        deadline_s: seconds to wait for claims, from the retrieval on.
+    """
+    handover = Handover()
+    handover.marks["kernel_start"] = Mark(0, 0)
+    handover.marks["userspace_start"] = Mark.now()
+    intent = _intent(handover, root, journal_path)
+    if intent is None:
+        return handover
+    handover.attempt = intent.attempt
+    handover.jump = intent.body
+    handover.bindings = intent.bindings
+    handover.agent_session = intent.agent_session
+    handover.agent_session_fd = _retrieve(handover, root, intent.agent_session)
+    for id, name in intent.sessions.items():
+        fd = _retrieve(handover, root, name)
+        if fd >= 0:
+            handover.sessions[id] = (name, fd)
+    handover.marks["retrieved"] = Mark.now()
+    if handover.sessions and _listen(handover, socket_path, socket_mode):
+        serve(handover, deadline_s)
+    _read_token(handover)
+    return handover
+
+
+def _intent(handover: Handover, root: str, journal_path: str) -> JumpIntent | None:
+    try:
+        handover.journal_fd = posix.open(
+            journal_path + ".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600
+        )
+        fcntl.flock(handover.journal_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        journal = _read(journal_path)
+    except OSError as error:
+        handover.errors["journal"] = _name(error)
+        if error.errno != errno.ENOENT and handover.journal_fd >= 0:
+            posix.close(handover.journal_fd)
+            handover.journal_fd = -1
+        return None
+    intent = read_last_jump(journal)
+    if intent is None:
+        return None
+    try:
+        boot_id = syncclient.facts(root)["boot_id"] if root else read_text(BOOT_ID).strip()
+    except OSError as error:
+        handover.errors["boot_id"] = _name(error)
+        return None
+    return None if boot_id == intent.boot_id else intent
+
+
+def _retrieve(handover: Handover, root: str, name: str) -> int:
+    """A session fd, or -1 with the error noted."""
+    give_up = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return syncclient.retrieve_session(root, name)
+        except OSError as error:
+            if error.errno == errno.EBUSY and time.monotonic() < give_up:
+                # The device has no event for its release.
+                time.sleep(0.001)
+                continue
+            handover.errors[name] = _name(error)
+            return -1
+
+
+def _read_token(handover: Handover) -> None:
+    """After the hand-over: only the verdict waits for it."""
+    if handover.agent_session_fd < 0:
+        return
+    try:
+        handover.token_fd = syncclient.retrieve_fd(handover.agent_session_fd, TOKEN)
+        handover.token = posix.pread(handover.token_fd, TOKEN_BYTES, 0).rstrip(b"\0")
+    except OSError as error:
+        handover.errors["token"] = _name(error)
+        return
+    if scan(handover.token).get("attempt") != handover.attempt:
+        handover.errors["token"] = "it names another attempt"  # noqa: S105 - no secret
+
+
+def _listen(handover: Handover, path: str, mode: int) -> bool:
+    """Take the broker's socket over; the journal's lock says that no other agent is alive."""
+    sock = _socket.socket(
+        _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0
+    )
+    try:
+        try:  # noqa: SIM105 - contextlib is an import
+            posix.unlink(path)
+        except FileNotFoundError:
+            pass
+        sock.bind(path)
+        posix.chmod(path, mode)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        handover.errors["socket"] = _name(error)
+        sock.close()
+        return False
+    handover.listener_fd = sock.detach()
+    return True
+
+
+def _read(path: str) -> bytes:
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        data = bytearray()
+        while chunk := posix.read(fd, 1 << 20):
+            data += chunk
+        return bytes(data)
+    finally:
+        posix.close(fd)
+
+
+def _name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, "EIO")
