@@ -109,6 +109,11 @@ def ioctl(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> Non
 def ask(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> _socket.socket:
     """The first half of an emulated ioctl: the socket on which the answer will come."""
     call = abi.CALL_NAMES.get(number, "ioctl")
+    if number == abi.SESSION_PRESERVE_FD:
+        try:  # before a socket of ours takes the number of an fd that is not open
+            posix.fstat(passed_fd)
+        except OSError as cause:
+            raise OSError(cause.errno, call) from cause
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _KIND, 0)
     with_fds = theirs.fileno().to_bytes(4, sys.byteorder)
     if number == abi.SESSION_PRESERVE_FD:

@@ -1,0 +1,214 @@
+"""The kernels under contract: one interface, so that a real one can join as a third parameter.
+
+A backend starts one node whose userspace does nothing; the test is the agent. kexec() loads,
+reboots and waits for the next userspace. Sessions of an earlier boot are dead ends, and the
+test closes them as it closes any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+from node_agent.errors import KernelError
+from node_agent.kernel.emulated import syncclient, wire
+from node_agent.kernel.emulated.client import ProcessKernel
+from node_agent.kernel.emulated.image import FileImages
+from node_agent.kernel.emulated.model import Machine
+from node_agent.kernel.emulated.node import Boot, EmulatedNode
+from node_agent.kernel.faults import FaultPlan
+from node_agent.ports import Kernel, KexecImage, Session
+
+ON = "kho=on liveupdate=on"
+
+
+class Backend(ABC):
+    """One running node. kernel is the present boot's."""
+
+    kernel: Kernel
+
+    def __init__(
+        self, tmp_path: Path, faults: str = "", *, memory_bytes: int = 0, scratch_bytes: int = 0
+    ) -> None:
+        self.tmp_path, self.faults = tmp_path, faults
+        self.memory_bytes, self.scratch_bytes = memory_bytes, scratch_bytes
+
+    def image(self, release: str = "7.3.4", command_line: str = ON, **properties: object) -> KexecImage:
+        """A kernel file, with a sidecar if it has properties."""
+        path = self.tmp_path / f"vmlinuz-{release}"
+        path.write_bytes(b"a kernel")
+        if properties:
+            Path(f"{path}.emulated.json").write_text(json.dumps(properties))
+        return KexecImage(str(path), "", command_line, release)
+
+    async def kexec(self, image: KexecImage | None = None) -> Kernel:
+        """Load and jump, and wait for the next userspace, whatever kernel it runs on."""
+        await self.kernel.load(image or self.image())
+        return await self.jump()
+
+    async def jump(self) -> Kernel:
+        reboot = asyncio.ensure_future(self.kernel.reboot_kexec())
+        up = asyncio.ensure_future(self.next_boot())
+        await asyncio.wait((reboot, up), return_when=asyncio.FIRST_COMPLETED)
+        if not up.done() and reboot.done():
+            cause = reboot.exception()
+            assert isinstance(cause, KernelError)
+            if cause.reason != "BOOT_OVER":
+                up.cancel()
+                raise cause
+        await up
+        reboot.cancel()
+        with suppress(asyncio.CancelledError, KernelError):
+            await reboot
+        return self.kernel
+
+    async def preserved(self, name: str = "s", content: bytes = b"memory", token: int = 1) -> Session:
+        """A new session with one memfd in it; the memfd itself is closed again."""
+        session = await self.kernel.create_session(name)
+        fd = os.memfd_create("memory")
+        try:
+            os.write(fd, content)
+            await session.preserve_fd(fd, token)
+        finally:
+            os.close(fd)
+        return session
+
+    async def session_ioctl(self, session: Session, number: int, argument: bytearray) -> None:
+        """Raises OSError."""
+        await asyncio.to_thread(syncclient.ioctl, session.fileno(), number, argument)
+
+    @abstractmethod
+    async def start(self) -> None: ...
+    @abstractmethod
+    async def stop(self) -> None: ...
+    @abstractmethod
+    async def next_boot(self) -> Kernel:
+        """Wait for the next userspace start; sets and returns kernel."""
+
+    @abstractmethod
+    async def power_loss(self) -> Kernel: ...
+    @abstractmethod
+    async def device_ioctl(self, number: int, argument: bytearray) -> None:
+        """Raises OSError."""
+
+    @abstractmethod
+    def device_held(self) -> AbstractAsyncContextManager[None]:
+        """An async context in which somebody else has the device open."""
+
+    @abstractmethod
+    async def kernel_fds(self) -> int:
+        """How many descriptors the kernel's process has."""
+
+
+class InProcess(Backend):
+    """EmulatedNode in the test's own process and loop."""
+
+    async def start(self) -> None:
+        self.boots: asyncio.Queue[Boot] = asyncio.Queue()
+        self.node = EmulatedNode(
+            images=FileImages(),
+            faults=FaultPlan.parse(self.faults),
+            machine=Machine(memory_bytes=self.memory_bytes, scratch_bytes=self.scratch_bytes),
+        )
+        self.running = asyncio.ensure_future(self.node.run(self._userspace))
+        await self.next_boot()
+
+    async def _userspace(self, boot: Boot) -> None:
+        self.boots.put_nowait(boot)
+        await asyncio.get_running_loop().create_future()
+
+    async def stop(self) -> None:
+        self.running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.running
+
+    async def next_boot(self) -> Kernel:
+        self.boot = await self.boots.get()
+        self.kernel = self.boot.kernel
+        return self.kernel
+
+    async def power_loss(self) -> Kernel:
+        self.node.power_loss()
+        return await self.next_boot()
+
+    async def device_ioctl(self, number: int, argument: bytearray) -> None:
+        release = self.boot.kernel.hold_device()
+        try:
+            body = number.to_bytes(4, sys.byteorder) + bytes(argument)
+            decoded = wire.decode(body, *wire.DEVICE_IOCTLS)
+            model = self.node.model
+            model.close(wire.device_call(model, *decoded))
+        finally:
+            release()
+
+    @asynccontextmanager
+    async def device_held(self) -> AsyncIterator[None]:
+        release = self.boot.kernel.hold_device()
+        yield
+        release()
+
+    async def kernel_fds(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+
+class Process(Backend):
+    """A kernel process; its userspace is `sleep`, the test stands outside."""
+
+    async def start(self) -> None:
+        self.root = str(self.tmp_path / "node")
+        told, tell = os.pipe()
+        command = [sys.executable, "-W", "error", "-m", "node_agent.kernel.emulated.process"]
+        command += ["--root", self.root, "--notify-fd", str(tell), "--faults", self.faults]
+        command += ["--memory-bytes", str(self.memory_bytes), "--scratch-bytes", str(self.scratch_bytes)]
+        self.process = await asyncio.create_subprocess_exec(
+            *command, "--", "sleep", "600", pass_fds=[tell], stdin=subprocess.DEVNULL
+        )
+        os.close(tell)
+        self.lines = asyncio.StreamReader()
+        self.pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self.lines), os.fdopen(told, "rb")
+        )
+        await self.next_boot()
+
+    async def stop(self) -> None:
+        self.process.terminate()
+        assert await self.process.wait() == 0
+        self.pipe.close()
+
+    async def next_boot(self) -> Kernel:
+        assert await self.lines.readline(), "the kernel process ended"
+        self.kernel = ProcessKernel(self.root)
+        return self.kernel
+
+    async def power_loss(self) -> Kernel:
+        with suppress(OSError):
+            syncclient.control(self.root, "power_loss")
+        return await self.next_boot()
+
+    async def device_ioctl(self, number: int, argument: bytearray) -> None:
+        device = syncclient.open_device(self.root)
+        try:
+            syncclient.ioctl(device, number, argument)
+            os.close(int.from_bytes(argument[4:8], sys.byteorder))
+        finally:
+            os.close(device)
+
+    @asynccontextmanager
+    async def device_held(self) -> AsyncIterator[None]:
+        device = syncclient.open_device(self.root)
+        yield
+        os.close(device)
+
+    async def kernel_fds(self) -> int:
+        await self.kernel.loaded()
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+BACKENDS: dict[str, type[Backend]] = {"inprocess": InProcess, "process": Process}
