@@ -1,0 +1,375 @@
+"""The whole fleet's state: committed rows, what was heard of links, and aggregates kept up to date.
+
+`apply` takes one fact and touches only the node (or rollout) that it is about; `advance` lets
+what falls due by itself fall due. Both together always give what `rebuild` gives from the same
+facts. Nothing here decides, reads a clock or does I/O.
+
+Rules
+1. Rows of higher layers win by being applied later: facts come in commit order.
+2. Time never goes back: an instant before the newest one seen counts as the newest one.
+3. A node's standing (standing.py) is asked for when a fact about it arrives, and when the
+   standing's own end is reached; hearing of a node that is already UP costs nothing.
+4. Links are UNKNOWN until the node is heard of or the grace ends, DOWN after LinkDown or when
+   nothing was carried for policy.silence (idle nodes: on top of their heartbeat interval).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from orchestrator.core.facts import Deleted, Fact, GraceEnds, Heard, LinkDown
+from orchestrator.core.index import RolloutIndex
+from orchestrator.core.model import (
+    AttemptRow,
+    FleetRow,
+    IdempotencyRow,
+    MemberRow,
+    NodeRow,
+    RolloutRow,
+)
+from orchestrator.core.phases import Link, Phase
+from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.standing import (
+    Flag,
+    Membership,
+    Standing,
+    Surroundings,
+    is_open,
+    is_unavailable,
+    stand,
+)
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Fleet:
+    """Rows, links and aggregates. Mutated by apply and advance only."""
+
+    def __init__(self, policy: FleetPolicy, incarnation: str) -> None:
+        self.policy = policy
+        self.incarnation = incarnation
+        self.row = FleetRow()
+        self.nodes: dict[str, NodeRow] = {}
+        self.attempts: dict[tuple[str, int], AttemptRow] = {}
+        self.rollouts: dict[str, RolloutRow] = {}
+        self.indexes: dict[str, RolloutIndex] = {}
+        """By rollout id; all rollouts that are stored, ended ones too."""
+        self.heard: dict[str, Heard] = {}
+        """The newest sign of life of each node since this process began."""
+        self.grace_ends_at: datetime | None = None
+        self.now = BEGINNING
+        self.uncounted = 0
+        self.unavailable = 0
+        self.blackout = 0
+        self.staging = 0
+        self.stale_desires: set[str] = set()
+        self.standings: dict[str, Standing] = {}
+        self._down: dict[str, datetime] = {}
+        self._generations: dict[str, list[int]] = {}
+        self._rollouts_of: dict[str, set[str]] = {}
+        self._names: dict[str, str] = {}
+        self._early: dict[str, dict[str, MemberRow]] = {}
+        """Members whose rollout has not come yet: rows of one commit come in any order."""
+        self._wakes: list[tuple[datetime, str]] = []
+        self._wake_of: dict[str, datetime] = {}
+        self._deferred = False
+
+    # --- reading ---------------------------------------------------------------------
+
+    def rollout_named(self, name: str) -> RolloutRow | None:
+        """By name, or by id."""
+        rollout_id = self._names.get(name, name)
+        return self.rollouts.get(rollout_id)
+
+    def members(self, rollout_id: str) -> Mapping[str, MemberRow]:
+        """By node id; empty if there is no such rollout."""
+        index = self.indexes.get(rollout_id)
+        return index.members if index is not None else {}
+
+    def member(self, rollout_id: str, node_id: str) -> MemberRow | None:
+        return self.members(rollout_id).get(node_id)
+
+    def rollouts_of(self, node_id: str) -> tuple[str, ...]:
+        """Ids of all stored rollouts that the node is a member of."""
+        return tuple(sorted(self._rollouts_of.get(node_id, ())))
+
+    def newest_attempt(self, node_id: str) -> AttemptRow | None:
+        """The node's attempt with the highest generation."""
+        generations = self._generations.get(node_id)
+        return self.attempts[node_id, max(generations)] if generations else None
+
+    def open_attempt(self, node_id: str) -> AttemptRow | None:
+        """The node's one attempt that has not settled."""
+        newest = self.newest_attempt(node_id)
+        return newest if is_open(newest) else None
+
+    def last_heard(self, node_id: str) -> Heard | None:
+        """Newest sign of life since this process began, whatever became of the link since."""
+        return self.heard.get(node_id)
+
+    def link(self, node_id: str, now: datetime) -> Link:
+        """What is known of the node's link at now."""
+        return self._link(node_id, max(now, self.now))[0]
+
+    def available(self, node_id: str, now: datetime) -> bool:
+        """Linked, serving and in no phase that makes it unavailable. Maintenance and write-off
+        are another matter (standing.in_maintenance): they take it out of the count."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return False
+        return not is_unavailable(node, self.newest_attempt(node_id), self.link(node_id, now))
+
+    def unavailable_members(self, rollout_id: str) -> int:
+        """Members that spend max_unavailable now: a rollback's baseline."""
+        index = self.indexes.get(rollout_id)
+        return index.unavailable if index is not None else 0
+
+    def idle_interval(self) -> timedelta:
+        """How often an idle node should beat so that the fleet stays under its rate."""
+        by_rate = timedelta(seconds=len(self.nodes) / self.policy.idle_heartbeat_rate)
+        return max(self.policy.min_idle_heartbeat, by_rate)
+
+    def next_wake(self) -> datetime | None:
+        """The next instant at which a node's standing changes by itself."""
+        while self._wakes:
+            at, node_id = self._wakes[0]
+            if self._wake_of.get(node_id) != at:
+                heapq.heappop(self._wakes)
+                continue
+            later = self._look(node_id)[1]
+            if later == at:
+                return at
+            heapq.heappop(self._wakes)
+            del self._wake_of[node_id]
+            self._schedule(node_id, later)
+        return None
+
+    # --- facts -----------------------------------------------------------------------
+
+    @classmethod
+    def rebuild(cls, policy: FleetPolicy, incarnation: str, facts: Iterable[Fact]) -> Fleet:
+        """From scratch: what applying the facts one by one gives, faster."""
+        fleet = cls(policy, incarnation)
+        fleet._deferred = True
+        for fact in facts:
+            fleet.apply(fact)
+        fleet._deferred = False
+        for node_id in fleet.nodes:
+            fleet._reindex(node_id)
+        return fleet
+
+    def apply(self, fact: Fact) -> Fleet:
+        """Take in one committed row or one thing heard. Returns the fleet itself."""
+        match fact:
+            case NodeRow():
+                self.nodes[fact.node_id] = fact
+                self._reindex(fact.node_id)
+            case AttemptRow():
+                self._attempt(fact)
+            case MemberRow():
+                self._member(fact)
+            case RolloutRow():
+                self._rollout(fact)
+            case FleetRow():
+                self.row = fact
+            case IdempotencyRow():
+                pass
+            case Heard():
+                self._hear(fact)
+            case LinkDown():
+                self._down[fact.node_id] = fact.at
+                self._reindex(fact.node_id)
+            case GraceEnds():
+                self.grace_ends_at = fact.at
+                for node_id in self.nodes:
+                    self._reindex(node_id)
+            case Deleted():
+                self._delete(fact)
+            case _:
+                assert_never(fact)
+        return self
+
+    def advance(self, now: datetime) -> None:
+        """Let everything fall due that does so by itself until now."""
+        self.now = max(self.now, now)
+        while self._wakes and self._wakes[0][0] <= self.now:
+            at, node_id = heapq.heappop(self._wakes)
+            if self._wake_of.get(node_id) == at:
+                del self._wake_of[node_id]
+                self._reindex(node_id)
+
+    def _attempt(self, row: AttemptRow) -> None:
+        known = (row.node_id, row.generation) in self.attempts
+        self.attempts[row.node_id, row.generation] = row
+        if not known:
+            self._generations.setdefault(row.node_id, []).append(row.generation)
+        self._reindex(row.node_id)
+
+    def _member(self, row: MemberRow) -> None:
+        index = self.indexes.get(row.rollout_id)
+        if index is None:
+            self._early.setdefault(row.rollout_id, {})[row.node_id] = row
+            return
+        index.members[row.node_id] = row
+        self._rollouts_of.setdefault(row.node_id, set()).add(row.rollout_id)
+        self._reindex(row.node_id)
+
+    def _rollout(self, row: RolloutRow) -> None:
+        old = self.rollouts.get(row.rollout_id)
+        self.rollouts[row.rollout_id] = row
+        self._names[row.spec.name] = row.rollout_id
+        index = self.indexes.setdefault(row.rollout_id, RolloutIndex(row))
+        index.row = row
+        index.version += 1
+        for member in self._early.pop(row.rollout_id, {}).values():
+            self._member(member)
+        if old is None or (old.goal, old.ended_at, old.spec, old.artifact) != (
+            row.goal,
+            row.ended_at,
+            row.spec,
+            row.artifact,
+        ):
+            for node_id in index.members:
+                self._reindex(node_id)
+
+    def _hear(self, fact: Heard) -> None:
+        known = self.heard.get(fact.node_id)
+        if known is not None and known.at > fact.at:
+            return
+        self.heard[fact.node_id] = fact
+        standing = self.standings.get(fact.node_id)
+        if standing is None or standing.link is not Link.UP or _is_silent(standing):
+            self._reindex(fact.node_id)
+
+    def _delete(self, fact: Deleted) -> None:
+        match fact.table:
+            case "rollouts":
+                (rollout_id,) = fact.key
+                index = self.indexes.pop(rollout_id, None)
+                row = self.rollouts.pop(rollout_id, None)
+                if row is not None and self._names.get(row.spec.name) == rollout_id:
+                    del self._names[row.spec.name]
+                for node_id in index.members if index is not None else ():
+                    self._rollouts_of[node_id].discard(rollout_id)
+                    self._reindex(node_id)
+            case "members":
+                rollout_id, node_id = fact.key
+                index = self.indexes.get(rollout_id)
+                if index is not None and index.members.pop(node_id, None) is not None:
+                    index.remove(node_id)
+                    self._rollouts_of[node_id].discard(rollout_id)
+                    self._reindex(node_id)
+            case "attempts":
+                node_id, generation = fact.key[0], int(fact.key[1])
+                if self.attempts.pop((node_id, generation), None) is not None:
+                    self._generations[node_id].remove(generation)
+                    self._reindex(node_id)
+            case "nodes":
+                (node_id,) = fact.key
+                self._withdraw(node_id)
+                for forgotten in (self.nodes, self.heard, self._down, self._wake_of):
+                    forgotten.pop(node_id, None)
+            case _:
+                pass
+
+    # --- links -----------------------------------------------------------------------
+
+    def _link(self, node_id: str, now: datetime) -> tuple[Link, datetime | None]:
+        """The link's state, and when it changes unless something is heard."""
+        heard = self.heard.get(node_id)
+        down = self._down.get(node_id)
+        if down is not None and (heard is None or down >= heard.at):
+            return Link.DOWN, None
+        if heard is None:
+            if self.grace_ends_at is None:
+                return Link.UNKNOWN, None
+            return (Link.UNKNOWN, self.grace_ends_at) if now < self.grace_ends_at else (Link.DOWN, None)
+        until = self._silent_at(node_id, heard.at)
+        return (Link.UP, until) if now < until else (Link.DOWN, None)
+
+    def _silent_at(self, node_id: str, heard_at: datetime) -> datetime:
+        newest = self.newest_attempt(node_id)
+        if newest is not None and (is_open(newest) or newest.phase is Phase.BAKING):
+            return max(heard_at, newest.opened_at) + self.policy.silence
+        since = max(heard_at, newest.settled_at or heard_at) if newest is not None else heard_at
+        return since + self.idle_interval() + self.policy.silence
+
+    def _alive_at(self, node_id: str, link: Link) -> datetime | None:
+        """What a silence lease counts from: the newest sign of life or, of nodes not heard of
+        since this process began, the end of the grace."""
+        heard = self.heard.get(node_id)
+        if heard is not None:
+            return heard.at
+        down = self._down.get(node_id)
+        if down is not None:
+            return down
+        return self.grace_ends_at if link is Link.DOWN else None
+
+    # --- indexes ---------------------------------------------------------------------
+
+    def _surroundings(self, node_id: str) -> Surroundings:
+        node = self.nodes[node_id]
+        link, until = self._link(node_id, self.now)
+        memberships = []
+        for rollout_id in self._rollouts_of.get(node_id, ()):
+            index = self.indexes[rollout_id]
+            member = index.members[node_id]
+            own = self.attempts.get((node_id, member.generation))
+            memberships.append(Membership(index.row, member, own))
+        return Surroundings(
+            node=node,
+            newest=self.newest_attempt(node_id),
+            memberships=tuple(memberships),
+            link=link,
+            link_until=until,
+            alive_at=self._alive_at(node_id, link),
+        )
+
+    def _look(self, node_id: str) -> tuple[Standing, datetime | None]:
+        return stand(self._surroundings(node_id), self.policy, self.now)
+
+    def _reindex(self, node_id: str) -> None:
+        if self._deferred or node_id not in self.nodes:
+            return
+        standing, until = self._look(node_id)
+        if standing != self.standings.get(node_id):
+            self._withdraw(node_id)
+            self.standings[node_id] = standing
+            self._count(standing, 1)
+            if standing.stale_desire:
+                self.stale_desires.add(node_id)
+            for rollout_id, member in standing.members.items():
+                self.indexes[rollout_id].add(node_id, member)
+        self._schedule(node_id, until)
+
+    def _withdraw(self, node_id: str) -> None:
+        standing = self.standings.pop(node_id, None)
+        if standing is None:
+            return
+        self._count(standing, -1)
+        self.stale_desires.discard(node_id)
+        for rollout_id in standing.members:
+            index = self.indexes.get(rollout_id)
+            if index is not None:
+                index.remove(node_id)
+
+    def _count(self, standing: Standing, by: int) -> None:
+        self.uncounted += by * (not standing.counted)
+        self.unavailable += by * standing.unavailable
+        self.blackout += by * standing.blackout
+        self.staging += by * standing.staging
+
+    def _schedule(self, node_id: str, until: datetime | None) -> None:
+        """One wake a node: the earliest known. A later one is found when it is reached."""
+        known = self._wake_of.get(node_id)
+        if until is None or (known is not None and known <= until):
+            return
+        self._wake_of[node_id] = until
+        heapq.heappush(self._wakes, (until, node_id))
+
+
+def _is_silent(standing: Standing) -> bool:
+    return any(Flag.SILENT in member.flags for member in standing.members.values())
