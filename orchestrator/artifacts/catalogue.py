@@ -30,7 +30,7 @@ class DirectoryCatalogue:
 
     def __init__(self, directory: Path, base_url: str) -> None:
         self._directory = directory
-        self._base_url = base_url.rstrip("/")
+        self.base_url = base_url
         self._verified: dict[Path, tuple[Stat, Manifest]] = {}
 
     @property
@@ -81,7 +81,7 @@ class DirectoryCatalogue:
             name=folder.name,
             digest=manifest.digest,
             release=manifest.release,
-            url=f"{self._base_url}/{folder.name}",
+            url=f"{self.base_url.rstrip('/')}/{folder.name}",
             emulated=manifest.emulated,
         )
 
