@@ -13,7 +13,6 @@ Standard library only: this runs before the first Hello. Not here: what a settin
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 import tomllib
@@ -527,10 +526,3 @@ def _check_certificate(
                 "set node_id to the certificate's name, or issue a certificate for this node",
             )
         )
-
-
-def cadence_s(value: float, fallback: float) -> float:
-    """A heartbeat interval that makes sense: finite, within 0.05 s and an hour."""
-    if not math.isfinite(value) or value <= 0:
-        return fallback
-    return min(max(value, 0.05), 3600.0)

@@ -213,9 +213,9 @@ def welcome(message: pb.Welcome) -> Terms:
 
 
 def _cadence(value: Duration, fallback_s: float) -> float:
-    """Within 0.02 s (benches) and an hour; unset means the fallback."""
+    """Within 0.05 s (who beats faster is cut off) and an hour; unset means the fallback."""
     seconds = _seconds(value)
-    return min(max(seconds, 0.02), 3600.0) if seconds > 0 else fallback_s
+    return min(max(seconds, 0.05), 3600.0) if seconds > 0 else fallback_s
 
 
 def command(message: pb.Command, *, node_id: str) -> LinkCommand:
