@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
   liveroll-orchestrator pki ./pki --node node-1 --node node-2 --operator alice --host orchestrator.example
   liveroll-orchestrator health
 
-exit status: 0 ok, 2 invalid settings, 3 another orchestrator has the store or it is corrupt, 6 store unreachable""",
+exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, 6 store unreachable""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -243,7 +243,7 @@ def _make_state_dir(settings: Settings) -> None:
     except OSError as error:
         raise SettingsError(
             f"cannot make {error.filename}: {error.strerror}",
-            remedy="set state_dir to a directory that this user may write, for instance with --state-dir ./state",
+            remedy="set state_dir to a directory that this user may write: --state-dir ./state",
         ) from error
 
 
