@@ -192,6 +192,11 @@ class Client:
                 raise self._no_broker()
             if isinstance(event, Error | answer):
                 return event
+            if isinstance(event, Lost):
+                # A broker that accepts and hangs up must not make us spin.
+                time.sleep(RECONNECT_FIRST_S)
+                if time.monotonic() >= deadline:
+                    raise self._no_broker()
 
     def _connect(self, deadline: float | None) -> bool:
         wait_s = RECONNECT_FIRST_S
