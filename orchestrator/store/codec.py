@@ -21,7 +21,6 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
-import functools
 import json
 import types
 import typing
@@ -68,9 +67,18 @@ def _identity(value: Any) -> Any:
     return value
 
 
-@functools.cache
 def _coders(hint: Any) -> tuple[Coder, Coder]:
     """(encoder, decoder) of an annotation; _identity where JSON has the value as it is."""
+    found = _CODERS.get(hint)
+    if found is None:
+        found = _CODERS[hint] = _built(hint)
+    return found
+
+
+_CODERS: dict[Any, tuple[Coder, Coder]] = {}
+
+
+def _built(hint: Any) -> tuple[Coder, Coder]:
     origin = typing.get_origin(hint)
     if origin is Union or origin is types.UnionType:
         return _union(typing.get_args(hint))

@@ -166,6 +166,7 @@ class MemoryStore:
 
     async def _drain(self, mine: _Entry | None) -> None:
         """Commit all that waits, as one batch. Whoever has the turn does it for all."""
+        await asyncio.sleep(0)  # no store answers at once: those who call now join the batch
         batch, self._pending = self._pending, []
         if not batch:
             return

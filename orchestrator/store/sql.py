@@ -109,7 +109,8 @@ class SqlStore:
             async with connection.begin():
                 await self._database.check(connection)
                 await connection.run_sync(migrate)
-                await self._begin_incarnation(connection, past)
+                epoch = await self._begin_incarnation(connection, past)
+            self._database.remember(Past(self._incarnation, self._serial, epoch))
         except SQLAlchemyError as error:
             await self._dispose()
             raise self._database.trouble(error) from error
@@ -134,7 +135,8 @@ class SqlStore:
         self._write_engine = self._read_engine = None
         self._database.unlock()
 
-    async def _begin_incarnation(self, connection: AsyncConnection, past: Past) -> None:
+    async def _begin_incarnation(self, connection: AsyncConnection, past: Past) -> int:
+        """Find out which store this is, or make it one. The newest epoch."""
         now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
         known = (
             await connection.execute(
@@ -151,7 +153,7 @@ class SqlStore:
                 )
             )
             await connection.execute(insert(fence).values(id=ONLY, epoch=0, holder="", until_us=0))
-            return
+            return 0
         self._incarnation, self._serial = known.incarnation, known.serial
         older = (
             known.epoch < past.epoch if known.incarnation == past.incarnation else known.serial < past.serial
@@ -163,10 +165,11 @@ class SqlStore:
             )
             self._incarnation, self._serial = self._make_incarnation(), max(serial, known.serial + 1)
             await connection.execute(update(meta).values(incarnation=self._incarnation, serial=self._serial))
-            # Epochs rise over the copy's too: a planner of the lost future must stay fenced.
-            await connection.execute(update(fence).values(epoch=max(past.epoch, known.epoch)))
-        if self._database.exclusive:
-            await connection.execute(update(fence).values(holder="", until_us=0))
+        # Epochs rise over the lost future's too, so that its planner stays fenced.
+        epoch = max(past.epoch, known.epoch) if older else known.epoch
+        free = {"holder": "", "until_us": 0} if self._database.exclusive else {}
+        await connection.execute(update(fence).values(epoch=epoch, **free))
+        return epoch
 
     # --- the lease -----------------------------------------------------------------------
 
@@ -231,7 +234,7 @@ class SqlStore:
             ) from None
 
     async def _run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        job = _Job(work, asyncio.get_running_loop().create_future())
+        job: _Job[T] = _Job(work, asyncio.get_running_loop().create_future())
         self._enqueue(job)
         return await job.done
 
@@ -323,7 +326,7 @@ class SqlStore:
             raise
         try:
             await transaction.commit()
-        except Exception as error:  # noqa: BLE001  any failure of COMMIT leaves it open whether it happened
+        except Exception as error:  # any failure of COMMIT leaves it open whether it happened
             await self._disconnect()
             if not await self._happened(numbered.batch, error):
                 raise self._database.trouble(error) from error
@@ -404,7 +407,7 @@ class SqlStore:
         if node_id:
             query = query.where(events.c.node_id == node_id)
 
-        async def read(connection: AsyncConnection) -> Sequence[Record[Any]]:
+        async def read(connection: AsyncConnection) -> Sequence[Record[int, int, str]]:
             return (await connection.execute(query.order_by(events.c.seq).limit(limit))).all()
 
         return [
