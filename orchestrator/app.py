@@ -209,6 +209,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
         async with RpcServer(orchestrator, operators=settings.operators, agents=settings.agents) as rpc:
             log.info(
                 "serving",
+                pid=os.getpid(),
                 operators=f"{settings.operators.host}:{rpc.operators_port}",
                 agents=f"{settings.agents.host}:{rpc.agents_port}",
                 http=f"{http_host}:{http_port}",

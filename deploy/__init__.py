@@ -1,0 +1,1 @@
+"""How Liveroll is put on machines: units, container, scrape configuration, and the local demo."""
