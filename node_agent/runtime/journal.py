@@ -1,11 +1,12 @@
 """The agent's journal on disk: append-only, checksummed, fsync'd before append() returns.
 
 Rules
-1. One process holds it (flock on `<path>.lock`): the one that may call reboot.
+1. One process holds it (flock on the file itself): the one that may call reboot.
 2. File and directory are fsync'd. A failed fsync is never retried, because the kernel may have
    dropped the very pages: the journal is closed, and everything after it raises.
 3. A ballast file beside it is given up when the disk is full, so that an attempt that has begun
-   can always be unwound; without ballast nothing new begins (ensure_room).
+   can always be unwound; without ballast nothing new begins (ensure_room). A record that finds
+   no room is refused and leaves the journal as it was.
 4. A torn tail is cut when it is opened. Damage raises JournalCorrupt; set_aside() keeps the file
    for inspection and begins a new one in its place, quarantined.
 5. When it has grown, what `history.retained` drops is left out of a new file that replaces it
@@ -32,10 +33,15 @@ from node_agent.errors import JournalCorrupt, JournalLocked, JournalUnavailable
 from node_agent.ports import JournalRecord
 from node_agent.runtime.journal_format import MAGIC, decode_file, encode_record
 
-COMPACT_BYTES = 1 << 20
-"""Some twenty attempts. Reading it is on the blackout path, so it must stay small."""
+COMPACT_BYTES = 512 << 10
+"""Some ten attempts. Reading it is on the blackout path, so it must stay small."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 BALLAST_BYTES = 256 << 10
 """Two attempts' records, compaction not counted."""
+
+
+class _DiskFull(OSError):
+    """No room for the record, and the file is as it was before."""
 
 
 class FileJournal:
@@ -44,12 +50,11 @@ class FileJournal:
     Not safe for two threads; its own thread orders the writes.
     """
 
-    def __init__(self, path: Path, lock_fd: int, executor: Executor, compact_bytes: int) -> None:
+    def __init__(self, path: Path, fd: int, executor: Executor, compact_bytes: int) -> None:
         self._path = path
-        self._lock_fd = lock_fd
+        self._fd = fd
         self._executor = executor
         self._compact_bytes = compact_bytes
-        self._fd = -1
         self._end = 0
         self._size_after_compaction = 0
         self._records: list[JournalRecord] = []
@@ -57,11 +62,19 @@ class FileJournal:
 
     @classmethod
     def open(
-        cls, path: Path, *, executor: Executor | None = None, compact_bytes: int = COMPACT_BYTES
+        cls,
+        path: Path,
+        *,
+        fd: int = -1,
+        installation_id: str = "",
+        executor: Executor | None = None,
+        compact_bytes: int = COMPACT_BYTES,
     ) -> Self:
         """Lock, read and repair the journal, or make a new one. Blocks.
 
         Args:
+            fd: open for reading and writing and flock'ed already (by the resume path), or -1.
+            installation_id: for a new journal; a random one by default.
             executor: where writes run, one after the other; a thread of its own by default.
 
         Raises:
@@ -69,48 +82,41 @@ class FileJournal:
             JournalCorrupt: see set_aside().
             JournalUnavailable: it can be neither read nor made.
         """
-        lock_fd = _lock(path)
+        fd = fd if fd >= 0 else _lock(path)
         own = executor or ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        journal = cls(path, lock_fd, own, compact_bytes)
+        journal = cls(path, fd, own, compact_bytes)
         try:
-            journal._load()
+            journal._load(installation_id)
         except OSError as error:
             journal._shut()
             raise _unavailable(error, path) from error
-        except BaseException:
+        except JournalCorrupt:
             journal._shut()
             raise
         return journal
 
     @classmethod
-    def set_aside(cls, path: Path) -> tuple[str, str]:
+    def set_aside(cls, path: Path) -> tuple[Path, str]:
         """Rename a corrupt journal out of the way; the next open() begins a new one.
 
         Returns:
-            Where it is kept, and the installation id if its first record could still be read.
+            Where it is kept, and the installation id ("" if its first record is damaged too),
+            so that the node can still be recognised when it reports itself QUARANTINED.
 
         Raises:
             JournalLocked: another process holds it.
         """
-        lock_fd = _lock(path)
+        fd = _lock(path)
         try:
             records = decode_file(path.read_bytes()).records
             kept = path.with_name(f"{path.name}.corrupt-{uuid.uuid4().hex[:8]}")
             path.rename(kept)
             _sync_directory(path.parent)
+        except OSError as error:
+            raise _unavailable(error, path) from error
         finally:
-            os.close(lock_fd)
-        first = records[0].body.get("installation_id", "") if records else ""
-        return str(kept), str(first)
-
-    @classmethod
-    def begin_anew(cls, path: Path, installation_id: str) -> None:
-        """Make a journal that keeps an installation id which outlived its corrupt predecessor."""
-        lock_fd = _lock(path)
-        try:
-            _create(path, installation_id or uuid.uuid4().hex)
-        finally:
-            os.close(lock_fd)
+            os.close(fd)
+        return kept, str(records[0].body.get("installation_id", "")) if records else ""
 
     @property
     def installation_id(self) -> str:
@@ -141,24 +147,22 @@ class FileJournal:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._shut)
         self._executor.shutdown(wait=False)
 
-    def _load(self) -> None:
-        if not self._path.exists():
-            _create(self._path, uuid.uuid4().hex)
+    def _load(self, installation_id: str) -> None:
         data = self._path.read_bytes()
         decoded = decode_file(data)
         if decoded.corrupt is not None:
             raise decoded.corrupt
         if not decoded.records:
-            # A crash while it was made: nothing was ever promised on its ground.
-            _create(self._path, uuid.uuid4().hex)
-            data = self._path.read_bytes()
+            # New, or a crash while it was made: nothing was ever promised on its ground.
+            first = JournalRecord(1, INSTALLATION, {"installation_id": installation_id or uuid.uuid4().hex})
+            data = MAGIC + encode_record(first)
+            _write_all(self._fd, data, 0)
             decoded = decode_file(data)
         if decoded.records[0].kind != INSTALLATION:
             raise JournalCorrupt("the journal does not begin with its installation", offset=len(MAGIC))
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        if decoded.good_bytes < len(data):
-            os.ftruncate(self._fd, decoded.good_bytes)
-            os.fsync(self._fd)
+        os.ftruncate(self._fd, decoded.good_bytes)
+        os.fsync(self._fd)
+        _sync_directory(self._path.parent)
         self._records = list(decoded.records)
         self._end = self._size_after_compaction = decoded.good_bytes
 
@@ -172,6 +176,8 @@ class FileJournal:
         try:
             self._write(data)
             os.fsync(self._fd)
+        except _DiskFull as error:
+            raise _unavailable(error, self._path) from error
         except OSError as error:
             self._broken = _unavailable(error, self._path)
             raise self._broken from error
@@ -182,15 +188,21 @@ class FileJournal:
         return record
 
     def _write(self, data: bytes) -> None:
+        """A failed write, unlike a failed fsync, has promised nothing and may be repeated."""
         try:
-            _write_all(self._fd, data, self._end)
+            try:
+                _write_all(self._fd, data, self._end)
+            except OSError as error:
+                if error.errno not in NO_SPACE or not self._ballast.exists():
+                    raise
+                os.ftruncate(self._fd, self._end)
+                self._ballast.unlink()
+                _write_all(self._fd, data, self._end)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
-            # A failed write, unlike a failed fsync, has promised nothing and may be repeated.
             os.ftruncate(self._fd, self._end)
-            self._ballast.unlink(missing_ok=True)
-            _write_all(self._fd, data, self._end)
+            raise _DiskFull(*error.args) from error
 
     def _compact(self) -> None:
         """Replace the file by one without what nobody needs. If that fails, the old one stays."""
@@ -203,6 +215,8 @@ class FileJournal:
             beside.unlink(missing_ok=True)
             self._size_after_compaction = self._end
             return
+        # Held before it gets the name: whoever opens the name finds it locked.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             beside.rename(self._path)
             _sync_directory(self._path.parent)
@@ -235,37 +249,37 @@ class FileJournal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
 
 
 def _lock(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
-    try:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unavailable(error, path) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    """Open and lock the file that bears the name now; make it if there is none."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unavailable(error, path) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _bears_name(fd, path):
+                return fd
+        except BlockingIOError as error:
+            os.close(fd)
+            raise JournalLocked(
+                "another process holds the journal",
+                remedy="The old agent may still be inside reboot. Wait for it, or end it if it hangs; "
+                "never start a second agent over the same state directory.",
+                path=path,
+            ) from error
+        # Compaction gave the name to another file between open and lock.
         os.close(fd)
-        raise JournalLocked(
-            "another process holds the journal",
-            remedy="The old agent may still be inside reboot. Wait for it, or end it if it hangs; "
-            "never start a second agent over the same state directory.",
-            path=path,
-        ) from error
-    return fd
 
 
-def _create(path: Path, installation_id: str) -> None:
-    first = JournalRecord(1, INSTALLATION, {"installation_id": installation_id})
-    beside = path.with_name(path.name + ".new")
-    os.close(_write_file(beside, MAGIC + encode_record(first)))
-    beside.rename(path)
-    _sync_directory(path.parent)
+def _bears_name(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write_file(path: Path, data: bytes) -> int:
@@ -296,7 +310,7 @@ def _sync_directory(path: Path) -> None:
 
 def _unavailable(error: OSError, path: Path) -> JournalUnavailable:
     name = errno.errorcode.get(error.errno or 0, "EIO")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_SPACE:
         return JournalUnavailable(
             "the disk with the journal is full",
             reason="JOURNAL_FULL",
