@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import grpc
 from liveroll.v1 import agent_pb2, agent_pb2_grpc
 
 from orchestrator.errors import Capacity, InvalidSpec, LiverollError, NotLeader, Violation
@@ -141,7 +140,7 @@ async def _read(link: AgentLink, context: Context, down: _Down) -> None:
     beats = _Allowance(BEATS_PER_S, BEATS_BURST, clock)
     while True:
         message = await context.read()
-        if message is grpc.aio.EOF:
+        if not isinstance(message, agent_pb2.LinkRequest):
             return
         match message.WhichOneof("message"):
             case "heartbeat":
@@ -163,7 +162,7 @@ async def _first(context: Context) -> agent_pb2.Hello:
             reason="HELLO_TIMEOUT",
             remedy="send Hello as soon as the stream is open",
         ) from error
-    if message is grpc.aio.EOF:
+    if not isinstance(message, agent_pb2.LinkRequest):
         raise _unexpected(None, "a hello")
     if message.WhichOneof("message") != "hello":
         raise _unexpected(message.WhichOneof("message"), "a hello")
@@ -189,7 +188,7 @@ def _actor(peer: Peer, node_id: str) -> str:
 
 def _unexpected(got: str | None, wanted: str) -> InvalidSpec:
     return InvalidSpec(
-        [Violation("message", f"is {got or 'empty'}", f"send {wanted}")], "the message is out of place"
+        [Violation("message", f"it is {got or 'empty'}", f"Send {wanted}.")], "the message is out of place"
     )
 
 

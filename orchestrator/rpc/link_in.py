@@ -16,7 +16,7 @@ from orchestrator.core import messages as core
 from orchestrator.core.model import Mark, Problem, Sample, Stamp
 from orchestrator.core.phases import Phase, Verdict
 from orchestrator.errors import Retry
-from orchestrator.rpc.check import Checker
+from orchestrator.wire.check import Checker
 
 MAX_STAGED = 64
 """Artifacts that a node may keep."""
@@ -59,7 +59,7 @@ def read_hello(proto: agent_pb2.Hello) -> core.Hello:
         highest_incarnation_serial=check.count(
             proto.highest_incarnation_serial, "hello.highest_incarnation_serial", most=MAX_SEQ
         ),
-        status=_status(check, proto.status, "hello.status") if proto.HasField("status") else core.NodeStatus(),
+        status=_status(check, proto, "hello.status"),
         boot_verdict=_verdict(check, proto.boot_verdict, "hello.boot_verdict"),
         agent_version=check.prose(proto.agent_version, "hello.agent_version", most=64),
         staged_artifacts=frozenset(
@@ -77,7 +77,7 @@ def read_hello(proto: agent_pb2.Hello) -> core.Hello:
 def read_heartbeat(proto: agent_pb2.Heartbeat) -> core.Heartbeat:
     check = Checker()
     beat = core.Heartbeat(
-        status=_status(check, proto.status, "heartbeat.status") if proto.HasField("status") else core.NodeStatus(),
+        status=_status(check, proto, "heartbeat.status"),
         stamp=_stamp(check, proto.stamp, "heartbeat.stamp") if proto.HasField("stamp") else None,
         unacknowledged=check.count(proto.unacknowledged, "heartbeat.unacknowledged", most=MAX_SEQ),
     )
@@ -88,9 +88,9 @@ def read_heartbeat(proto: agent_pb2.Heartbeat) -> core.Heartbeat:
 def read_report(proto: agent_pb2.Report) -> core.Report:
     check = Checker()
     if len(proto.marks) > MAX_MARKS:
-        check.bad("report.marks", f"has {len(proto.marks)} items", f"send at most {MAX_MARKS}")
+        check.bad("report.marks", f"it has {len(proto.marks)} items", f"Send at most {MAX_MARKS}.")
     if len(proto.samples) > MAX_SAMPLES:
-        check.bad("report.samples", f"has {len(proto.samples)} items", f"send at most {MAX_SAMPLES}")
+        check.bad("report.samples", f"it has {len(proto.samples)} items", f"Send at most {MAX_SAMPLES}.")
     check.done("the report is malformed")
     report = core.Report(
         seq=check.count(proto.seq, "report.seq", least=1, most=MAX_SEQ),
@@ -119,7 +119,10 @@ def read_report(proto: agent_pb2.Report) -> core.Report:
     return report
 
 
-def _status(check: Checker, proto: agent_pb2.NodeStatus, path: str) -> core.NodeStatus:
+def _status(check: Checker, holder: agent_pb2.Hello | agent_pb2.Heartbeat, path: str) -> core.NodeStatus:
+    if not holder.HasField("status"):
+        return core.NodeStatus()
+    proto = holder.status
     has_attempt = proto.HasField("attempt")
     return core.NodeStatus(
         attempt=_attempt(check, proto.attempt, f"{path}.attempt") if has_attempt else None,
@@ -141,7 +144,7 @@ def _attempt(check: Checker, proto: common_pb2.AttemptRef, path: str) -> core.At
 def _phase(check: Checker, number: int, path: str, *, required: bool) -> Phase:
     phase = check.member(Phase, number, _PHASES, "PHASE_", path, None if required else Phase.IDLE)
     if phase is Phase.LOST:
-        check.bad(path, "is LOST, which only the orchestrator can say", "send the phase the node is in")
+        check.bad(path, "it is LOST, which only the orchestrator can say", "Send the phase the node is in.")
     return phase
 
 
@@ -163,7 +166,7 @@ def _problem(check: Checker, proto: common_pb2.Problem, path: str) -> Problem:
 
 def _fields(check: Checker, fields: Mapping[str, str], path: str) -> Mapping[str, str]:
     if len(fields) > MAX_FIELDS:
-        check.bad(path, f"has {len(fields)} entries", f"send at most {MAX_FIELDS}")
+        check.bad(path, f"it has {len(fields)} entries", f"Send at most {MAX_FIELDS}.")
         return MappingProxyType({})
     return MappingProxyType(
         {
@@ -193,7 +196,7 @@ def _mark(check: Checker, proto: common_pb2.Mark, path: str) -> Mark:
 def _sample(check: Checker, proto: common_pb2.BlackoutSample, path: str) -> Sample:
     vantage = _VANTAGES.get(proto.vantage, "")
     if not vantage:
-        check.bad(f"{path}.vantage", f"is {proto.vantage}", "say workload, host or link")
+        check.bad(f"{path}.vantage", f"it is {proto.vantage}", "Say workload, host or link.")
     return Sample(
         vantage=vantage,
         duration=check.duration(proto.duration, f"{path}.duration", least=-MAX_UPTIME, most=MAX_UPTIME),
@@ -226,7 +229,7 @@ def _refusal(check: Checker, proto: agent_pb2.CommandRefusal) -> core.CommandRef
 
 def _memory(check: Checker, proto: agent_pb2.MemoryCheck) -> core.MemoryCheck:
     if proto.intact > proto.workloads:
-        check.bad("report.memory_check.intact", "is more than workloads", "count each workload once")
+        check.bad("report.memory_check.intact", "it is more than workloads", "Count each workload once.")
     return core.MemoryCheck(
         workloads=proto.workloads,
         intact=proto.intact,

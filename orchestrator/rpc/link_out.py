@@ -9,9 +9,9 @@ from liveroll.v1 import agent_pb2, common_pb2
 from orchestrator.core import model
 from orchestrator.core.messages import Welcome
 from orchestrator.errors import InvariantViolated
-from orchestrator.rpc.check import duration_of
-from orchestrator.rpc.spec_out import timeouts_of
 from orchestrator.runtime.service import Command
+from orchestrator.wire.check import duration_of
+from orchestrator.wire.spec_out import timeouts_of
 
 
 def welcome_of(welcome: Welcome) -> agent_pb2.LinkResponse:

@@ -62,7 +62,7 @@ def make_pki(
     bad = [n for n in (*nodes, *operators) if not NAME.fullmatch(n)]
     if bad:
         raise InvalidSpec(
-            [Violation(n, "not a name", "use letters, digits, dots, dashes and underscores") for n in bad]
+            [Violation(n, "not a name", "Use letters, digits, dots, dashes and underscores.") for n in bad]
         )
     directory.mkdir(parents=True, exist_ok=True)
     start = (now or dt.datetime.now(dt.UTC)) - dt.timedelta(minutes=5)

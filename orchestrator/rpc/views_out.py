@@ -9,8 +9,8 @@ from liveroll.v1 import common_pb2, rollout_pb2
 from orchestrator.core import report
 from orchestrator.core.model import Event, GateVerdict, Maintenance, Problem
 from orchestrator.core.phases import Verdict
-from orchestrator.rpc.check import instant_of
-from orchestrator.rpc.spec_out import spec_of
+from orchestrator.wire.check import instant_of
+from orchestrator.wire.spec_out import spec_of
 
 
 def rollout_of(view: report.RolloutView) -> rollout_pb2.Rollout:

@@ -56,13 +56,13 @@ class Checker:
         """An identifier: printable, no blanks at its ends, bounded."""
         if not value:
             if required:
-                self.bad(path, "is missing", "give a value")
+                self.bad(path, "it is missing", "Give a value.")
             return ""
         if len(value) > most:
-            self.bad(path, f"has {len(value)} characters", f"use at most {most}")
+            self.bad(path, f"it has {len(value)} characters", f"Use at most {most}.")
             return ""
         if _CONTROL.search(value) or value != value.strip():
-            self.bad(path, "has control characters, or blanks at its ends", "use printable characters")
+            self.bad(path, "it has control characters, or blanks at its ends", "Use printable characters.")
             return ""
         return value
 
@@ -74,7 +74,7 @@ class Checker:
     def reason(self, value: str, path: str) -> str:
         """Prose by an operator: too long is told, not cut."""
         if len(value) > MAX_TEXT:
-            self.bad(path, f"has {len(value)} characters", f"use at most {MAX_TEXT}")
+            self.bad(path, f"it has {len(value)} characters", f"Use at most {MAX_TEXT}.")
             return ""
         return _CONTROL.sub(" ", value).strip()
 
@@ -84,7 +84,7 @@ class Checker:
         """A list of identifiers without repetitions."""
         items = tuple(values)
         if len(items) > most:
-            self.bad(path, f"has {len(items)} items", f"give at most {most}")
+            self.bad(path, f"it has {len(items)} items", f"Give at most {most}.")
             return ()
         read = tuple(self.name(item, f"{path}[{i}]", most=length) for i, item in enumerate(items))
         return tuple(dict.fromkeys(item for item in read if item))
@@ -92,7 +92,7 @@ class Checker:
     def labels(self, values: Mapping[str, str], path: str) -> Mapping[str, str]:
         """A map of identifiers to possibly empty identifiers."""
         if len(values) > MAX_LABELS:
-            self.bad(path, f"has {len(values)} entries", f"give at most {MAX_LABELS}")
+            self.bad(path, f"it has {len(values)} entries", f"Give at most {MAX_LABELS}.")
             return MappingProxyType({})
         read = {
             self.name(key, f"{path}.{key[:40]}", most=128): self.name(
@@ -105,14 +105,14 @@ class Checker:
 
     def count(self, value: int, path: str, *, least: int = 0, most: int = 1_000_000) -> int:
         if not least <= value <= most:
-            self.bad(path, f"is {value}", f"use {least} to {most}")
+            self.bad(path, f"it is {value}", f"Use {least} to {most}.")
             return least
         return value
 
     def number(self, value: float, path: str, *, above: float, most: float) -> float:
         """A finite number above `above` and at most `most`."""
         if not math.isfinite(value) or not above < value <= most:
-            self.bad(path, f"is {value:g}", f"use a number above {above:g} and at most {most:g}")
+            self.bad(path, f"it is {value:g}", f"Use a number above {above:g} and at most {most:g}.")
             return most
         return value
 
@@ -127,17 +127,17 @@ class Checker:
         """A duration in [least, most]."""
         read = read_duration(value)
         if read is None:
-            self.bad(path, "is not a valid duration", "seconds and nanos must agree in sign")
+            self.bad(path, "it is not a valid duration", "Let seconds and nanos agree in sign.")
             return least
         if not least <= read <= most:
-            self.bad(path, f"is {say(read)}", f"use {say(least)} to {say(most)}")
+            self.bad(path, f"it is {say(read)}", f"Use {say(least)} to {say(most)}.")
             return least
         return read
 
     def instant(self, value: timestamp_pb2.Timestamp, path: str) -> datetime:
         read = read_instant(value)
         if read is None:
-            self.bad(path, "is not a valid time", "use an instant between the years 1 and 9999")
+            self.bad(path, "it is not a valid time", "Use an instant between the years 1 and 9999.")
             return datetime(1970, 1, 1, tzinfo=UTC)
         return read
 
@@ -151,7 +151,7 @@ class Checker:
         if name in kind.__members__:
             return kind[name]
         choices = ", ".join(item.value.lower() for item in kind)
-        self.bad(path, "is missing" if number == 0 else f"is {number}, which is unknown", f"use {choices}")
+        self.bad(path, "it is missing" if number == 0 else f"{number} is unknown", f"Use {choices}.")
         return next(iter(kind)) if default is None else default
 
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 from liveroll.v1 import common_pb2, rollout_pb2
 
 from orchestrator.core import spec as core
-from orchestrator.rpc.check import duration_of, instant_of
-from orchestrator.rpc.spec_in import DAYS, HALT_ON_NOTHING
+from orchestrator.wire.check import duration_of, instant_of
+from orchestrator.wire.spec_in import DAYS, HALT_ON_NOTHING
 
 
 def spec_of(spec: core.RolloutSpec) -> rollout_pb2.RolloutSpec:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zoneinfo
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import time, timedelta
 from types import MappingProxyType
 
@@ -18,7 +18,7 @@ from liveroll.v1 import common_pb2, rollout_pb2
 from orchestrator.core import spec as core
 from orchestrator.core.phases import Method
 from orchestrator.errors import Retry
-from orchestrator.rpc.check import MAX_NODES, Checker
+from orchestrator.wire.check import MAX_NODES, Checker
 
 MAX_WAVES = 64
 MAX_GATES = 16
@@ -32,7 +32,6 @@ HALT_ON_NOTHING = "none"
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
-_DIGITS_AND_DOTS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 _LATE = {v.number: v.name for v in rollout_pb2.LateNodes.DESCRIPTOR.values}
 _PROMOTION = {v.number: v.name for v in rollout_pb2.Promotion.DESCRIPTOR.values}
@@ -45,15 +44,12 @@ def read_spec(proto: rollout_pb2.RolloutSpec) -> core.RolloutSpec:
     """Raises InvalidSpec with every violation, paths as in the proto and the rollout file."""
     check = Checker()
     default = core.RolloutSpec("", core.Target(""))
-    name = check.name(proto.name, "name", most=63)
-    if name and not _DIGITS_AND_DOTS.fullmatch(name):
-        check.bad("name", f"is {name!r}", "use small letters, digits, dots and dashes, e.g. kernel-6.18.3")
     spec = core.RolloutSpec(
-        name=name,
+        name=check.name(proto.name, "name", most=63),
         target=core.Target(
             artifact=check.name(proto.target.artifact, "target.artifact"),
-            command_line_remove=_words(check, proto.target.command_line_remove, "target.command_line_remove"),
-            command_line_append=_words(check, proto.target.command_line_append, "target.command_line_append"),
+            command_line_remove=_words(check, proto.target.command_line_remove, "target.command_line.remove"),
+            command_line_append=_words(check, proto.target.command_line_append, "target.command_line.append"),
         ),
         selection=core.Selection(
             selector=_selector(check, proto.selection.selector, "selection.selector"),
@@ -121,14 +117,9 @@ def read_spec(proto: rollout_pb2.RolloutSpec) -> core.RolloutSpec:
 def _words(check: Checker, values: Iterable[str], path: str) -> tuple[str, ...]:
     words = tuple(values)
     if len(words) > MAX_WORDS:
-        check.bad(path, f"has {len(words)} words", f"give at most {MAX_WORDS}")
+        check.bad(path, f"it has {len(words)} words", f"Give at most {MAX_WORDS}.")
         return ()
-    for i, word in enumerate(words):
-        if any(c.isspace() for c in word) and '"' not in word:
-            check.bad(
-                f"{path}[{i}]", f"{word!r} has blanks in it", "give one word an item, or quote the value"
-            )
-    return tuple(check.name(word, f"{path}[{i}]", most=512) for i, word in enumerate(words))
+    return tuple(check.name(word, f"{path}[{i}]", most=1024) for i, word in enumerate(words))
 
 
 def _selector(check: Checker, value: str, path: str) -> str:
@@ -158,13 +149,13 @@ def _amount(check: Checker, holder: object, field: str, path: str, default: core
             return core.Amount(count=check.count(amount.count, path))
         case "percent":
             return core.Amount(percent=check.number(amount.percent, path, above=0, most=100))
-    check.bad(path, "says neither a count nor a percentage", "give for instance 3 or 10%")
+    check.bad(path, "it says neither a count nor a percentage", "Give for instance 3 or 10%.")
     return default
 
 
 def _waves(check: Checker, proto: rollout_pb2.RolloutSpec) -> tuple[core.WaveSpec, ...]:
     if len(proto.waves) > MAX_WAVES:
-        check.bad("waves", f"has {len(proto.waves)} items", f"give at most {MAX_WAVES}")
+        check.bad("waves", f"it has {len(proto.waves)} items", f"Give at most {MAX_WAVES}.")
         return ()
     every = core.Amount(percent=100)
     return tuple(
@@ -207,7 +198,7 @@ def _budgets(check: Checker, proto: rollout_pb2.Budgets, default: core.Budgets) 
 
 def _gates(check: Checker, proto: rollout_pb2.RolloutSpec) -> tuple[core.Gate, ...]:
     if len(proto.gates) > MAX_GATES:
-        check.bad("gates", f"has {len(proto.gates)} items", f"give at most {MAX_GATES}")
+        check.bad("gates", f"it has {len(proto.gates)} items", f"Give at most {MAX_GATES}.")
         return ()
     gates: list[core.Gate] = []
     for i, gate in enumerate(proto.gates):
@@ -227,7 +218,7 @@ def _gates(check: Checker, proto: rollout_pb2.RolloutSpec) -> tuple[core.Gate, .
                 )
                 gates.append(core.HealthGate(share, on_fail))
             case _:
-                check.bad(path, "has no rule", "give it blackout or health")
+                check.bad(path, "it has no rule", "Give it blackout or health.")
     return tuple(gates)
 
 
@@ -236,7 +227,7 @@ def _blackout_gate(
 ) -> core.BlackoutGate:
     least = timedelta(milliseconds=1)
     if not proto.HasField("max"):
-        check.bad(f"{path}.max", "is missing", "give the longest acceptable blackout, for instance 2s")
+        check.bad(f"{path}.max", "it is missing", "Give the longest acceptable blackout, for instance 2s.")
     longest = check.duration(proto.max, f"{path}.max", least=least) if proto.HasField("max") else least
     hard = (
         check.duration(proto.hard_max, f"{path}.hard_max", least=least)
@@ -256,29 +247,26 @@ def _retries(check: Checker, proto: rollout_pb2.RolloutSpec) -> Mapping[Retry, c
     rules = dict(core.DEFAULT_RETRIES)
     seen: set[Retry] = set()
     for i, rule in enumerate(proto.retries[:8]):
-        path = f"retries[{i}]"
+        path = f"retries[{i}]"  # until its class is known, as in the rollout file
         before = len(check.violations)
         retry = check.member(Retry, rule.retry, _RETRY, "RETRY_CLASS_", f"{path}.retry", None)
         if len(check.violations) > before:
             continue
         if retry in seen:
-            check.bad(f"{path}.retry", f"{retry.lower()} has a rule already", "give one rule a class")
+            check.bad(f"{path}.retry", f"{retry.lower()} has a rule already", "Give one rule a class.")
         seen.add(retry)
+        path = f"retries.{retry.lower()}"
         was = rules[retry]
         rules[retry] = core.RetryRule(
             attempts=check.count(rule.attempts, f"{path}.attempts", least=1, most=MAX_ATTEMPTS),
             backoff=_duration(check, rule, "backoff", f"{path}.backoff", was.backoff),
             max_backoff=_duration(check, rule, "max_backoff", f"{path}.max_backoff", was.max_backoff),
         )
-        if rule.HasField("backoff") and rules[retry].max_backoff < rules[retry].backoff:
-            if rule.HasField("max_backoff"):
-                check.bad(f"{path}.max_backoff", "is below backoff", "make it at least backoff")
-            else:
-                rules[retry] = core.RetryRule(
-                    rules[retry].attempts, rules[retry].backoff, rules[retry].backoff
-                )
+        made = rules[retry]
+        if not rule.HasField("max_backoff") and made.max_backoff < made.backoff:
+            rules[retry] = replace(made, max_backoff=made.backoff)
     if len(proto.retries) > 8:
-        check.bad("retries", f"has {len(proto.retries)} items", "give one rule a class")
+        check.bad("retries", f"it has {len(proto.retries)} items", "Give one rule a class.")
     return MappingProxyType(rules)
 
 
@@ -297,7 +285,7 @@ def _timeouts(check: Checker, proto: common_pb2.StepTimeouts) -> core.Timeouts:
 def _schedule(check: Checker, proto: rollout_pb2.Schedule) -> core.Schedule:
     for name in ("windows", "embargoes"):
         if len(getattr(proto, name)) > MAX_SCHEDULE:
-            check.bad(f"schedule.{name}", "has too many items", f"give at most {MAX_SCHEDULE}")
+            check.bad(f"schedule.{name}", "it has too many items", f"Give at most {MAX_SCHEDULE}.")
             return core.Schedule()
     return core.Schedule(
         windows=tuple(_window(check, w, f"schedule.windows[{i}]") for i, w in enumerate(proto.windows)),
@@ -313,13 +301,13 @@ def _window(check: Checker, proto: rollout_pb2.Window, path: str) -> core.Window
         if day.lower() in DAYS:
             days.add(DAYS.index(day.lower()))
         else:
-            check.bad(f"{path}.days[{i}]", f"is {day[:20]!r}", f"use {', '.join(DAYS)}")
+            check.bad(f"{path}.days[{i}]", f"it is {day[:20]!r}", f"Use {', '.join(DAYS)}.")
     zone = proto.time_zone or "UTC"
     try:
         zoneinfo.ZoneInfo(zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         check.bad(
-            f"{path}.time_zone", f"{zone[:60]!r} is no known time zone", "use one such as Europe/Berlin"
+            f"{path}.time_zone", f"{zone[:60]!r} is no known time zone", "Use one such as Europe/Berlin."
         )
     return core.Window(
         days=frozenset(days),
@@ -332,7 +320,7 @@ def _window(check: Checker, proto: rollout_pb2.Window, path: str) -> core.Window
 def _clock(check: Checker, value: str, path: str) -> time:
     match = _CLOCK.fullmatch(value)
     if match is None:
-        check.bad(path, f"is {value[:20]!r}", "use HH:MM, for instance 22:30")
+        check.bad(path, f"it is {value[:20]!r}", "Use HH:MM, for instance 22:30.")
         return time()
     return time(int(match[1]), int(match[2]))
 
@@ -340,8 +328,8 @@ def _clock(check: Checker, value: str, path: str) -> time:
 def _embargo(check: Checker, proto: rollout_pb2.Embargo, path: str) -> core.Embargo:
     for name in ("start", "end"):
         if not proto.HasField(name):
-            check.bad(f"{path}.{name}", "is missing", "give a time, for instance 2027-01-01T00:00:00Z")
+            check.bad(f"{path}.{name}", "it is missing", "Give a time, for instance 2027-01-01T00:00:00Z.")
     start, end = check.instant(proto.start, f"{path}.start"), check.instant(proto.end, f"{path}.end")
     if proto.HasField("start") and proto.HasField("end") and end <= start:
-        check.bad(f"{path}.end", "is not after start", "give a later time")
+        check.bad(f"{path}.end", "it is not after start", "Give a later time.")
     return core.Embargo(start, end, check.reason(proto.reason, f"{path}.reason"))
