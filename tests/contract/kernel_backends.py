@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -95,6 +96,14 @@ class Backend(ABC):
     @abstractmethod
     async def power_loss(self) -> Kernel: ...
     @abstractmethod
+    async def vanish(self) -> None:
+        """Jump with a loaded image, on a node that will not be back."""
+
+    @abstractmethod
+    async def press_power(self) -> Kernel:
+        """Switch a node on that never came back."""
+
+    @abstractmethod
     async def device_ioctl(self, number: int, argument: bytearray) -> None:
         """Raises OSError."""
 
@@ -137,6 +146,16 @@ class InProcess(Backend):
     async def power_loss(self) -> Kernel:
         self.node.power_loss()
         return await self.next_boot()
+
+    async def vanish(self) -> None:
+        reboot = asyncio.ensure_future(self.kernel.reboot_kexec())
+        while self.node.running:
+            await asyncio.sleep(0)
+        reboot.cancel()
+        await asyncio.wait((reboot,))
+
+    async def press_power(self) -> Kernel:
+        return await self.power_loss()
 
     async def device_ioctl(self, number: int, argument: bytearray) -> None:
         release = self.boot.kernel.hold_device()
@@ -190,6 +209,14 @@ class Process(Backend):
     async def power_loss(self) -> Kernel:
         with suppress(OSError):
             syncclient.control(self.root, "power_loss")
+        return await self.next_boot()
+
+    async def vanish(self) -> None:
+        with suppress(KernelError):
+            await self.kernel.reboot_kexec()
+
+    async def press_power(self) -> Kernel:
+        self.process.send_signal(signal.SIGUSR1)
         return await self.next_boot()
 
     async def device_ioctl(self, number: int, argument: bytearray) -> None:

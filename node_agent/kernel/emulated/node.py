@@ -139,6 +139,7 @@ class EmulatedNode:
     async def _live(self, userspace: Userspace) -> _End | None:
         """One userspace's life; None if it returned."""
         self._starts += 1
+        self._power.clear()
         ended: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
         self._ended = ended
         kernel = self._kernel = InProcessKernel(
@@ -172,7 +173,6 @@ class EmulatedNode:
     async def _kexec(self) -> None:
         n, faults = self.model.reboots, self.model.faults
         self._sever()
-        self._power.clear()
         jump = self.model.jump()
         await self._wait(self.phases.before_kernel_s(faults, n))
         if not jump.back:
