@@ -1,0 +1,248 @@
+"""`make demo`: the main job, start to end, on this machine.
+
+An orchestrator, 24 emulated nodes in 3 zones (an agent process each, gRPC on loopback, two kernel
+releases, two hardware models), workloads with real memfds, and a rollout that is watched live.
+All kernels are emulated, and so are the times of their kexecs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import textwrap
+import threading
+from pathlib import Path
+
+from liveroll.v1 import rollout_pb2 as pb
+
+from deploy.local import Child, ChildFailed, LocalFleet, local_fleet
+from orchestrator.artifacts.build import build_emulated
+from orchestrator.cli.client import Client, Connection
+from orchestrator.cli.failure import Failed
+
+ZONES = ("a", "b", "c")
+NODES_PER_ZONE = 8
+RUNNING = ("6.19.1", "6.19.2")
+MODELS = ("r640", "r760")
+TARGET = "6.19.3"
+BAD = "6.19.4-rc1"
+LINK_TIMEOUT_S = 30.0
+
+ROLLOUT = """\
+name: {name}
+target:
+  artifact: linux-{release}
+select:
+  selector: pool=demo
+canary:
+  max_nodes: 4
+waves:
+  - name: early
+    size: 25%
+  - name: broad
+    size: 50%
+  - name: rest
+budgets:
+  max_unavailable: 5
+  max_in_blackout: 4
+  domain: {{key: zone, max_unavailable: 2}}
+  failures: {{max: 0}}
+gates:
+  - blackout: {{quantile: 0.99, max: 5s, hard_max: 10s, min_samples: 1}}
+    on_fail: halt
+rollback: {{max_unavailable: 4, max_in_blackout: 4}}
+bake: {{node: 1s, wave: 1s}}
+health_hold: 500ms
+retries:
+  REPLAN: {{attempts: 3, backoff: 1s, max_backoff: 5s}}
+silence_lease: 30s
+"""
+
+
+async def demo(scenario: str, keep: bool, directory: Path) -> int:
+    """Runs one scenario. Returns the exit status."""
+    async with local_fleet(directory) as fleet:
+        nodes = len(ZONES) * NODES_PER_ZONE
+        say(f"Liveroll demo: {nodes} emulated nodes in {len(ZONES)} zones; state in {directory}")
+        for release in (TARGET, BAD):
+            await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=release)
+        await fleet.start_orchestrator()
+        for zone in ZONES:
+            await fleet.start_agents(zone, *agent_arguments(zone))
+        await asyncio.to_thread(wait_for_links, fleet)
+        status = await (bad_kernel(fleet) if scenario == "bad-kernel" else rollout(fleet))
+        if keep:
+            await stay_up(fleet)
+        return status
+
+
+def agent_arguments(zone: str) -> list[str]:
+    """One zone's agent process. b-03's first suspended jump is refused its freeze."""
+    arguments = [
+        "--nodes", str(NODES_PER_ZONE), "--zones", "1", "--label", f"zone={zone}", "--label", "pool=demo",
+        "--releases", ",".join(RUNNING), "--models", ",".join(MODELS), "--workloads", "2", "--mib", "1",
+        "--kexec-s", "0.6", "--seed", str(ZONES.index(zone)), "--image", f"{BAD}=unhealthy",
+    ]  # fmt: skip
+    if zone == "b":
+        arguments += ["--faults", "b-03=refuse_freeze@1"]
+    return arguments
+
+
+def wait_for_links(fleet: LocalFleet) -> None:
+    """Until every node is linked and has a way back."""
+    wanted = len(ZONES) * NODES_PER_ZONE
+    ready: set[str] = set()
+    with Client(Connection(fleet.operators)) as client:
+        watch = client.watch_nodes()
+        timer = threading.Timer(LINK_TIMEOUT_S, watch.cancel)
+        timer.start()
+        try:
+            for update in watch:
+                ready |= {n.node_id for n in update.nodes if n.link == "up" and n.rollback_artifact}
+                if len(ready) >= wanted:
+                    return
+        except Failed as error:
+            raise ChildFailed(
+                f"{len(ready)} of {wanted} nodes linked within {LINK_TIMEOUT_S:.0f} s"
+            ) from error
+        finally:
+            timer.cancel()
+            watch.cancel()
+
+
+async def rollout(fleet: LocalFleet) -> int:
+    """Canaries, three waves, one retry, success."""
+    name = f"kernel-{TARGET}"
+    file = write_rollout(fleet, name, TARGET)
+    say(f"One node (b-03) will be refused its first freeze. Rollout file: {file}")
+    status = await foreground(fleet, "create", str(file), "--watch")
+    await asyncio.to_thread(summarise, fleet, name)
+    return status
+
+
+async def bad_kernel(fleet: LocalFleet) -> int:
+    """A kernel whose probes fail: halted at the canary, explained, rolled back. 0 if just that happened."""
+    name = f"kernel-{BAD}"
+    file = write_rollout(fleet, name, BAD)
+    say(f"Kernel {BAD} comes up with failing health probes. Rollout file: {file}")
+    await foreground(fleet, "create", str(file), "--watch")
+    halted = await asyncio.to_thread(get, fleet, name)
+    say("Why it stands where it stands (liveroll why):")
+    await foreground(fleet, "why", name)
+    say("Rolling back (liveroll rollback):")
+    await foreground(fleet, "rollback", name, "--reason", "bad kernel")
+    await foreground(fleet, "watch", name)
+    ended = await asyncio.to_thread(get, fleet, name)
+    await asyncio.to_thread(summarise, fleet, name)
+    touched = sum(wave.members - wave.pending - wave.left_out for wave in halted.waves[1:])
+    as_promised = (
+        halted.state == pb.ROLLOUT_STATE_HALTED
+        and touched == 0
+        and ended.state == pb.ROLLOUT_STATE_ROLLED_BACK
+    )
+    say("Halted at its canary, nothing beyond touched, rolled back." if as_promised else "NOT as promised.")
+    return 0 if as_promised else 4
+
+
+def get(fleet: LocalFleet, name: str) -> pb.Rollout:
+    with Client(Connection(fleet.operators)) as client:
+        return client.get(name)
+
+
+def write_rollout(fleet: LocalFleet, name: str, release: str) -> Path:
+    file = fleet.directory / f"{name}.yaml"
+    file.write_text(ROLLOUT.format(name=name, release=release))
+    return file
+
+
+async def foreground(fleet: LocalFleet, *arguments: str) -> int:
+    """One `liveroll` command with this terminal. Returns its exit status."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "orchestrator.cli.main", "--server", fleet.operators, *arguments
+    )
+    child = Child(arguments[0], process, fleet.directory / "orchestrator.log")
+    fleet.children.append(child)
+    try:
+        return await process.wait()
+    finally:
+        await child.stop()
+        fleet.children.remove(child)
+
+
+def summarise(fleet: LocalFleet, name: str) -> None:
+    """What came of it, in a few lines."""
+    rollout = get(fleet, name)
+    blackout = rollout.blackout
+    state = pb.RolloutState.Name(rollout.state).removeprefix("ROLLOUT_STATE_")
+
+    def total(field: str) -> int:
+        return sum(int(getattr(wave, field)) for wave in rollout.waves)
+
+    lines = [
+        f"{name}: {state}",
+        f"nodes     {total('updated')} updated, {total('failed')} failed, "
+        f"{total('rolled_back')} rolled back, {total('left_out')} left out, of {rollout.members}",
+        f"retries   {rollout.retries}",
+        f"blackout  p50 {blackout.p50.ToTimedelta().total_seconds():.3f} s, "
+        f"p99 {blackout.p99.ToTimedelta().total_seconds():.3f} s, "
+        f"max {blackout.max.ToTimedelta().total_seconds():.3f} s "
+        f"({blackout.samples} samples{', emulated' if blackout.emulated else ''})",
+        f"memory    {rollout.memory_checks_passed} checks passed, {rollout.memory_checks_failed} failed",
+    ]
+    say("\n".join(lines))
+
+
+async def stay_up(fleet: LocalFleet) -> None:
+    """Prints what to try, and waits for Ctrl-C or SIGTERM."""
+    liveroll = shlex.join([str(Path(sys.executable).parent / "liveroll"), "--server", fleet.operators])
+    say(
+        textwrap.dedent(f"""\
+        Still running; Ctrl-C ends it.
+          operators  {fleet.operators}   agents  {fleet.agents}   metrics  http://{fleet.http}/metrics
+        Try:
+          {liveroll} list
+          {liveroll} nodes
+          {liveroll} story b-03
+          {liveroll} events
+          curl -s http://{fleet.http}/metrics | grep liveroll_blackout_seconds""")
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenario", choices=("rollout", "bad-kernel"), default="rollout")
+    parser.add_argument("--keep", action="store_true", help="stay up and print commands to try")
+    parser.add_argument("--directory", type=Path, help="keep the state there (default: a temporary one)")
+    options = parser.parse_args()
+    try:
+        if options.directory is not None:
+            return asyncio.run(demo(options.scenario, options.keep, options.directory))
+        with tempfile.TemporaryDirectory(prefix="liveroll-demo-", ignore_cleanup_errors=True) as directory:
+            return asyncio.run(demo(options.scenario, options.keep, Path(directory)))
+    except KeyboardInterrupt:
+        say("Stopped; nothing is left running.")
+        return 130
+    except (ChildFailed, Failed) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 4
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())
