@@ -56,9 +56,12 @@ class Attempt:
     interrupted: bool = False
     """Unwinding for a cancel, an expired lease or a restart, not for a failure."""
     committing: bool = False
+    was_quarantined: bool = False
+    """Begun on an operator's word in QUARANTINED: unwound, it is QUARANTINED again."""
     healthy: bool | None = None
     """The verdict of VERIFYING, kept until FINISHING is done."""
     sessions: Mapping[str, str] = field(default_factory=dict)
+    bindings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
     tsc_hz: float = 0.0
     """Calibrated in the old kernel; carried over."""
@@ -74,7 +77,9 @@ class Attempt:
         return self.artifact.release
 
     @classmethod
-    def begin(cls, prepare: Prepare, *, release: str, boot_id: str, emulated: bool) -> Attempt:
+    def begin(
+        cls, prepare: Prepare, *, release: str, boot_id: str, emulated: bool, was_quarantined: bool = False
+    ) -> Attempt:
         """The attempt that an accepted PREPARE begins in this boot."""
         return cls(
             ref=prepare.attempt,
@@ -90,6 +95,7 @@ class Attempt:
             from_release=release,
             boot_id=boot_id,
             emulated=emulated,
+            was_quarantined=was_quarantined,
         )
 
 

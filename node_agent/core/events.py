@@ -32,6 +32,8 @@ class Preserved:
 
     sessions: Mapping[str, str] = field(default_factory=dict)
     """Workload id → session name."""
+    bindings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Workload id → to whom its memory belongs (uid, unit, …), as the broker says it."""
     marks: tuple[Mark, ...] = ()
     tsc_hz: float = 0.0
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 from node_agent.core.attempt import Attempt, NodeState
 from node_agent.core.codec import decode, encode
-from node_agent.core.model import Mark
 from node_agent.core.report import Report
 
 INSTALLATION = "installation"
@@ -26,8 +25,8 @@ JUMP_INTENT = "jump_intent"
 NODE = "node"
 """The node changed without anything to report: floor, incarnation, boot."""
 
-STORY_RECORDS = 200
-"""How much of the past compaction keeps for `luoctl story`: about fifteen attempts."""
+STORY_RECORDS = 60
+"""How much of the past compaction keeps for `luoctl story`: about five attempts."""
 
 
 class Record(Protocol):
@@ -54,6 +53,18 @@ class StoryLine:
     attempt: str
     phase: str
     problem: str = ""
+
+    @classmethod
+    def of(cls, report: Report, at: str) -> StoryLine:
+        """The line that a report makes."""
+        return cls(
+            seq=report.seq,
+            at=at,
+            event=report.event,
+            attempt=report.attempt.id if report.attempt is not None else "",
+            phase=report.phase.value,
+            problem=report.problem.reason if report.problem is not None else "",
+        )
 
     def __str__(self) -> str:
         tail = f" ({self.problem})" if self.problem else ""
@@ -104,9 +115,9 @@ def replay(records: Sequence[Record]) -> History:
         if (raw := record.body.get("report")) is not None:
             report = replace(decode(Report, raw), seq=record.seq)
             reports.append(report)
-            story.append(_line(record, report))
+            story.append(StoryLine.of(report, str(record.body.get("at", ""))))
         if (raw := record.body.get("node")) is not None:
-            node = _node(record, raw, told=report_of(record) is not None)
+            node = _node(record, raw, told=record.kind in (EVENT, JUMP_INTENT))
     unacknowledged = tuple(report for report in reports if report.seq > acked)
     return History(node, acked, unacknowledged, tuple(story))
 
@@ -135,9 +146,7 @@ def retained(records: Sequence[R]) -> list[R]:
     return [record for record in records if record.seq in keep]
 
 
-def jump_intent(
-    attempt: Attempt, node: NodeState, bindings: Mapping[str, Any], tsc_hz: float
-) -> dict[str, Any]:
+def jump_intent(attempt: Attempt, node: NodeState) -> dict[str, Any]:
     """The JumpIntent: all that the new boot needs to bring the workloads back.
 
     The resume path reads these keys straight from the file; they do not change their meaning.
@@ -150,36 +159,20 @@ def jump_intent(
         "kind": attempt.kind.value,
         "agent_session": attempt.ref.agent_session,
         "sessions": dict(attempt.sessions),
-        "bindings": dict(bindings),
+        "bindings": encode(attempt.bindings),
         "from_release": attempt.from_release,
         "to_release": attempt.to_release,
         "boot_id": attempt.boot_id,
-        "tsc_hz": tsc_hz,
+        "tsc_hz": attempt.tsc_hz,
         "highest_generation": node.highest_generation,
     }
 
 
-def encode_marks(marks: Sequence[Mark]) -> list[object]:
-    """Marks as the journal writes them."""
-    return [encode(mark) for mark in marks]
-
-
 def _node(record: Record, raw: object, *, told: bool) -> NodeState:
     node = decode(NodeState, raw)
-    if told and node.attempt is not None and record.kind in (EVENT, JUMP_INTENT):
+    if told and node.attempt is not None:
         return replace(node, attempt=at_seq(node.attempt, record.seq))
     return node
-
-
-def _line(record: Record, report: Report) -> StoryLine:
-    return StoryLine(
-        seq=record.seq,
-        at=str(record.body.get("at", "")),
-        event=report.event,
-        attempt=report.attempt.id if report.attempt is not None else "",
-        phase=report.phase.value,
-        problem=report.problem.reason if report.problem is not None else "",
-    )
 
 
 def _int(value: object) -> int:

@@ -63,7 +63,7 @@ class Signal(enum.StrEnum):
     RELAPSED = "Relapsed"
     RELAPSED_ROLLBACK = "Relapsed (rollback)"
     UNWOUND = "Unwound"
-    UNWOUND_SPOILT = "Unwound (failed rollback)"
+    UNWOUND_SPOILT = "Unwound (failed rollback, or quarantined before)"
 
 
 _UNWIND = Row(Phase.UNWINDING, Effect.UNWIND)
@@ -207,7 +207,7 @@ def signal_of(attempt: Attempt, event: ev.Event) -> Signal:
             return Signal.FINISHED_SPOILT if rollback else Signal.FINISHED_UNHEALTHY
         case ev.Relapsed() if rollback:
             return Signal.RELAPSED_ROLLBACK
-        case ev.Unwound() if rollback and not attempt.interrupted:
+        case ev.Unwound() if attempt.was_quarantined or (rollback and not attempt.interrupted):
             return Signal.UNWOUND_SPOILT
         case _:
             return Signal(type(event).__name__)
@@ -219,8 +219,14 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
         case ev.Loaded(release):
             artifact = attempt.artifact
             return replace(attempt, artifact=replace(artifact, release=artifact.release or release))
-        case ev.Preserved(sessions, marks, tsc_hz):
-            return replace(attempt, sessions=sessions, marks=attempt.marks + marks, tsc_hz=tsc_hz)
+        case ev.Preserved(sessions, bindings, marks, tsc_hz):
+            return replace(
+                attempt,
+                sessions=sessions,
+                bindings=bindings,
+                marks=attempt.marks + marks,
+                tsc_hz=tsc_hz,
+            )
         case ev.Proceeded(lease):
             return replace(attempt, lease=lease)
         case ev.Suspended(marks) | ev.Retrieved(marks):
@@ -244,7 +250,7 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
                 healthy=False if attempt.salvage else attempt.healthy,
             )
         case ev.Healthy():
-            return replace(attempt, healthy=True)
+            return replace(attempt, healthy=True, problem=None)
         case ev.Unhealthy(problem) | ev.Relapsed(problem):
             return replace(attempt, healthy=False, problem=problem)
         case ev.Finished(marks, brownout_s):
@@ -256,9 +262,11 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
         case ev.Drained() | ev.Unwound():
             return attempt
         case ev.BootClassified(verdict, boot_id, _, marks, problem):
+            # A restart within the boot says nothing about how the boot came about.
+            known = attempt.verdict if verdict is Verdict.SAME_BOOT else verdict
             return replace(
                 attempt,
-                verdict=verdict,
+                verdict=known,
                 boot_id=boot_id,
                 marks=attempt.marks + marks,
                 problem=problem or attempt.problem,

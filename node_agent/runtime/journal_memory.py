@@ -21,13 +21,14 @@ class MemoryDisk:
     """The bytes of one journal, and what goes wrong with them.
 
     before_sync: awaited between write and fsync; the place to crash or to take time.
-    fail_sync, full: the next syncs and writes raise.
+    fail_sync, full: every sync, every write raises. tight: records still fit, ballast does not.
     """
 
     data: bytes = b""
     synced: int = 0
     locked: bool = False
     full: bool = False
+    tight: bool = False
     fail_sync: bool = False
     before_sync: Callable[[], Awaitable[None]] | None = None
 
@@ -86,8 +87,7 @@ class MemoryJournal:
             raise self._broken
         disk = self._disk
         if disk.full:
-            self._broken = _unavailable("the disk with the journal is full", "JOURNAL_FULL")
-            raise self._broken
+            raise _unavailable("the disk with the journal is full", "JOURNAL_FULL")
         record = JournalRecord(self._records[-1].seq + 1, kind, dict(body))
         disk.data += encode_record(record)
         if disk.before_sync is not None:
@@ -103,7 +103,7 @@ class MemoryJournal:
         """See ports.Journal."""
         if self._broken is not None:
             raise self._broken
-        if self._disk.full:
+        if self._disk.full or self._disk.tight:
             raise _unavailable("the disk with the journal is full", "JOURNAL_FULL")
 
     async def close(self) -> None:

@@ -1,0 +1,49 @@
+"""Reports as the runner builds them. `seq` is 0 until the journal has given one."""
+
+from __future__ import annotations
+
+from node_agent.core import events as ev
+from node_agent.core.attempt import NodeState
+from node_agent.core.model import AttemptRef, BootStamp
+from node_agent.core.report import Report
+from node_agent.ports import BootFacts
+
+
+def build_report(
+    name: str,
+    node: NodeState,
+    facts: BootFacts,
+    stamp: BootStamp,
+    *,
+    ref: AttemptRef | None,
+    event: ev.Event | None,
+    rollback: str,
+) -> Report:
+    """The report of what the node has become.
+
+    Args:
+        name: the event's name. node: after the event. ref: the attempt it is about, if any.
+        rollback: digest of the artifact that leads back.
+
+    Samples, memory check and brownout are told once, with the event that brought them; marks are
+    told in full each time.
+    """
+    attempt = node.attempt if node.attempt is not None and node.attempt.ref == ref else None
+    resumed = event if isinstance(event, ev.Resumed) else None
+    return Report(
+        seq=0,
+        event=name,
+        phase=node.phase,
+        stamp=stamp,
+        boot_id=facts.boot_id,
+        release=facts.release,
+        healthy=node.healthy,
+        attempt=ref,
+        marks=attempt.marks if attempt is not None else (),
+        samples=resumed.samples if resumed is not None else (),
+        problem=attempt.problem if attempt is not None else node.quarantine,
+        boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,
+        brownout_s=event.brownout_s if isinstance(event, ev.Finished) else None,
+        memory_check=resumed.memory if resumed is not None else None,
+        rollback_artifact=rollback,
+    )

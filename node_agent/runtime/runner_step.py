@@ -1,0 +1,108 @@
+"""One effect, bounded: it ends with an event, whatever happens to it.
+
+Rules
+1. The bound is the step's timeout on the injected clock; for SUSPEND also what is left of the lease,
+   since workloads must not stand still for a jump that may no longer happen.
+2. An error becomes StepFailed with its reason, retry class and remedy; so does one that nobody
+   foresaw, because whatever was begun must still be undone.
+3. BRING_BACK says nothing: the state it serves knows no events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from node_agent.core import events as ev
+from node_agent.core.attempt import Attempt
+from node_agent.core.model import BootStamp, Problem
+from node_agent.core.steps import Effect, timeout_s
+from node_agent.errors import AgentError, Retry
+from node_agent.ports import Clock
+from node_agent.runtime.runner_effects import Effects
+
+log = logging.getLogger(__name__)
+
+
+async def perform_bounded(
+    effects: Effects, clock: Clock, effect: Effect, attempt: Attempt, now: BootStamp
+) -> ev.Event | None:
+    """Perform a cancellable effect within its bound. Raises only CancelledError."""
+    limit_s, expired = _bound(effect, attempt, now)
+    try:
+        event = await within(clock, limit_s, effects.perform(effect, attempt))
+    except TimeoutError:
+        event = expired
+    except AgentError as error:
+        event = ev.StepFailed(Problem.of(error, step=attempt.phase.value))
+    except Exception as error:  # rule 2: no failure of a step may keep it from being undone
+        log.exception("%s failed in a way nobody foresaw", effect)
+        event = ev.StepFailed(_unforeseen(error, attempt))
+    if effect is Effect.BRING_BACK:
+        if event is not None:
+            log.error("workloads could not be brought back: %s", event)
+        return None
+    return event
+
+
+async def within(
+    clock: Clock, limit_s: float | None, work: Coroutine[Any, Any, ev.Event | None]
+) -> ev.Event | None:
+    """Await work for at most limit_s of the clock.
+
+    Raises:
+        TimeoutError: it took longer; it was cancelled and has let go.
+    """
+    if limit_s is None:
+        return await work
+    working = asyncio.ensure_future(work)
+    sleeping = asyncio.ensure_future(clock.sleep(max(limit_s, 0.0)))
+    try:
+        await asyncio.wait((working, sleeping), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise TimeoutError
+        return working.result()
+    finally:
+        for task in (working, sleeping):
+            task.cancel()
+        await asyncio.gather(working, sleeping, return_exceptions=True)
+
+
+def _bound(effect: Effect, attempt: Attempt, now: BootStamp) -> tuple[float | None, ev.Event]:
+    """How long the effect may take, and what it means if it takes longer."""
+    step = attempt.phase.value
+    limit_s = timeout_s(effect, attempt)
+    lease = attempt.lease
+    if effect is Effect.SUSPEND and lease is not None and limit_s is not None:
+        left_s = lease.stamp.boottime_s + lease.valid_for_s - now.boottime_s
+        if left_s < limit_s:
+            return left_s, ev.LeaseExpired(
+                Problem(
+                    "LEASE_EXPIRED",
+                    Retry.REPLAN,
+                    "the lease ran out before every workload stood still",
+                    "Allow a longer proceed_lease, or find out why a workload is slow to suspend.",
+                    {"step": step, "valid_for_s": f"{lease.valid_for_s:g}"},
+                )
+            )
+    return limit_s, ev.TimedOut(
+        Problem(
+            "STEP_TIMEOUT",
+            Retry.REPLAN,
+            f"{step} took longer than {limit_s or 0:g} s",
+            f"Find out what {step} waits for, or allow more time in the rollout's timeouts.",
+            {"step": step, "timeout_s": f"{limit_s or 0:g}"},
+        )
+    )
+
+
+def _unforeseen(error: Exception, attempt: Attempt) -> Problem:
+    return Problem(
+        "INTERNAL",
+        Retry.REPLAN,
+        f"the step failed with {type(error).__name__}",
+        "Read the agent's log for the traceback, and report it.",
+        {"step": attempt.phase.value, "error": str(error)},
+    )
