@@ -5,8 +5,7 @@ Words are inherited, then taken away, then added; what a live update needs is ad
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
+import re
 
 from orchestrator.core.spec import Target
 
@@ -15,6 +14,8 @@ REQUIRED = ("kho=on", "liveupdate=on")
 Source: Documentation/admin-guide/kernel-parameters.txt, kho= and liveupdate=."""
 ATTEMPT_KEY = "liveroll.attempt="
 """Tells the agent in the next kernel which attempt booted it."""
+
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 
 
 def compose(current: str, target: Target, attempt_id: str) -> str:
@@ -37,16 +38,13 @@ def attempt_id(generation: int, incarnation: str) -> str:
     return f"{generation}-{short or 'none'}"
 
 
-def words(line: str) -> Iterator[str]:
-    """Words of a command line; a double-quoted value stays one word, with its quotes.
+def words(line: str) -> tuple[str, ...]:
+    """Words of a command line; a double-quoted part stays in one word, with its quotes.
 
-    Source: lib/cmdline.c next_arg(): only double quotes group, there are no escapes.
+    Source: lib/cmdline.c next_arg(): only double quotes group, there are no escapes; an
+    unclosed one goes on to the end.
     """
-    lexer = shlex.shlex(line, posix=False, punctuation_chars=False)
-    lexer.whitespace_split = True
-    lexer.quotes = '"'
-    lexer.commenters = ""
-    return iter(lexer)
+    return tuple(_WORD.findall(line))
 
 
 def _removed(word: str, patterns: tuple[str, ...]) -> bool:

@@ -51,6 +51,8 @@ class Fleet:
     def __init__(self, policy: FleetPolicy, incarnation: str) -> None:
         self.policy = policy
         self.incarnation = incarnation
+        self.incarnation_serial = 0
+        """Of the store's incarnation; set by whoever loads the fleet from a snapshot."""
         self.row = FleetRow()
         self.nodes: dict[str, NodeRow] = {}
         self.attempts: dict[tuple[str, int], AttemptRow] = {}

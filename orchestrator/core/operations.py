@@ -17,13 +17,15 @@ from orchestrator.core.spec import RolloutSpec
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
 
+NOTHING = Change()
+
 
 @dataclass(frozen=True, slots=True)
 class Created:
     """rollout_id is the spec's name. existing: the same body was created before (no change)."""
 
     rollout_id: str
-    change: Change = Change()
+    change: Change = NOTHING
     existing: bool = False
 
 

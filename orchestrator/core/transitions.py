@@ -5,9 +5,8 @@ The caller commits `change` first (if it is not empty), then applies the committ
 may come together with a change (STORE_REGRESSED stops the fleet and refuses the link).
 
 Ingest writes NodeRow and AttemptRow (and FleetRow, when the store is proven to have gone
-back in time). It never writes a rollout, and of members only this: a node that an operator's
-`commit` finished after a cancel turns from UNCOMMITTED to UPDATED. What a settled attempt
-means for its member, its retries and its rollout is the planner's.
+back in time), never members or rollouts: what a settled attempt means for its member, its
+retries and its rollout is the planner's (settlement.py).
 
 Rules
 1. A report at or below the node's acknowledged seq is acknowledged again, without effect.
@@ -34,8 +33,7 @@ from orchestrator.core.model import (
     Row,
     Sample,
 )
-from orchestrator.core.phases import BLIND, Outcome, Phase
-from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.phases import BLIND, Phase
 from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
 from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
 from orchestrator.core.transitions_regression import LOCAL_INCARNATION, regression, stopped
@@ -44,12 +42,14 @@ from orchestrator.errors import LiverollError, NodeIdConflict, StaleGeneration, 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
 
+NOTHING = Change()
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a message means: what to write, what was heard, and how to answer."""
 
-    change: Change = Change()
+    change: Change = NOTHING
     facts: tuple[Heard | LinkDown, ...] = ()
     """For Fleet.apply, after the change is committed."""
     refusal: LiverollError | None = None
@@ -90,7 +90,7 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
         incarnation_serial=fleet.incarnation_serial,
         link_epoch=node.link_epoch,
         active_heartbeat=fleet.policy.active_heartbeat,
-        idle_heartbeat=idle_heartbeat(fleet.policy, len(fleet.nodes)),
+        idle_heartbeat=fleet.idle_interval(),
         acknowledged_seq=node.acknowledged_seq,
     )
     return Observation(
@@ -169,7 +169,6 @@ def report(fleet: Fleet, node_id: str, message: Report, link_epoch: int, now: da
         writes.append(learnt.attempt)
         events += learnt.events
         node = answered(node, learnt.attempt)
-        writes += _committed_after_cancel(fleet, learnt.attempt)
     else:
         events.append(_node_event(node, message))
     return Observation(Change((node, *writes), events=tuple(events)), facts, acknowledge_seq=message.seq)
@@ -185,11 +184,6 @@ def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Obs
     return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
 
 
-def idle_heartbeat(policy: FleetPolicy, nodes: int) -> timedelta:
-    """How often each of so many idle nodes may beat so that the fleet stays under its cap."""
-    return max(policy.min_idle_heartbeat, timedelta(seconds=nodes / policy.idle_heartbeat_rate))
-
-
 def _attempt_of(fleet: Fleet, message: Report) -> AttemptRow | None:
     ref = message.attempt
     if ref is None:
@@ -201,18 +195,6 @@ def _attempt_of(fleet: Fleet, message: Report) -> AttemptRow | None:
 def _newest(fleet: Fleet, node_id: str) -> int:
     newest = fleet.newest_attempt(node_id)
     return newest.generation if newest is not None else 0
-
-
-def _committed_after_cancel(fleet: Fleet, attempt: AttemptRow) -> list[Row]:
-    if attempt.phase is not Phase.COMMITTED:
-        return []
-    return [
-        replace(m, outcome=Outcome.UPDATED)
-        for m in fleet.members_of_node(attempt.node_id)
-        if m.rollout_id == attempt.rollout_id
-        and m.generation == attempt.generation
-        and m.outcome is Outcome.UNCOMMITTED
-    ]
 
 
 def _seen_again(fleet: Fleet, node: NodeRow, message: Hello, now: datetime) -> Learnt | None:
@@ -255,12 +237,12 @@ def _seen_again(fleet: Fleet, node: NodeRow, message: Hello, now: datetime) -> L
 def _link_gap(fleet: Fleet, attempt: AttemptRow, now: datetime) -> Sample:
     """From the last word before the jump to the first after it, give or take a heartbeat."""
     last = attempt.phase_at
-    heard = fleet.heard_at(attempt.node_id)
-    if heard is not None and last < heard <= now:
-        last = heard
+    heard = fleet.last_heard(attempt.node_id)
+    if heard is not None and last < heard.at <= now:
+        last = heard.at
     return Sample(
         vantage="link",
-        duration=max(now - last, now - now),
+        duration=max(now - last, timedelta(0)),
         uncertainty=fleet.policy.active_heartbeat,
         clock="realtime",
         emulated=attempt.artifact.emulated,

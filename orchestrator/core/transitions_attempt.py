@@ -171,7 +171,6 @@ def _settle(
         stamp=stamp,
         stamp_at=stamp_at,
         healthy_since=healthy_since,
-        proceed_until=attempt.proceed_until if phase is Phase.PRESERVED else None,
     )
 
 

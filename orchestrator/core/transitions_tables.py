@@ -56,9 +56,6 @@ OPENS_BLACKOUT = frozenset({P.SUSPENDING, P.JUMPING})
 
 UPDATED = frozenset({P.BAKING, P.COMMITTED})
 
-UNWISHED = frozenset({"CANCELLED", "LEASE_EXPIRED"})
-"""Problems of a node that merely did as it was told, or was not told in time."""
-
 _QUARANTINE_NAMES: Mapping[Verdict, str] = {
     Verdict.WRONG_KERNEL: "wrong_kernel",
     Verdict.STATE_LOST: "state_lost",
@@ -73,10 +70,14 @@ def memory_lost(attempt: AttemptRow) -> bool:
 
 
 def spared(attempt: AttemptRow, problem: Problem | None) -> bool:
-    """Whether an undone attempt spends no retry and no failure budget."""
-    if problem is None or problem.reason == "CANCELLED":
-        return bool(attempt.cancel_cause)
-    return problem.reason in UNWISHED
+    """Whether an undone attempt spends no retry and no failure budget.
+
+    The planner says so when it wants a CANCEL; a node that failed by itself before the CANCEL
+    reached it failed all the same.
+    """
+    if problem is not None and problem.reason == "LEASE_EXPIRED":
+        return True
+    return attempt.spares_budget and (problem is None or problem.reason == "CANCELLED")
 
 
 def unproven(attempt: AttemptRow, *, boot_id: str, release: str, healthy: bool) -> tuple[str, str]:
