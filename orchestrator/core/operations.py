@@ -1,23 +1,66 @@
 """What operators' calls do to rows: one pure function a call, each giving a Change.
 
 All raise NotFound (with near misses), and where the state forbids the call IllegalTransition
-(fields: state, allowed) or Blocked. Nothing is written by a call that raises.
+(fields: state, allowed) or Blocked. Nothing is written by a call that raises. Every call
+leaves an event with its actor and reason: the audit.
+
+Rules
+1. operations_table.ALLOWED says which call which state admits.
+2. Calls set goals, gates and words; what follows from them is the planner's.
+3. A rollout's id is its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from orchestrator.core.model import Artifact, Change, Maintenance
-from orchestrator.core.spec import RolloutSpec
+from orchestrator.core import resolve, validate
+from orchestrator.core.model import Artifact, Change, MemberRow, NewEvent, RolloutRow
+from orchestrator.core.operations_nodes import (
+    OnNodes,
+    commit_nodes,
+    exclude_nodes,
+    find_node,
+    find_rollout,
+    retry_nodes,
+    set_maintenance,
+    write_off,
+)
+from orchestrator.core.operations_table import Operation, admit, shown_state
+from orchestrator.core.phases import Goal, RolloutState, WaveState
+from orchestrator.core.selectors import near
+from orchestrator.core.spec import Promotion, RolloutSpec
+from orchestrator.core.standing import pair_key
+from orchestrator.errors import AlreadyExists, Blocked, IllegalTransition, InvalidSpec, NotFound, Violation
 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
 
+__all__ = [
+    "Created",
+    "OnNodes",
+    "Operation",
+    "approve",
+    "cancel",
+    "commit_nodes",
+    "create",
+    "exclude_nodes",
+    "find_node",
+    "find_rollout",
+    "fleet_stop",
+    "pause",
+    "resolved",
+    "resume",
+    "retry_nodes",
+    "roll_back",
+    "set_maintenance",
+    "write_off",
+]
+
 NOTHING = Change()
+OPERATOR = "OPERATOR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,73 +72,215 @@ class Created:
     existing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OnNodes:
-    """A change, and the nodes that it is about."""
-
-    change: Change
-    nodes: tuple[str, ...]
-
-
 def create(fleet: Fleet, spec: RolloutSpec, artifact: Artifact, actor: str, now: datetime) -> Created:
     """Begin a rollout: membership and waves are fixed now. InvalidSpec, AlreadyExists."""
-    raise NotImplementedError
+    known = fleet.rollout_named(spec.name) if spec.name else None
+    if known is not None:
+        if known.spec == spec and known.artifact.digest == artifact.digest:
+            return Created(known.rollout_id, existing=True)
+        differing = [f.name for f in fields(spec) if getattr(spec, f.name) != getattr(known.spec, f.name)]
+        if known.artifact.digest != artifact.digest:
+            differing.append("the artifact's digest")
+        raise AlreadyExists(
+            f"rollout {spec.name} exists with another body",
+            remedy=f"Choose another name, or send the same body. Different: {', '.join(differing)}.",
+            name=spec.name,
+            differing=",".join(differing),
+        )
+    membership = resolved(fleet, spec, artifact, now)
+    members = []
+    for wave, nodes in enumerate(membership.waves):
+        for node_id in nodes:
+            position = len(members)
+            members.append(MemberRow(spec.name, node_id, wave=wave, position=position))
+    rollout = RolloutRow(
+        rollout_id=spec.name,
+        spec=spec,
+        artifact=artifact,
+        created_at=now,
+        created_by=actor,
+        wave_names=membership.wave_names,
+        pair_canaries={pair_key(pair): node for pair, node in membership.canaries.items()},
+        members=len(members),
+    )
+    event = NewEvent(
+        "rollout.created",
+        f"{spec.name}: {len(members)} nodes to {artifact.release} in {len(membership.waves)} waves",
+        rollout_id=spec.name,
+        actor=actor,
+        fields={"artifact": artifact.digest, "release": artifact.release},
+    )
+    return Created(spec.name, Change((rollout, *members), events=(event,)))
+
+
+def resolved(fleet: Fleet, spec: RolloutSpec, artifact: Artifact, now: datetime) -> resolve.Membership:
+    """Who would take part. InvalidSpec with every violation, the specification's and the fleet's."""
+    violations = list(validate.check(spec).violations)
+    startable = frozenset(n for n in fleet.nodes if fleet.available(n, now))
+    try:
+        membership = resolve.membership(fleet.nodes, spec, artifact, startable, now)
+    except InvalidSpec as error:
+        seen = {(v.path, v.problem) for v in violations}
+        violations += [v for v in error.violations if (v.path, v.problem) not in seen]
+        raise InvalidSpec(violations) from error
+    if violations:
+        raise InvalidSpec(violations)
+    return membership
 
 
 def pause(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datetime) -> Change:
-    raise NotImplementedError
+    """No start and no jump until resume; nodes that wait for PROCEED unwind."""
+    rollout, _ = _admitted(fleet, rollout_id, Operation.PAUSE)
+    if rollout.paused:
+        return NOTHING
+    paused = replace(rollout, paused=_why(reason, actor))
+    return _changed(paused, "rollout.paused", "paused", reason, actor)
 
 
 def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: str, now: datetime) -> Change:
-    raise NotImplementedError
+    """End a pause and, if clear_halt says so, a halt: the failures so far are accepted.
+
+    A gate that has failed is accepted along with it; its verdict stays on record.
+    """
+    rollout, _ = _admitted(fleet, rollout_id, Operation.RESUME)
+    if rollout.halted and not clear_halt and not rollout.paused:
+        raise IllegalTransition(
+            f"rollout {rollout.rollout_id} is HALTED: {rollout.halted}",
+            remedy="Look at the cause (`liveroll why`); then resume with --clear-halt, roll back or cancel.",
+            state=RolloutState.HALTED.value,
+            allowed="resume with clear_halt",
+            halted=rollout.halted,
+        )
+    resumed = replace(rollout, paused="")
+    word = "resumed"
+    if rollout.halted and clear_halt:
+        word = f"resumed; halt {rollout.halted} cleared"
+        index = fleet.indexes.get(rollout.rollout_id)
+        gated = rollout.wave_state is WaveState.GATED
+        resumed = replace(
+            resumed,
+            halted="",
+            halt_message="",
+            failures_forgiven=index.failed if index is not None else 0,
+            wave_state=WaveState.PASSED if gated else rollout.wave_state,
+        )
+    return _changed(resumed, "rollout.resumed", word, reason, actor)
 
 
 def approve(fleet: Fleet, rollout_id: str, wave: str, remark: str, actor: str, now: datetime) -> Change:
-    """wave: by name; empty: the one that waits."""
-    raise NotImplementedError
+    """Let a wave begin. wave: by name; empty: the one that waits."""
+    rollout, _ = _admitted(fleet, rollout_id, Operation.APPROVE)
+    index = _wave_index(rollout, wave)
+    if index in rollout.approved:
+        return NOTHING
+    approved = replace(rollout, approved=rollout.approved | {index})
+    name = rollout.wave_names[index]
+    return _changed(approved, "wave.approved", f"wave {name} approved", remark, actor)
 
 
 def cancel(
     fleet: Fleet, rollout_id: str, reason: str, roll_back_too: bool, actor: str, now: datetime
 ) -> Change:
-    raise NotImplementedError
+    """Start nothing any more, unwind what has not jumped; roll back the rest if asked for."""
+    rollout, _ = _admitted(fleet, rollout_id, Operation.CANCEL)
+    if roll_back_too:
+        _can_go_back(fleet, rollout, must_have=False)
+    if rollout.goal is Goal.CANCEL and (rollout.roll_back_after_cancel or not roll_back_too):
+        return NOTHING
+    cancelled = replace(rollout, goal=Goal.CANCEL, roll_back_after_cancel=roll_back_too, paused="")
+    word = "cancel and roll back" if roll_back_too else "cancel"
+    return _changed(cancelled, "rollout.cancel_wanted", word, reason, actor)
 
 
 def roll_back(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datetime) -> Change:
-    raise NotImplementedError
-
-
-def commit_nodes(
-    fleet: Fleet, rollout_id: str, nodes: Sequence[str], reason: str, actor: str, now: datetime
-) -> OnNodes:
-    """nodes empty: all that are updated and uncommitted."""
-    raise NotImplementedError
-
-
-def retry_nodes(
-    fleet: Fleet, rollout_id: str, nodes: Sequence[str], reason: str, actor: str, now: datetime
-) -> OnNodes:
-    """nodes empty: all that have failed."""
-    raise NotImplementedError
-
-
-def exclude_nodes(
-    fleet: Fleet, rollout_id: str, nodes: Sequence[str], reason: str, actor: str, now: datetime
-) -> OnNodes:
-    raise NotImplementedError
-
-
-def write_off(fleet: Fleet, nodes: Sequence[str], reason: str, actor: str, now: datetime) -> OnNodes:
-    raise NotImplementedError
+    """Bring every node that crossed back to the kernel it came from."""
+    rollout, _ = _admitted(fleet, rollout_id, Operation.ROLL_BACK)
+    _can_go_back(fleet, rollout, must_have=True)
+    back = replace(
+        rollout,
+        goal=Goal.BACK,
+        paused="",
+        roll_back_after_cancel=False,
+        rollback_baseline=fleet.unavailable_members(rollout.rollout_id),
+        ended_at=None,
+        ended_as="",
+    )
+    return _changed(back, "rollout.rollback_wanted", "roll back", reason, actor)
 
 
 def fleet_stop(fleet: Fleet, stop: bool, reason: str, actor: str, now: datetime) -> Change:
-    """stop False releases it."""
-    raise NotImplementedError
+    """The red button: no rollout starts anything or jumps. stop False releases it."""
+    row = fleet.row
+    if stop == bool(row.stopped):
+        return NOTHING
+    if stop:
+        why = _why(reason, actor)
+        stopped = replace(row, stopped=OPERATOR, stop_message=why, stopped_by=actor, stopped_at=now)
+        event = NewEvent("fleet.stopped", f"all rollouts stop: {why}", actor=actor, cause=OPERATOR)
+        return Change((stopped,), events=(event,))
+    released = replace(row, stopped="", stop_message="", stopped_by="", stopped_at=None)
+    text = f"the fleet stop ({row.stopped}) is released" + (f": {reason}" if reason else "")
+    event = NewEvent("fleet.released", text, actor=actor, cause=row.stopped)
+    return Change((released,), events=(event,))
 
 
-def set_maintenance(
-    fleet: Fleet, nodes: Sequence[str], maintenance: Maintenance | None, actor: str, now: datetime
-) -> OnNodes:
-    """maintenance None ends it."""
-    raise NotImplementedError
+def _admitted(fleet: Fleet, rollout_id: str, operation: Operation) -> tuple[RolloutRow, RolloutState]:
+    rollout = find_rollout(fleet, rollout_id)
+    state = shown_state(rollout, fleet.members(rollout.rollout_id).values())
+    admit(rollout, state, operation)
+    return rollout, state
+
+
+def _can_go_back(fleet: Fleet, rollout: RolloutRow, *, must_have: bool) -> None:
+    if rollout.spec.rollback.none:
+        raise Blocked(
+            f"rollout {rollout.rollout_id} was created with rollback.none",
+            reason="ROLLBACK_NONE",
+            remedy="There is no way back; create a rollout to an artifact that you trust.",
+        )
+    crossed = any(m.crossed for m in fleet.members(rollout.rollout_id).values())
+    if must_have and not crossed:
+        raise Blocked(
+            f"no node of {rollout.rollout_id} runs the new kernel",
+            reason="NOTHING_TO_ROLL_BACK",
+            remedy="Use cancel to end it.",
+        )
+
+
+def _wave_index(rollout: RolloutRow, wave: str) -> int:
+    names = rollout.wave_names
+    if wave:
+        if wave not in names:
+            like = near(wave, names)
+            raise NotFound(
+                f"{rollout.rollout_id} has no wave {wave}",
+                remedy=f"Did you mean {like[0]}?" if like else f"Its waves: {', '.join(names)}.",
+            )
+        index = names.index(wave)
+        if index == 0:
+            raise InvalidSpec([Violation("wave", "the canary needs no approval", "Name a later wave.")])
+        return index
+    if rollout.wave_state is WaveState.AWAITING_APPROVAL:
+        return rollout.wave
+    index = rollout.wave + 1
+    if rollout.spec.promotion is Promotion.AUTOMATIC and rollout.wave_state is not WaveState.GATED:
+        index = len(names)
+    if index >= len(names):
+        raise Blocked(
+            f"no wave of {rollout.rollout_id} waits for an approval",
+            reason="NOTHING_TO_APPROVE",
+            remedy="See `liveroll why` for what it waits for.",
+        )
+    return index
+
+
+def _why(reason: str, actor: str) -> str:
+    return reason.strip() or f"asked for by {actor}"
+
+
+def _changed(rollout: RolloutRow, kind: str, word: str, reason: str, actor: str) -> Change:
+    text = f"{rollout.rollout_id}: {word} by {actor}" + (f": {reason}" if reason else "")
+    return Change(
+        (rollout,),
+        events=(NewEvent(kind, text, rollout_id=rollout.rollout_id, actor=actor, cause=reason),),
+    )

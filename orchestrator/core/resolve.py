@@ -18,7 +18,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from orchestrator.core import selectors
@@ -42,9 +42,9 @@ class Membership:
     """Node ids in their order; index 0 is the canary wave, which may be empty."""
     wave_names: tuple[str, ...]
     skipped: tuple[SkippedNode, ...] = ()
-    pairs: Mapping[Pair, int] | None = None
+    pairs: Mapping[Pair, int] = field(default_factory=dict)
     """Kernel pair → how many members are of it now."""
-    canaries: Mapping[Pair, str] | None = None
+    canaries: Mapping[Pair, str] = field(default_factory=dict)
 
     @property
     def members(self) -> int:

@@ -1,0 +1,89 @@
+"""Which call is allowed in which state of a rollout: one literal table, checked and tested.
+
+Rules
+1. Every state has a row; what it does not list is refused with the state and its row.
+2. A call that would change nothing in an allowed state is no error and changes nothing.
+3. Cancel works in every state that has not ended.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+
+from orchestrator.core.model import MemberRow, RolloutRow
+from orchestrator.core.phases import Goal, Outcome, RolloutState
+from orchestrator.errors import IllegalTransition
+
+
+class Operation(enum.StrEnum):
+    """What an operator may do with a rollout; the CLI's words."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    APPROVE = "approve"
+    CANCEL = "cancel"
+    ROLL_BACK = "rollback"
+    COMMIT = "commit"
+    RETRY = "retry"
+    EXCLUDE = "exclude"
+
+
+S, O = RolloutState, Operation
+
+ALLOWED: Mapping[RolloutState, frozenset[Operation]] = {
+    S.PENDING: frozenset({O.PAUSE, O.APPROVE, O.CANCEL, O.EXCLUDE}),
+    S.RUNNING: frozenset({O.PAUSE, O.APPROVE, O.CANCEL, O.ROLL_BACK, O.RETRY, O.EXCLUDE}),
+    S.PAUSED: frozenset({O.RESUME, O.APPROVE, O.CANCEL, O.ROLL_BACK, O.COMMIT, O.RETRY, O.EXCLUDE}),
+    S.HALTED: frozenset(O),
+    S.CANCELLING: frozenset({O.CANCEL, O.ROLL_BACK, O.COMMIT}),
+    S.CANCELLED: frozenset({O.ROLL_BACK, O.COMMIT}),
+    S.ROLLING_BACK: frozenset({O.PAUSE, O.CANCEL, O.RETRY, O.EXCLUDE}),
+    S.ROLLED_BACK: frozenset(),
+    S.SUCCEEDED: frozenset({O.ROLL_BACK}),
+    S.FAILED: frozenset({O.ROLL_BACK, O.COMMIT, O.RETRY}),
+}
+"""COMMIT by hand is for rollouts that do not go on by themselves: elsewhere it comes after the
+bake, and to allow it would be a way around the gates."""
+
+
+def shown_state(rollout: RolloutRow, members: Iterable[MemberRow]) -> RolloutState:
+    """The one word for where a rollout stands.
+
+    members: in any order; looked at only until one that has had its turn is found.
+    """
+    if rollout.ended_at is not None:
+        return RolloutState(rollout.ended_as)
+    if rollout.goal is Goal.CANCEL:
+        return RolloutState.CANCELLING
+    if rollout.goal is Goal.BACK:
+        return RolloutState.PAUSED if rollout.paused else RolloutState.ROLLING_BACK
+    if rollout.halted:
+        return RolloutState.HALTED
+    if rollout.paused:
+        return RolloutState.PAUSED
+    begun = any(m.generation or m.outcome not in _UNTOUCHED for m in members)
+    return RolloutState.RUNNING if begun else RolloutState.PENDING
+
+
+_UNTOUCHED = frozenset({Outcome.PENDING, Outcome.EXCLUDED})
+
+
+def admit(rollout: RolloutRow, state: RolloutState, operation: Operation) -> None:
+    """Let an allowed call pass.
+
+    Raises:
+        IllegalTransition: with the state and what it allows.
+    """
+    allowed = ALLOWED[state]
+    if operation in allowed:
+        return
+    words = ", ".join(sorted(allowed))
+    raise IllegalTransition(
+        f"rollout {rollout.rollout_id} is {state}: {operation} is not possible",
+        remedy=f"Possible now: {words}."
+        if words
+        else "Nothing can be done with it any more; create a new one.",
+        state=state.value,
+        allowed=words.replace(" ", ""),
+    )
