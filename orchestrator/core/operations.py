@@ -88,7 +88,7 @@ def create(fleet: Fleet, spec: RolloutSpec, artifact: Artifact, actor: str, now:
             differing=",".join(differing),
         )
     membership = resolved(fleet, spec, artifact, now)
-    members = []
+    members: list[MemberRow] = []
     for wave, nodes in enumerate(membership.waves):
         for node_id in nodes:
             position = len(members)

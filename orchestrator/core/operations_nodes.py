@@ -177,9 +177,7 @@ def write_off(fleet: Fleet, nodes: Sequence[str], reason: str, actor: str, now: 
     if not nodes:
         wrong.append(Violation("nodes", "there is none", "Name the nodes to write off."))
     if not reason.strip():
-        wrong.append(
-            Violation("reason", "it is missing", "Say why the nodes no longer count: it is audited.")
-        )
+        wrong.append(Violation("reason", "it is missing", "Say why they no longer count: it is audited."))
     if wrong:
         raise InvalidSpec(wrong)
     refused = {}
@@ -263,9 +261,7 @@ def _chosen(
             like = near(name, members)
             raise NotFound(
                 f"{name} is no member of rollout {rollout.rollout_id}",
-                remedy=f"Did you mean {' or '.join(like)}?"
-                if like
-                else "See `liveroll status` for its members.",
+                remedy=f"Did you mean {' or '.join(like)}?" if like else "See `liveroll status`.",
                 node=name,
                 rollout=rollout.rollout_id,
             )

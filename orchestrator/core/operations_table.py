@@ -29,19 +29,19 @@ class Operation(enum.StrEnum):
     EXCLUDE = "exclude"
 
 
-S, O = RolloutState, Operation
+S, Op = RolloutState, Operation
 
 ALLOWED: Mapping[RolloutState, frozenset[Operation]] = {
-    S.PENDING: frozenset({O.PAUSE, O.APPROVE, O.CANCEL, O.EXCLUDE}),
-    S.RUNNING: frozenset({O.PAUSE, O.APPROVE, O.CANCEL, O.ROLL_BACK, O.RETRY, O.EXCLUDE}),
-    S.PAUSED: frozenset({O.RESUME, O.APPROVE, O.CANCEL, O.ROLL_BACK, O.COMMIT, O.RETRY, O.EXCLUDE}),
-    S.HALTED: frozenset(O),
-    S.CANCELLING: frozenset({O.CANCEL, O.ROLL_BACK, O.COMMIT}),
-    S.CANCELLED: frozenset({O.ROLL_BACK, O.COMMIT}),
-    S.ROLLING_BACK: frozenset({O.PAUSE, O.CANCEL, O.RETRY, O.EXCLUDE}),
+    S.PENDING: frozenset({Op.PAUSE, Op.APPROVE, Op.CANCEL, Op.EXCLUDE}),
+    S.RUNNING: frozenset({Op.PAUSE, Op.APPROVE, Op.CANCEL, Op.ROLL_BACK, Op.RETRY, Op.EXCLUDE}),
+    S.PAUSED: frozenset({Op.RESUME, Op.APPROVE, Op.CANCEL, Op.ROLL_BACK, Op.COMMIT, Op.RETRY, Op.EXCLUDE}),
+    S.HALTED: frozenset(Op),
+    S.CANCELLING: frozenset({Op.CANCEL, Op.ROLL_BACK, Op.COMMIT}),
+    S.CANCELLED: frozenset({Op.ROLL_BACK, Op.COMMIT}),
+    S.ROLLING_BACK: frozenset({Op.PAUSE, Op.CANCEL, Op.RETRY, Op.EXCLUDE}),
     S.ROLLED_BACK: frozenset(),
-    S.SUCCEEDED: frozenset({O.ROLL_BACK}),
-    S.FAILED: frozenset({O.ROLL_BACK, O.COMMIT, O.RETRY}),
+    S.SUCCEEDED: frozenset({Op.ROLL_BACK}),
+    S.FAILED: frozenset({Op.ROLL_BACK, Op.COMMIT, Op.RETRY}),
 }
 """COMMIT by hand is for rollouts that do not go on by themselves: elsewhere it comes after the
 bake, and to allow it would be a way around the gates."""
@@ -81,9 +81,7 @@ def admit(rollout: RolloutRow, state: RolloutState, operation: Operation) -> Non
     words = ", ".join(sorted(allowed))
     raise IllegalTransition(
         f"rollout {rollout.rollout_id} is {state}: {operation} is not possible",
-        remedy=f"Possible now: {words}."
-        if words
-        else "Nothing can be done with it any more; create a new one.",
+        remedy=f"Possible now: {words}." if words else "Nothing any more; create a new rollout.",
         state=state.value,
         allowed=words.replace(" ", ""),
     )

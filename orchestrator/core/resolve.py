@@ -194,9 +194,7 @@ def _canaries(
         return (place, node.node_id not in startable, not _equipped(node, spec), node.node_id)
 
     best = {pair: min(of, key=merit) for pair, of in _pairs(members, artifact).items()}
-    by_merit = sorted(
-        best.items(), key=lambda item: (preferred.get(item[1].node_id, len(preferred)), item[0])
-    )
+    by_merit = sorted(best.items(), key=lambda b: (preferred.get(b[1].node_id, len(preferred)), b[0]))
     return {pair: node.node_id for pair, node in by_merit[: spec.canary.max_nodes]}
 
 

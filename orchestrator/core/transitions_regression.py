@@ -83,7 +83,14 @@ def stopped(row: FleetRow, found: StoreRegressed, now: datetime) -> FleetRow:
     )
 
 
-def _regressed(message: str, hello: Hello, **fields: object) -> StoreRegressed:
+def _regressed(
+    message: str,
+    hello: Hello,
+    *,
+    generation: int = 0,
+    incarnation: str = "",
+    incarnation_serial: int = 0,
+) -> StoreRegressed:
     return StoreRegressed(
         message,
         remedy=(
@@ -92,5 +99,7 @@ def _regressed(message: str, hello: Hello, **fields: object) -> StoreRegressed:
             "the fleet stop."
         ),
         node_id=hello.node_id,
-        **fields,
+        generation=generation,
+        incarnation=incarnation,
+        incarnation_serial=incarnation_serial,
     )
