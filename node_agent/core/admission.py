@@ -48,16 +48,16 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class RaiseFloor:
-    """No PREPARE at or below this generation starts any more."""
+    """No PREPARE at or below this attempt's generation starts any more."""
 
-    generation: int
+    attempt: AttemptRef
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """Stage an artifact, beside whatever the attempt does."""
 
-    artifact: ArtifactRef
+    stage: cmd.Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ def lease_problem(lease: Lease, now: BootStamp) -> Problem | None:
 def classify_command(node: NodeState, command: cmd.LinkCommand, now: BootStamp) -> Decision:
     """Classify a command in every state of the node. Never raises."""
     match command:
-        case cmd.Stage(artifact=artifact):
-            return Fetch(artifact)
+        case cmd.Stage():
+            return Fetch(command)
         case cmd.Prepare():
             return _prepare(node, command)
         case cmd.Proceed():
@@ -265,7 +265,7 @@ def _cancel(node: NodeState, command: cmd.Cancel) -> Decision:
     attempt = node.attempt
     if attempt is None or attempt.ref != command.attempt:
         if command.attempt.generation > node.highest_generation:
-            return RaiseFloor(command.attempt.generation)
+            return RaiseFloor(command.attempt)
         return Done()
     if attempt.phase in BEFORE_JUMP and attempt.phase is not Phase.JUMPING:
         return Deliver(ev.CancelRequested(command.reason))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,25 +36,19 @@ from node_agent.core.admission import (
     resolve_local,
 )
 from node_agent.core.attempt import Attempt, NodeState
-from node_agent.core.history import EVENT, JUMP_INTENT, NODE, STORY_RECORDS, StoryLine, body_of, jump_intent
+from node_agent.core.history import StoryLine
 from node_agent.core.model import AttemptRef, BootStamp, Problem
 from node_agent.core.phases import Phase, Verdict
-from node_agent.core.report import (
-    CommandRefusal,
-    Disposition,
-    NodeStatus,
-    Outcome,
-    Report,
-    StageResult,
-)
+from node_agent.core.report import CommandRefusal, Disposition, NodeStatus, Outcome, Report
 from node_agent.core.saga import transition
-from node_agent.core.steps import BEFORE_JUMP, STEPS, Effect
-from node_agent.errors import AgentError, JournalUnavailable, KernelError, Retry
-from node_agent.runtime.outbox import Outbox
-from node_agent.runtime.runner_boot import Boot, classify_boot, read_history
+from node_agent.core.steps import STEPS, Effect
+from node_agent.core.timing import PRE_REBOOT
+from node_agent.errors import JournalUnavailable, KernelError, Retry
+from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import Happened, Identity, Item, Met, Staged, Unreadable
-from node_agent.runtime.runner_report import build_report
+from node_agent.runtime.runner_ledger import Ledger, with_attempt
+from node_agent.runtime.runner_stages import Stages
 from node_agent.runtime.runner_step import perform_bounded
 
 if TYPE_CHECKING:
@@ -64,8 +58,6 @@ log = logging.getLogger(__name__)
 
 INBOX = 64
 """Commands are level-triggered: what does not fit is sent again."""
-REFUSALS_REMEMBERED = 32
-STAGES_AT_ONCE = 2
 
 
 class NodeRunner:
@@ -76,27 +68,20 @@ class NodeRunner:
     """
 
     def __init__(self, identity: Identity, ports: Ports, boot: Boot, pace: Pace | None = None) -> None:
-        history = read_history(ports.journal.records)
         self._identity = identity
         self._ports = ports
         self._boot = boot
-        self._node = history.node
-        self._story = list(history.story)
-        self._outbox = Outbox(history.unacknowledged, history.acked, keep=identity.linked)
+        self._ledger = Ledger(ports, boot.facts, keep_reports=identity.linked)
         self._effects = Effects(ports, pace or Pace(), boot.facts.boot_id)
+        self._stages = Stages(ports.artifacts)
         self._inbox: asyncio.Queue[Item] = asyncio.Queue(INBOX)
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
         self._epoch = 0
-        self._stages: dict[str, asyncio.Task[None]] = {}
-        self._stage_slots = asyncio.Semaphore(STAGES_AT_ONCE)
-        self._stage_done: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
         self._trouble: Problem | None = None
+        """Why the journal takes nothing new."""
         self._halted = False
-        self._rollback = ""
-        self.changes = asyncio.Event()
-        """Set whenever a report is added or the status changes; whoever waits on it clears it."""
+        """The journal has failed: only answers are given."""
 
     # -- what others read -----------------------------------------------------------------
 
@@ -106,18 +91,25 @@ class NodeRunner:
         return self._identity.node_id
 
     @property
+    def changes(self) -> asyncio.Event:
+        """Set whenever a report is added or the status changes; whoever waits on it clears it."""
+        self.ready = asyncio.Event()
+        """Set once the boot is classified: before that there is nothing to say Hello with."""
+        return self._ledger.changes
+
+    @property
     def node(self) -> NodeState:
         """What the node knows of itself."""
-        return self._node
+        return self._ledger.node
 
     @property
     def attempt(self) -> Attempt | None:
         """The current attempt, or the last one that settled."""
-        return self._node.attempt
+        return self.node.attempt
 
     def status(self) -> NodeStatus:
         """Where the node stands."""
-        node = self._node
+        node = self.node
         attempt = node.attempt
         return NodeStatus(
             attempt=attempt.ref if attempt is not None else None,
@@ -129,26 +121,26 @@ class NodeRunner:
 
     def stamp(self) -> BootStamp:
         """This instant of this boot."""
-        return BootStamp(self._boot.facts.boot_id, self._ports.clock.boottime_s())
+        return self._ledger.stamp()
 
     def reports(self, after_seq: int = 0) -> Sequence[Report]:
         """Unacknowledged reports after a journal record, oldest first."""
-        return self._outbox.after(after_seq)
+        return self._ledger.outbox.after(after_seq)
 
     def unacknowledged(self) -> Sequence[Report]:
         """All unacknowledged reports, oldest first."""
-        return self._outbox.after()
+        return self._ledger.outbox.after()
 
     def story(self) -> Sequence[StoryLine]:
         """What happened on this node, oldest first, as far as the journal reaches back."""
-        return tuple(self._story)
+        return tuple(self._ledger.story)
 
     async def hello(self) -> HelloFacts:
         """Who is calling and where it stands."""
         # Imported here: protobuf is not needed before there is a link.
         from node_agent.runtime.link_transport import HelloFacts
 
-        facts, node = self._boot.facts, self._node
+        facts, node = self._boot.facts, self.node
         return HelloFacts(
             node_id=self._identity.node_id,
             installation_id=self._ports.journal.installation_id,
@@ -164,7 +156,7 @@ class NodeRunner:
             boot_verdict=node.verdict,
             agent_version=self._identity.agent_version,
             staged_artifacts=tuple(await self._ports.artifacts.staged()),
-            rollback_artifact=self._rollback,
+            rollback_artifact=self._ledger.rollback,
             command_line=facts.command_line,
         )
 
@@ -175,7 +167,7 @@ class NodeRunner:
         if isinstance(command, (cmd.LocalPrepare, cmd.LocalKexec, cmd.LocalCancel, cmd.LocalCommit)):
             facts = self._boot.facts
             resolved = resolve_local(
-                self._node, command, self._identity.node_id, self.stamp(), facts.command_line
+                self.node, command, self._identity.node_id, self.stamp(), facts.command_line
             )
             if isinstance(resolved, Refuse):
                 return Disposition(Outcome.REFUSED, self.status(), resolved.problem)
@@ -204,13 +196,13 @@ class NodeRunner:
 
     async def acknowledge(self, seq: int) -> None:
         """Reports up to seq are committed at the orchestrator."""
-        self._outbox.acknowledge(seq)
+        self._ledger.outbox.acknowledge(seq)
         self.renew()
 
     async def note_incarnation(self, incarnation: str, serial: int) -> None:
         """The orchestrator said which incarnation its store is; only newer ones are kept."""
         self.renew()
-        if serial > self._node.incarnation_serial or not self._node.incarnation:
+        if serial > self.node.incarnation_serial or not self.node.incarnation:
             with contextlib.suppress(asyncio.QueueFull):
                 self._inbox.put_nowait(Met(incarnation, serial))
 
@@ -230,20 +222,25 @@ class NodeRunner:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._rollback = await self._ports.artifacts.rollback_artifact()
+                await self._ledger.look_for_rollback()
                 await self._recover()
+                self.ready.set()
                 while True:
                     await self._take(await self._inbox.get())
+        except BaseExceptionGroup as group_of_one:
+            # There is one cause: the first that fails cancels the rest.
+            raise group_of_one.exceptions[0] from None
         finally:
             self._group = None
             self._effects.session.drop_fds()
 
     async def _recover(self) -> None:
         """Name the boot and go on from there. A restart that changes nothing is not told."""
+        before = self.node
         event, tsc_hz = await classify_boot(
-            self._node, self._boot, self._effects.session, self._ports.kernel, self._ports.clock
+            before, self._boot, self._effects.session, self._ports.kernel, self._ports.clock
         )
-        node = replace(self._node, boot_id=event.boot_id, verdict=event.verdict)
+        node = replace(before, boot_id=event.boot_id, verdict=event.verdict)
         quarantine = self._boot.quarantine
         if node.attempt is None and event.verdict is Verdict.POISONED:
             quarantine = event.problem
@@ -251,18 +248,18 @@ class NodeRunner:
             node = replace(node, quarantine=quarantine, healthy=False)
         effect: Effect | None = None
         if (attempt := node.attempt) is not None:
-            step = transition(replace(attempt, tsc_hz=tsc_hz or attempt.tsc_hz), event, self._told())
-            node, effect = _with_attempt(node, step.attempt), step.effect
-        if replace(node, verdict=self._node.verdict) == self._node:
-            self._node = node
-            await self._start(effect)
-            return
-        try:
-            await self._commit(node, event, ref=attempt.ref if attempt is not None else None)
-        except JournalUnavailable as error:
-            self._node = node
-            await self._journal_failed(error)
-            return
+            step = transition(replace(attempt, tsc_hz=tsc_hz or attempt.tsc_hz), event, self._ledger.told())
+            node, effect = with_attempt(node, step.attempt), step.effect
+        if replace(node, verdict=before.verdict) == before:
+            self._ledger.node = node
+        else:
+            ref = attempt.ref if attempt is not None else None
+            try:
+                await self._ledger.commit(node, "BootClassified", ref, event)
+            except JournalUnavailable as error:
+                self._ledger.node = node
+                await self._journal_failed(error)
+                return
         await self._start(effect)
 
     async def _take(self, item: Item) -> None:
@@ -273,78 +270,90 @@ class NodeRunner:
                     if epoch == self._epoch:
                         await self._advance(event)
                 case Staged(result):
-                    await self._tell("Staged", stage=result, problem=result.problem)
+                    await self._ledger.look_for_rollback()
+                    await self._ledger.staged(result)
                 case Met(incarnation, serial):
-                    node = replace(self._node, incarnation=incarnation, incarnation_serial=serial)
-                    await self._append(NODE, body_of(node=node, acked=self._outbox.acked))
-                    self._node = node
+                    await self._ledger.met(incarnation, serial)
                 case Unreadable(refusal):
-                    await self._tell("CommandRefused", refusal=refusal)
+                    await self._ledger.refused(refusal)
                 case _:
                     await self._obey(item)
         except JournalUnavailable as error:
             await self._journal_failed(error)
 
     async def _obey(self, command: cmd.LinkCommand) -> None:
-        decision = self._classify(command)
-        match decision:
+        ref = None if isinstance(command, cmd.Stage) else command.attempt
+        match self._classify(command):
             case Begin(prepare):
                 await self._begin(prepare)
             case Deliver(event):
                 await self._advance(event)
-            case RaiseFloor(generation):
-                assert isinstance(command, cmd.Cancel)
-                await self._raise_floor(command.attempt, generation)
-            case Fetch():
-                assert isinstance(command, cmd.Stage)
-                self._stage(command)
+            case RaiseFloor(floor):
+                await self._ledger.raise_floor(floor)
+            case Fetch(stage):
+                assert self._group is not None
+                self._group.create_task(self._stage(stage), name=f"stage {stage.artifact.digest[:12]}")
             case Refuse(problem):
-                await self._refuse(command, problem)
+                await self._refuse(command.command_id, problem, ref)
             case Done():
                 pass
 
     def _classify(self, command: cmd.LinkCommand) -> Decision:
-        if isinstance(command, cmd.Stage):
-            staged = self._stage_done.get(command.artifact.digest) == command.command_id
-            return Done() if staged or command.artifact.digest in self._stages else Fetch(command.artifact)
         if self._halted and self._trouble is not None:
             return Refuse(self._trouble)
-        return classify_command(self._node, command, self.stamp())
+        if isinstance(command, cmd.Stage) and self._stages.needless(command):
+            return Done()
+        return classify_command(self.node, command, self.stamp())
+
+    async def _stage(self, command: cmd.Stage) -> None:
+        await self._inbox.put(Staged(await self._stages.stage(command)))
 
     async def _begin(self, prepare: cmd.Prepare) -> None:
         try:
             await self._ports.journal.ensure_room()
         except JournalUnavailable as error:
             self._trouble = Problem.of(error)
-            await self._refuse(prepare, self._trouble)
+            await self._refuse(prepare.command_id, self._trouble, prepare.attempt)
             return
         self._trouble = None
         await self._stop_effect()
         facts = self._boot.facts
         attempt = Attempt.begin(
-            prepare, release=facts.release, boot_id=facts.boot_id, emulated=facts.emulated
+            prepare,
+            release=facts.release,
+            boot_id=facts.boot_id,
+            emulated=facts.emulated,
+            was_quarantined=self.node.phase is Phase.QUARANTINED,
         )
-        node = replace(
-            self._node,
-            attempt=attempt,
-            highest_generation=prepare.attempt.generation,
-            quarantine=None,
-        )
-        await self._commit(node, None, name="Prepared", ref=attempt.ref)
+        generation = prepare.attempt.generation
+        node = replace(self.node, attempt=attempt, highest_generation=generation, quarantine=None)
+        await self._ledger.commit(node, "Prepared", attempt.ref, None)
         await self._start(Effect.LOAD)
 
+    async def _refuse(self, command_id: str, problem: Problem, ref: AttemptRef | None) -> None:
+        try:
+            await self._ledger.refused(CommandRefusal(command_id, problem), ref)
+        except JournalUnavailable:
+            if self._trouble is None:
+                raise
+            # The disk is too full even for the refusal: the heartbeat carries the trouble.
+            self.changes.set()
+
     async def _advance(self, event: ev.Event) -> None:
-        """Apply an event, journal it, and begin what follows. Effects that must not be cut
-        short are performed here, one after the other."""
-        attempt = self._node.attempt
-        assert attempt is not None
-        step = transition(attempt, event, self._told())
+        """Apply an event, journal it, and begin what follows."""
+        node = self.node
+        assert node.attempt is not None
+        ref = node.attempt.ref
+        step = transition(node.attempt, event, self._ledger.told())
         await self._stop_effect()
-        await self._commit(_with_attempt(self._node, step.attempt), event, ref=attempt.ref)
+        if isinstance(event, ev.Finished):
+            await self._ledger.look_for_rollback()
+        await self._ledger.commit(with_attempt(node, step.attempt), type(event).__name__, ref, event)
         await self._start(step.effect)
 
     async def _start(self, effect: Effect | None) -> None:
-        attempt = self._node.attempt
+        """Begin an effect. One that must not be cut short is performed here and now."""
+        attempt = self.attempt
         if effect is None or attempt is None:
             return
         if not STEPS[effect].cancellable:
@@ -376,7 +385,7 @@ class NodeRunner:
         assert attempt.lease is not None
         try:
             await self._ports.sync()
-            mark = self._effects.mark("pre_reboot")
+            mark = self._effects.mark(PRE_REBOOT)
             self._effects.session.write_marks((*attempt.marks, mark), attempt.tsc_hz)
             # The last act before reboot (rule of the lease).
             late = lease_problem(attempt.lease, self.stamp())
@@ -386,138 +395,17 @@ class NodeRunner:
         except KernelError as error:
             return ev.RebootRefused(Problem.of(error, step=Phase.JUMPING.value))
 
-    # -- beside the attempt ---------------------------------------------------------------
-
-    def _stage(self, command: cmd.Stage) -> None:
-        assert self._group is not None
-        digest = command.artifact.digest
-        self._stages[digest] = self._group.create_task(self._fetch(command), name=f"stage {digest[:12]}")
-
-    async def _fetch(self, command: cmd.Stage) -> None:
-        digest = command.artifact.digest
-        result = StageResult(digest, verified=True)
-        try:
-            async with self._stage_slots:
-                await self._ports.artifacts.stage(command.artifact)
-            self._rollback = await self._ports.artifacts.rollback_artifact()
-            self._stage_done[digest] = command.command_id
-        except AgentError as error:
-            result = StageResult(digest, verified=False, problem=Problem.of(error))
-        finally:
-            self._stages.pop(digest, None)
-        await self._inbox.put(Staged(result))
-
-    async def _raise_floor(self, ref: AttemptRef, generation: int) -> None:
-        node = replace(self._node, highest_generation=generation)
-        # Not this node's attempt, and it never will be: that is as good as aborted.
-        report = replace(self._report("FloorRaised", node, ref=ref), phase=Phase.ABORTED)
-        await self._append(NODE, body_of(node=node, report=report, acked=self._outbox.acked), report)
-        self._node = node
-
-    async def _refuse(self, command: cmd.LinkCommand, problem: Problem) -> None:
-        """Report a refusal once: the same command is sent again for as long as it stands."""
-        if self._refused.get(command.command_id) == problem.reason:
-            return
-        ref = None if isinstance(command, cmd.Stage) else command.attempt
-        refusal = CommandRefusal(command.command_id, problem)
-        try:
-            await self._tell("CommandRefused", refusal=refusal, ref=ref)
-        except JournalUnavailable:
-            if self._trouble is None:
-                raise
-            # The disk is too full even for the refusal: the heartbeat carries the trouble.
-            self.changes.set()
-            return
-        self._refused[command.command_id] = problem.reason
-        while len(self._refused) > REFUSALS_REMEMBERED:
-            self._refused.pop(next(iter(self._refused)))
-
-    # -- journal --------------------------------------------------------------------------
-
-    async def _commit(
-        self, node: NodeState, event: ev.Event | None, *, name: str = "", ref: AttemptRef | None = None
-    ) -> None:
-        """Journal what the node has become, and tell."""
-        kind, extra = EVENT, None
-        if isinstance(event, ev.JumpIntentRecorded) and node.attempt is not None:
-            kind, extra = JUMP_INTENT, jump_intent(node.attempt, node)
-        if isinstance(event, (ev.BootClassified, ev.Finished)):
-            self._rollback = await self._ports.artifacts.rollback_artifact()
-        report = self._report(name or type(event).__name__, node, ref=ref, event=event)
-        body = body_of(node=node, report=report, acked=self._outbox.acked, extra=extra)
-        seq = await self._append(kind, body, report)
-        if node.attempt is not None:
-            node = replace(node, attempt=replace(node.attempt, seq=seq))
-        self._node = node
-        self.changes.set()
-
-    async def _tell(
-        self,
-        event: str,
-        *,
-        ref: AttemptRef | None = None,
-        stage: StageResult | None = None,
-        refusal: CommandRefusal | None = None,
-        problem: Problem | None = None,
-    ) -> None:
-        """Journal a report that changes nothing on the node."""
-        report = replace(
-            self._report(event, self._node, ref=ref), stage=stage, refusal=refusal, problem=problem
-        )
-        await self._append(EVENT, body_of(report=report, acked=self._outbox.acked), report)
-
-    async def _append(self, kind: str, body: dict[str, object], report: Report | None = None) -> int:
-        body["at"] = self._ports.clock.realtime().isoformat(timespec="milliseconds")
-        record = await self._ports.journal.append(kind, body)
-        if report is not None:
-            report = replace(report, seq=record.seq)
-            self._outbox.add(report)
-            self._story.append(StoryLine.of(report, str(body["at"])))
-            del self._story[:-STORY_RECORDS]
-            self.changes.set()
-        return record.seq
-
-    def _report(
-        self,
-        name: str,
-        node: NodeState,
-        *,
-        ref: AttemptRef | None = None,
-        event: ev.Event | None = None,
-    ) -> Report:
-        return build_report(
-            name, node, self._boot.facts, self.stamp(), ref=ref, event=event, rollback=self._rollback
-        )
-
-    def _told(self) -> tuple[str, ...]:
-        return tuple(str(line) for line in self._story[-20:])
-
     async def _journal_failed(self, error: JournalUnavailable) -> None:
-        """Nothing can be promised any more: undo what was begun before the jump, bring back what
-        stands still after it, and stand still. A restart finds the journal as it is."""
+        """Nothing can be promised any more. A restart finds the journal as it is."""
+        if self._halted:
+            return
         log.error("the journal failed, the node stands still: %s", error.message)
         self._trouble = Problem.of(error)
         self._halted = True
         await self._stop_effect()
-        attempt = self._node.attempt
-        if attempt is not None:
-            if attempt.phase in (*BEFORE_JUMP, Phase.UNWINDING):
-                await self._at_best(self._effects.undo_all(attempt))
-            elif attempt.phase in (Phase.RETRIEVING, Phase.RESUMING):
-                await self._at_best(self._effects.perform(Effect.RETRIEVE, attempt))
-                await self._at_best(self._effects.perform(Effect.BRING_BACK, attempt))
+        if self.attempt is not None:
+            await self._effects.make_safe(self.attempt)
         self.changes.set()
-
-    async def _at_best(self, work: Awaitable[object]) -> None:
-        try:
-            await work
-        except AgentError as error:
-            log.error("while standing still: %s", error.message)  # noqa: TRY400 - the cause is the journal
-
-
-def _with_attempt(node: NodeState, attempt: Attempt) -> NodeState:
-    healthy = node.healthy if attempt.healthy is None else attempt.healthy
-    return replace(node, attempt=attempt, healthy=healthy)
 
 
 _BUSY = Problem(

@@ -9,6 +9,7 @@ RECORD_INTENT and REBOOT are the runner's own (runner.py): they run in its task,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ from node_agent.core import events as ev
 from node_agent.core import timing
 from node_agent.core.attempt import Attempt
 from node_agent.core.model import BlackoutSample, Mark, MemoryCheck, Problem, Vantage
+from node_agent.core.phases import Phase
 from node_agent.core.recovery import name_attempt
-from node_agent.core.steps import Effect, Undo, undo_plan
+from node_agent.core.steps import BEFORE_JUMP, Effect, Undo, undo_plan
 from node_agent.errors import AgentError, HookFailed, Retry
 from node_agent.ports import (
     Artifacts,
@@ -31,6 +33,8 @@ from node_agent.ports import (
 )
 from node_agent.runtime.preflight import preflight
 from node_agent.runtime.runner_session import AgentSession
+
+log = logging.getLogger(__name__)
 
 
 async def _no_sync() -> None:
@@ -268,8 +272,24 @@ class Effects:
             case Undo.UNLOAD:
                 await self._ports.kernel.unload()
 
+    async def make_safe(self, attempt: Attempt) -> None:
+        """Without a journal: undo what was begun before the jump, bring back what stands still
+        after it, as well as it goes. Logs what does not."""
+        if attempt.phase in (*BEFORE_JUMP, Phase.UNWINDING):
+            await _at_best(self.undo_all(attempt))
+        elif attempt.phase in (Phase.RETRIEVING, Phase.RESUMING):
+            await _at_best(self._retrieve(attempt))
+            await _at_best(self._bring_back(attempt))
+
     async def _bring_back(self, _: Attempt) -> None:
         await self._ports.workloads.resume()
+
+
+async def _at_best(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except AgentError as error:
+        log.error("while making the node safe: %s", error.message)  # noqa: TRY400 - expected
 
 
 def _sample(pause: WorkloadPause, *, emulated: bool) -> BlackoutSample:

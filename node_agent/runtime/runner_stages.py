@@ -1,0 +1,44 @@
+"""STAGE: fetching artifacts beside the saga, a few at a time, each once at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from node_agent.core.commands import Stage
+from node_agent.core.model import Problem
+from node_agent.core.report import StageResult
+from node_agent.errors import AgentError
+from node_agent.ports import Artifacts
+
+AT_ONCE = 2
+"""One ahead of the node's turn and one for the next rollout; more only share the disk."""
+
+
+class Stages:
+    """The stages under way. Their tasks belong to the caller's group."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._under_way: set[str] = set()
+        self._done: dict[str, str] = {}
+
+    def needless(self, command: Stage) -> bool:
+        """It is under way, or this very command has been followed. One that failed is tried
+        again whenever it is sent again."""
+        digest = command.artifact.digest
+        return digest in self._under_way or self._done.get(digest) == command.command_id
+
+    async def stage(self, command: Stage) -> StageResult:
+        """Fetch, verify and keep."""
+        digest = command.artifact.digest
+        self._under_way.add(digest)
+        try:
+            async with self._slots:
+                await self._artifacts.stage(command.artifact)
+        except AgentError as error:
+            return StageResult(digest, verified=False, problem=Problem.of(error))
+        finally:
+            self._under_way.discard(digest)
+        self._done[digest] = command.command_id
+        return StageResult(digest, verified=True)
