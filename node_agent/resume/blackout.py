@@ -64,7 +64,7 @@ def resume(
 
     Args:
         root: of an emulated node; "" is this machine.
-        journal_path: the journal's file; its lock is beside it.
+        journal_path: the journal's file, which is what is locked.
         socket_path: the broker's.
         deadline_s: seconds to wait for claims, from the retrieval on.
     """
@@ -92,16 +92,12 @@ def resume(
 
 def _intent(handover: Handover, root: str, journal_path: str) -> JumpIntent | None:
     try:
-        handover.journal_fd = posix.open(
-            journal_path + ".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600
-        )
-        fcntl.flock(handover.journal_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        journal = _read(journal_path)
+        handover.journal_fd = _lock(journal_path)
+        journal = _read(handover.journal_fd)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         handover.errors["journal"] = _name(error)
-        if error.errno != errno.ENOENT and handover.journal_fd >= 0:
-            posix.close(handover.journal_fd)
-            handover.journal_fd = -1
         return None
     intent = read_last_jump(journal)
     if intent is None:
@@ -112,6 +108,20 @@ def _intent(handover: Handover, root: str, journal_path: str) -> JumpIntent | No
         handover.errors["boot_id"] = _name(error)
         return None
     return None if boot_id == intent.boot_id else intent
+
+
+def _lock(path: str) -> int:
+    """The journal, open and locked. Raises OSError: EAGAIN if another process holds it."""
+    fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if posix.stat(path).st_ino != posix.fstat(fd).st_ino:
+            # Compacted between open and lock, so by a process that lives and holds the new file.
+            raise OSError(errno.EAGAIN, "flock")
+    except OSError:
+        posix.close(fd)
+        raise
+    return fd
 
 
 def _retrieve(handover: Handover, root: str, name: str) -> int:
@@ -164,15 +174,11 @@ def _listen(handover: Handover, path: str, mode: int) -> bool:
     return True
 
 
-def _read(path: str) -> bytes:
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    try:
-        data = bytearray()
-        while chunk := posix.read(fd, 1 << 20):
-            data += chunk
-        return bytes(data)
-    finally:
-        posix.close(fd)
+def _read(fd: int) -> bytes:
+    data = bytearray()
+    while chunk := posix.pread(fd, 1 << 20, len(data)):
+        data += chunk
+    return bytes(data)
 
 
 def _name(error: OSError) -> str:

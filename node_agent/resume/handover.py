@@ -46,8 +46,8 @@ class ClientLeft:
 class Handover:
     """Fds, marks, and what the boot verdict needs.
 
-    journal_fd: open and flock'ed, to be adopted (a second open could not lock it); -1 if the
-        blackout path took none.
+    journal_fd: the journal, open and flock'ed, for FileJournal.open(fd=…), because a second open
+        could not lock it; -1 if there is none, or another process holds it.
     listener_fd: the broker's socket; -1 if it was not bound.
     attempt, jump: of the JumpIntent followed; empty if there was none to follow.
     bindings: id → {uid, unit, …} from the JumpIntent.

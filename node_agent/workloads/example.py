@@ -116,7 +116,7 @@ class Example:
         )
 
     def _say(self, what: str) -> None:
-        print(f"{self._client.workload}: {what}", flush=True)
+        print(f"{self._client.workload}: {what}\n", end="", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
