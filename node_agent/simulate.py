@@ -1,0 +1,291 @@
+"""`liveroll-agent simulate`: many emulated nodes in one process, each with all that a node has.
+
+Every node has its own kernel, journal, runner, workloads with real memory, and its own link;
+channels are shared by link_grpc's rule. A kexec ends the node's userspace, link and runner
+with it, and the next boot starts them anew. Ending this process is a power loss for its nodes;
+with a state directory their journals survive it.
+
+All timings are emulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import signal
+import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+from node_agent.core.model import Problem
+from node_agent.errors import JournalCorrupt, LinkError
+from node_agent.kernel.emulated.clock import HostBase
+from node_agent.kernel.emulated.image import ImageTable
+from node_agent.kernel.emulated.model import Machine
+from node_agent.kernel.emulated.node import Boot, EmulatedNode
+from node_agent.kernel.faults import FaultKind
+from node_agent.ports import Journal
+from node_agent.runtime.artifacts import ArtifactCache
+from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
+from node_agent.runtime.link import LinkView
+from node_agent.runtime.link_transport import Connector
+from node_agent.runtime.metrics import Meter
+from node_agent.runtime.runner_boot import Boot as BootFound
+from node_agent.runtime.runner_effects import Pace, Ports
+from node_agent.runtime.runner_items import Identity
+from node_agent.runtime.supervisor import NodeLife, corrupt_problem, end, open_journal
+from node_agent.runtime.supervisor_log import Log
+from node_agent.simulate_options import NodeSpec, SimulateOptions, read_options
+from node_agent.version import version
+from node_agent.workloads.inprocess import InProcessWorkloads
+
+JOURNAL_THREADS = 4
+"""Each journal's writes stay on one thread; a few of them let fsyncs of different nodes overlap."""
+PACE = Pace(probe_s=0.2, watch_s=1.0)
+"""Emulated nodes live faster: their kexec takes a second, not a minute."""
+
+
+class SimulatedHooks:
+    """ports.Hooks of an emulated node: nothing to drain, and as healthy as its kernel."""
+
+    def __init__(self, node: SimulatedNode, release: str) -> None:
+        self._node = node
+        self._release = release
+
+    async def drain(self) -> None:
+        """Nothing runs here that cannot be preserved."""
+
+    async def undrain(self) -> None:
+        """Nothing was moved off."""
+
+    async def healthy(self) -> tuple[bool, str]:
+        """Unhealthy where --image said so of the running release."""
+        if self._release in self._node.options.unhealthy:
+            return False, f"kernel {self._release} is emulated as unhealthy"
+        return True, ""
+
+    async def set_default_kernel(self, artifact_digest: str) -> None:
+        """What the emulated firmware starts."""
+        staged = await self._node.artifacts(self._release).get(artifact_digest)
+        self._node.set_default(staged.release)
+
+
+class SimulatedNode:
+    """One node, over all its boots.
+
+    Args:
+        directory: of this node's files.
+        durable: its journal is a file there, else it is in memory.
+    """
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        options: SimulateOptions,
+        directory: Path,
+        meter: Meter,
+        log: Log,
+        connect: Connector,
+        *,
+        durable: bool,
+        executor: ThreadPoolExecutor,
+        on_view: Callable[[LinkView], None],
+    ) -> None:
+        self.spec, self.options = spec, options
+        self._directory = directory
+        self._durable = durable
+        self._disk = MemoryDisk()
+        self._executor = executor
+        self._meter, self._log, self._connect, self._on_view = meter, log, connect, on_view
+        self._rng = random.Random(f"{options.seed}/{spec.node_id}")  # noqa: S311 - jitter, no secret
+        self._workloads: InProcessWorkloads | None = None
+        self._boots = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        self._default_file = directory / "default-kernel"
+        base = HostBase()
+        self.emulated = EmulatedNode(
+            self._default_release(),
+            images=ImageTable(options.images),
+            faults=spec.faults,
+            machine=Machine(spec.model),
+            phases=options.phases,
+            base=base,
+            seed=random.SystemRandom().getrandbits(63),
+            epoch=base.epoch(),
+        )
+
+    async def run(self) -> None:
+        """Power on, until cancelled."""
+        try:
+            await self.emulated.run(self._userspace)
+        finally:
+            if self._workloads is not None:
+                self._workloads.node_died()
+
+    def artifacts(self, release: str) -> ArtifactCache:
+        """This node's cache, in a boot of that release."""
+        return ArtifactCache(
+            self._directory / "artifacts", running_release=release, on_bytes=self._meter.fetched
+        )
+
+    def set_default(self, release: str) -> None:
+        """What a cold boot starts, also after this process was started again."""
+        self.emulated.set_default(release)
+        self._default_file.write_text(release)
+
+    def _default_release(self) -> str:
+        with suppress(OSError):
+            return self._default_file.read_text().strip() or self.spec.release
+        return self.spec.release
+
+    async def _userspace(self, boot: Boot) -> None:
+        facts = await boot.kernel.facts()
+        cache = self.artifacts(facts.release)
+        await cache.capture_running(None, emulated=True)
+        workloads = await self._workloads_of(boot)
+        journal, quarantine = await self._journal(boot)
+        life = NodeLife(
+            identity=Identity(
+                node_id=self.spec.node_id,
+                labels={**self.spec.labels, "hardware_model": self.spec.model},
+                capabilities=("luo", "kho", "emulated"),
+                agent_version=version(),
+            ),
+            ports=Ports(
+                kernel=boot.kernel,
+                journal=journal,
+                clock=boot.clock,
+                workloads=workloads,
+                hooks=SimulatedHooks(self, facts.release),
+                artifacts=cache,
+            ),
+            boot=BootFound(facts, quarantine=quarantine),
+            meter=self._meter,
+            log=self._log,
+            connect=self._connect,
+            pace=PACE,
+            rng=self._rng,
+            on_view=self._on_view,
+        )
+        await life.live()
+
+    async def _workloads_of(self, boot: Boot) -> InProcessWorkloads:
+        """The workloads outlive the agent's process, and not its boot."""
+        if self._workloads is not None and boot.boots == self._boots:
+            await self._workloads.agent_died()
+            return self._workloads
+        if self._workloads is not None:
+            self._workloads.node_died()
+        self._boots = boot.boots
+        self._workloads = InProcessWorkloads(
+            clock=boot.clock,
+            count=self.options.workloads,
+            size_bytes=self.options.memory_bytes,
+            seed=zlib.crc32(f"{self.options.seed}/{self.spec.node_id}".encode()),
+        )
+        return self._workloads
+
+    async def _journal(self, boot: Boot) -> tuple[Journal, Problem | None]:
+        kexecs, faults = self.emulated.model.reboots, self.spec.faults
+        if self._durable:
+            path = self._directory / "journal"
+            return await asyncio.to_thread(open_journal, path, executor=self._executor)
+        self._disk.process_died()
+        if boot.starts == 1 and faults.at(FaultKind.TORN_JOURNAL, kexecs) is not None:
+            self._disk.data = self._disk.data[:-3]
+        if boot.starts == 1 and faults.at(FaultKind.CORRUPT_JOURNAL, kexecs) is not None:
+            self._disk.data = self._disk.data[:-1] + bytes([self._disk.data[-1] ^ 0xFF])
+        self._disk.full = faults.at(FaultKind.FULL_DISK, kexecs) is not None
+        try:
+            return MemoryJournal(self._disk), None
+        except JournalCorrupt as error:
+            self._disk = MemoryDisk()
+            return MemoryJournal(self._disk), corrupt_problem(error, "memory")
+
+
+def options(args: argparse.Namespace) -> SimulateOptions:
+    """See simulate_options."""
+    return read_options(args)
+
+
+def run(options: SimulateOptions) -> int:
+    """Host the fleet until SIGINT or SIGTERM. Raises AgentError."""
+    return asyncio.run(host(options))
+
+
+async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> int:
+    """Host the fleet until stop is set, or a signal sets it; 0, or 6 if no link ever came up."""
+    from node_agent.runtime.link_grpc import GrpcDialer
+
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    log = Log(options.log_format, options.log_level)
+    meter = Meter()
+    up: set[str] = set()
+    complained = False
+
+    def seen(node_id: str, view: LinkView) -> None:
+        nonlocal complained
+        if view.up:
+            up.add(node_id)
+            if len(up) == len(options.nodes):
+                log.info("every node is linked", nodes=len(up))
+        elif not up and not complained and view.problem is not None:
+            complained = True
+            log.warning("no link yet", why=view.problem.message, remedy=view.problem.remedy)
+
+    async with AsyncExitStack() as stack:
+        where = options.state_dir or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="liveroll-simulate-"))
+        )
+        dialer = GrpcDialer(options.orchestrator, options.tls)
+        stack.push_async_callback(dialer.close)
+        executors = [
+            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"journals-{i}"))
+            for i in range(JOURNAL_THREADS if options.state_dir else 1)
+        ]
+        if options.metrics_listen:
+            from node_agent.runtime.metrics_http import serve
+
+            address = await stack.enter_async_context(serve(meter, options.metrics_listen, version()))
+            log.info("metrics", url=f"http://{address}/metrics")
+        nodes = [
+            SimulatedNode(
+                spec,
+                options,
+                where / spec.node_id,
+                meter,
+                log,
+                dialer.connect,
+                durable=options.state_dir is not None,
+                executor=executors[i % len(executors)],
+                on_view=lambda view, node_id=spec.node_id: seen(node_id, view),  # type: ignore[misc]
+            )
+            for i, spec in enumerate(options.nodes)
+        ]
+        fleet = loop.create_task(_all(nodes))
+        waiting = loop.create_task(stop.wait())
+        try:
+            await asyncio.wait((fleet, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            await end(fleet)
+    if not up and complained:
+        raise LinkError(
+            f"no node ever reached the orchestrator at {options.orchestrator}",
+            reason="UNREACHABLE",
+            remedy="see that liveroll-orchestrator runs there and that the address is right",
+        )
+    return 0
+
+
+async def _all(nodes: list[SimulatedNode]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for node in nodes:
+            tasks.create_task(node.run())
