@@ -48,6 +48,7 @@ from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import Happened, Identity, Item, Met, Staged, Unreadable
 from node_agent.runtime.runner_ledger import Ledger, with_attempt
+from node_agent.runtime.runner_report import build_hello
 from node_agent.runtime.runner_stages import Stages
 from node_agent.runtime.runner_step import perform_bounded
 
@@ -82,6 +83,8 @@ class NodeRunner:
         """Why the journal takes nothing new."""
         self._halted = False
         """The journal has failed: only answers are given."""
+        self.ready = asyncio.Event()
+        """Set once the boot is classified: before that there is nothing to say Hello with."""
 
     # -- what others read -----------------------------------------------------------------
 
@@ -93,8 +96,6 @@ class NodeRunner:
     @property
     def changes(self) -> asyncio.Event:
         """Set whenever a report is added or the status changes; whoever waits on it clears it."""
-        self.ready = asyncio.Event()
-        """Set once the boot is classified: before that there is nothing to say Hello with."""
         return self._ledger.changes
 
     @property
@@ -137,27 +138,14 @@ class NodeRunner:
 
     async def hello(self) -> HelloFacts:
         """Who is calling and where it stands."""
-        # Imported here: protobuf is not needed before there is a link.
-        from node_agent.runtime.link_transport import HelloFacts
-
-        facts, node = self._boot.facts, self.node
-        return HelloFacts(
-            node_id=self._identity.node_id,
-            installation_id=self._ports.journal.installation_id,
-            boot_id=facts.boot_id,
-            release=facts.release,
-            hardware_model=facts.hardware_model,
-            capabilities=self._identity.capabilities,
-            labels=self._identity.labels,
-            highest_generation=node.highest_generation,
-            incarnation=node.incarnation,
-            incarnation_serial=node.incarnation_serial,
-            status=self.status(),
-            boot_verdict=node.verdict,
-            agent_version=self._identity.agent_version,
-            staged_artifacts=tuple(await self._ports.artifacts.staged()),
-            rollback_artifact=self._ledger.rollback,
-            command_line=facts.command_line,
+        return build_hello(
+            self._identity,
+            self._ports.journal.installation_id,
+            self._boot.facts,
+            self.node,
+            self.status(),
+            staged=await self._ports.artifacts.staged(),
+            rollback=self._ledger.rollback,
         )
 
     # -- what others ask ------------------------------------------------------------------

@@ -1,12 +1,19 @@
-"""Reports as the runner builds them. `seq` is 0 until the journal has given one."""
+"""Reports and Hello as the runner builds them. `seq` is 0 of a report until the journal has given one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from node_agent.core import events as ev
 from node_agent.core.attempt import NodeState
 from node_agent.core.model import AttemptRef, BootStamp
-from node_agent.core.report import Report
+from node_agent.core.report import NodeStatus, Report
 from node_agent.ports import BootFacts
+from node_agent.runtime.runner_items import Identity
+
+if TYPE_CHECKING:
+    from node_agent.runtime.link_transport import HelloFacts
 
 
 def build_report(
@@ -46,4 +53,38 @@ def build_report(
         brownout_s=event.brownout_s if isinstance(event, ev.Finished) else None,
         memory_check=resumed.memory if resumed is not None else None,
         rollback_artifact=rollback,
+    )
+
+
+def build_hello(
+    identity: Identity,
+    installation_id: str,
+    facts: BootFacts,
+    node: NodeState,
+    status: NodeStatus,
+    *,
+    staged: Sequence[str],
+    rollback: str,
+) -> HelloFacts:
+    """Who is calling and where it stands."""
+    # Imported here: protobuf is not needed before there is a link.
+    from node_agent.runtime.link_transport import HelloFacts
+
+    return HelloFacts(
+        node_id=identity.node_id,
+        installation_id=installation_id,
+        boot_id=facts.boot_id,
+        release=facts.release,
+        hardware_model=facts.hardware_model,
+        capabilities=identity.capabilities,
+        labels=identity.labels,
+        highest_generation=node.highest_generation,
+        incarnation=node.incarnation,
+        incarnation_serial=node.incarnation_serial,
+        status=status,
+        boot_verdict=node.verdict,
+        agent_version=identity.agent_version,
+        staged_artifacts=tuple(staged),
+        rollback_artifact=rollback,
+        command_line=facts.command_line,
     )
