@@ -17,9 +17,10 @@ import signal
 import tempfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from node_agent.core.model import Problem
 from node_agent.errors import JournalCorrupt, LinkError
@@ -43,10 +44,27 @@ from node_agent.simulate_options import NodeSpec, SimulateOptions, read_options
 from node_agent.version import version
 from node_agent.workloads.inprocess import InProcessWorkloads
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 JOURNAL_THREADS = 4
 """Each journal's writes stay on one thread; a few of them let fsyncs of different nodes overlap."""
 PACE = Pace(probe_s=0.2, watch_s=1.0)
 """Emulated nodes live faster: their kexec takes a second, not a minute."""
+
+
+class LentExecutor(Executor):
+    """A thread that many journals write on, one after the other; no journal's end ends it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def submit(self, fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
+        """See Executor."""
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """It is not the borrower's to end."""
 
 
 class SimulatedHooks:
@@ -92,7 +110,7 @@ class SimulatedNode:
         connect: Connector,
         *,
         durable: bool,
-        executor: ThreadPoolExecutor,
+        executor: Executor,
         on_view: Callable[[LinkView], None],
     ) -> None:
         self.spec, self.options = spec, options
@@ -247,7 +265,7 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
         dialer = GrpcDialer(options.orchestrator, options.tls)
         stack.push_async_callback(dialer.close)
         executors = [
-            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"journals-{i}"))
+            LentExecutor(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"journals-{i}")))
             for i in range(JOURNAL_THREADS if options.state_dir else 1)
         ]
         if options.metrics_listen:
