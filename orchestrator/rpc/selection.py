@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 
-from orchestrator.errors import InvalidSpec, Violation
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.selectors import parse
+from orchestrator.errors import InvalidSpec, NotFound, Violation
+from orchestrator.wire.check import Checker
+from orchestrator.wire.spec_in import MAX_SELECTOR
 
 
 def matching_nodes(fleet: Fleet, selector: str, rollout: str) -> Set[str]:

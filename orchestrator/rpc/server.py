@@ -137,7 +137,7 @@ def _verified(listen: Listen) -> bool:
     return listen.tls is not None and listen.tls.ca is not None
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """SERVING while Orchestrator.ready() says so; asked at each call, so it cannot be stale."""
 
     def __init__(self, orchestrator: Orchestrator, service: str, stopping: asyncio.Event) -> None:

@@ -126,6 +126,7 @@ async def _opened(service: Watches, context: Context) -> AsyncIterator[_Stream]:
     opened.check()
     async with asyncio.TaskGroup() as tasks:
         helpers = [tasks.create_task(opened.listen()), tasks.create_task(opened.stop())]
+        await asyncio.sleep(0)  # the listener subscribes before the first read, or a hint is lost
         try:
             yield opened
         finally:

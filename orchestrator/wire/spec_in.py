@@ -1,7 +1,8 @@
 """RolloutSpec as an operator sent it → core's RolloutSpec, or every violation at once.
 
-What is unset takes the core's default (core/spec.py). Only what a message alone can tell is
-judged here (shape, bounds); whether it makes sense for the fleet is core/validate's to say.
+What is unset takes the core's default (core/spec.py). Judged here: what only the message shows
+(shape, bounds). Whether it makes sense by itself is core/validate's to say, and whether it does
+for the fleet core/operations'.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from types import MappingProxyType
 from liveroll.v1 import common_pb2, rollout_pb2
 
 from orchestrator.core import spec as core
+from orchestrator.core import validate
 from orchestrator.core.phases import Method
-from orchestrator.errors import Retry
+from orchestrator.errors import InvalidSpec, Retry, Violation
 from orchestrator.wire.check import MAX_NODES, Checker
 
 MAX_WAVES = 64
@@ -41,10 +43,29 @@ _RETRY = {v.number: v.name for v in common_pb2.RetryClass.DESCRIPTOR.values}
 
 
 def read_spec(proto: rollout_pb2.RolloutSpec) -> core.RolloutSpec:
-    """Raises InvalidSpec with every violation, paths as in the proto and the rollout file."""
+    """Raises InvalidSpec if the message is malformed, then with every violation that needs no
+    fleet to be seen. A well-formed one is left to core's operations, which see the fleet."""
     check = Checker()
+    spec = _read(proto, check)
+    if check.violations:
+        raise InvalidSpec(_all(spec, check), "the rollout's specification is invalid")
+    return spec
+
+
+def examine(proto: rollout_pb2.RolloutSpec) -> tuple[Violation, ...]:
+    """Every violation that needs no fleet to be seen; paths as in the rollout file."""
+    check = Checker()
+    return _all(_read(proto, check), check)
+
+
+def _all(spec: core.RolloutSpec, check: Checker) -> tuple[Violation, ...]:
+    known = {v.path for v in check.violations}
+    return (*check.violations, *(v for v in validate.check(spec).violations if v.path not in known))
+
+
+def _read(proto: rollout_pb2.RolloutSpec, check: Checker) -> core.RolloutSpec:
     default = core.RolloutSpec("", core.Target(""))
-    spec = core.RolloutSpec(
+    return core.RolloutSpec(
         name=check.name(proto.name, "name", most=63),
         target=core.Target(
             artifact=check.name(proto.target.artifact, "target.artifact"),
@@ -110,8 +131,6 @@ def read_spec(proto: rollout_pb2.RolloutSpec) -> core.RolloutSpec:
             least=SECOND,
         ),
     )
-    check.done("the rollout's specification is invalid")
-    return spec
 
 
 def _words(check: Checker, values: Iterable[str], path: str) -> tuple[str, ...]:

@@ -1,0 +1,209 @@
+"""How nodes, events and a node's story look. Pure; see render.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+
+from liveroll.v1 import common_pb2
+from liveroll.v1 import rollout_pb2 as pb
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli import friendly
+
+AT_REST = frozenset({"IDLE", "BAKING", "COMMITTED", "ABORTED"})
+BLACKOUT = frozenset({"SUSPENDING", "JUMPING", "RETRIEVING", "RESUMING"})
+BROKEN = frozenset({"AWAITING_ROLLBACK", "QUARANTINED", "COLD_BOOTED", "LOST"})
+IN_FLIGHT_ROWS = 12
+"""As many as a budget usually lets fly; the rest is counted."""
+_STORY_FIELDS = 8
+"""Shown of an event in a story, most telling first as they were recorded."""
+
+
+def phase_of(node: pb.Node) -> str:
+    """IDLE, LOADING, …"""
+    return common_pb2.Phase.Name(node.phase).removeprefix("PHASE_")
+
+
+def phase_text(phase: str) -> Text:
+    if phase in BROKEN:
+        return Text(phase, "bold red")
+    if phase in BLACKOUT:
+        return Text(phase, "bold yellow")
+    if phase in ("BAKING", "COMMITTED"):
+        return Text(phase, "green")
+    return Text(phase, "dim" if phase in AT_REST else "yellow")
+
+
+def in_flight(nodes: Iterable[pb.Node]) -> Table | None:
+    """Nodes that are under way or need somebody, the first of them; None if there are none."""
+    flying = sorted((n for n in nodes if phase_of(n) not in AT_REST), key=lambda n: n.node_id)
+    if not flying:
+        return None
+    table = _table("node", "phase", "wave", "link", "")
+    for node in flying[:IN_FLIGHT_ROWS]:
+        table.add_row(
+            Text(node.node_id),
+            phase_text(phase_of(node)),
+            Text(node.wave),
+            link_text(node),
+            Text(problem_line(node), "red"),
+        )
+    if len(flying) > IN_FLIGHT_ROWS:
+        table.add_row(Text(f"and {len(flying) - IN_FLIGHT_ROWS} more", "dim"))
+    return table
+
+
+def link_text(node: pb.Node) -> Text:
+    return Text(node.link, {"up": "green", "down": "red"}.get(node.link, "yellow"))
+
+
+def problem_line(node: pb.Node) -> str:
+    """REASON: message; empty if there is none."""
+    if not node.HasField("problem") or not node.problem.reason:
+        return ""
+    return f"{node.problem.reason}: {node.problem.message}"
+
+
+def nodes_table(nodes: Sequence[pb.Node]) -> RenderableType:
+    """What `nodes` prints."""
+    if not nodes:
+        return Text("no nodes")
+    table = _table("node", "kernel", "phase", "link", "health", "rollout", "labels")
+    for node in nodes:
+        notes = [f"{k}={v}" for k, v in sorted(node.labels.items())]
+        table.add_row(
+            Text(node.node_id),
+            Text(node.kernel_release),
+            phase_text(phase_of(node)),
+            link_text(node),
+            _health(node),
+            Text(node.rollout),
+            Text(" ".join(notes), "dim"),
+        )
+    return table
+
+
+def _health(node: pb.Node) -> Text:
+    if node.written_off:
+        return Text("written off", "magenta")
+    if node.HasField("maintenance"):
+        return Text("maintenance", "magenta")
+    return Text("ok", "green") if node.healthy else Text("unhealthy", "red")
+
+
+def node_view(node: pb.Node, now: datetime) -> RenderableType:
+    """What `node` prints."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    rows: list[tuple[str, str | Text]] = [
+        ("kernel", node.kernel_release),
+        ("hardware", node.hardware_model),
+        ("phase", phase_text(phase_of(node))),
+        ("health", _health(node)),
+        ("problem", Text(problem_line(node), "red")),
+        ("remedy", node.problem.remedy),
+        ("link", _link_line(node, now)),
+        ("rollout", f"{node.rollout}, wave {node.wave}" if node.rollout else ""),
+        ("attempt", str(node.attempt.generation) if node.HasField("attempt") else ""),
+        ("boot", f"{node.boot_id} {_verdict(node)}".strip()),
+        ("wanted", node.desired),
+        ("labels", " ".join(f"{k}={v}" for k, v in sorted(node.labels.items()))),
+        ("capabilities", ", ".join(node.capabilities)),
+        ("way back", node.rollback_artifact),
+        ("staged", ", ".join(d[:16] for d in node.staged_artifacts)),
+        ("maintenance", _maintenance(node)),
+        ("agent", node.agent_version),
+    ]
+    for name, value in rows:
+        if value:
+            table.add_row(name, value if isinstance(value, Text) else Text(value))
+    return Group(Text(node.node_id, "bold"), table)
+
+
+def _link_line(node: pb.Node, now: datetime) -> Text:
+    line = link_text(node)
+    if node.HasField("link_changed_time"):
+        line.append(f" for {friendly.duration(max(now - node.link_changed_time.ToDatetime(UTC), now - now))}")
+    return line
+
+
+def _verdict(node: pb.Node) -> str:
+    if not node.boot_verdict:
+        return ""
+    name = common_pb2.BootVerdict.Name(node.boot_verdict).removeprefix("BOOT_VERDICT_")
+    return f"({name.lower().replace('_', ' ')})"
+
+
+def _maintenance(node: pb.Node) -> str:
+    if not node.HasField("maintenance"):
+        return ""
+    line = f"{node.maintenance.reason} ({node.maintenance.owner})"
+    if node.maintenance.HasField("expire_time"):
+        line += f" until {friendly.instant(node.maintenance.expire_time.ToDatetime(UTC))}"
+    return line
+
+
+def event_line(event: pb.Event) -> Text:
+    """One line: when, what kind, about what, in words, by whom."""
+    line = Text(f"{friendly.clock(event.time.ToDatetime(UTC))}  ", "dim")
+    line.append(f"{event.kind:<20} ", _event_style(event.kind))
+    if event.node_id:
+        line.append(f"{event.node_id}  ", "bold")
+    line.append(event.message)
+    if event.cause:
+        line.append(f" ({event.cause})", "dim")
+    if event.actor and event.actor != "orchestrator" and not event.actor.startswith("agent:"):
+        line.append(f" by {event.actor}", "dim")
+    return line
+
+
+def _event_style(kind: str) -> str:
+    if any(word in kind for word in ("halt", "fail", "lost", "stopped", "quarantin", "refus", "violat")):
+        return "red"
+    if any(word in kind for word in ("succeed", "passed", "committed", "ended")):
+        return "green"
+    return "cyan"
+
+
+def story(node_id: str, events: Sequence[pb.Event]) -> RenderableType:
+    """A node's history as attempts, each with its events and how long after its begin they came."""
+    if not events:
+        return Text(f"nothing is known of {node_id}; events may have been trimmed")
+    parts: list[RenderableType] = [Text(f"the story of {node_id}", "bold")]
+    for generation, chapter in groupby(events, key=lambda e: e.attempt.generation):
+        parts += ["", *_chapter(generation, list(chapter))]
+    return Group(*parts)
+
+
+def _chapter(generation: int, events: Sequence[pb.Event]) -> Iterator[RenderableType]:
+    begun = events[0].time.ToDatetime(UTC)
+    title = f"attempt {generation}" if generation else "at rest"
+    rollout = next((e.rollout for e in events if e.rollout), "")
+    yield Text.assemble(
+        (title, "bold"), f" of {rollout}" if rollout and generation else "", f", {friendly.instant(begun)}"
+    )
+    for event in events:
+        after = friendly.duration(event.time.ToDatetime(UTC) - begun)
+        line = Text(f"  +{after:<8}", "dim")
+        line.append(f"{event.kind:<20} ", _event_style(event.kind))
+        line.append(event.message)
+        fields = [f"{k}={v}" for k, v in sorted(event.fields.items()) if v][:_STORY_FIELDS]
+        if fields:
+            line.append(f"  {' '.join(fields)}", "dim")
+        if event.cause:
+            line.append(f"  because of {event.cause}", "dim")
+        if event.actor and event.actor != "orchestrator" and not event.actor.startswith("agent:"):
+            line.append(f"  by {event.actor}", "dim")
+        yield line
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
