@@ -3,8 +3,9 @@
 `python -m node_agent.kernel.emulated.process --root DIR [options] -- COMMAND…` starts COMMAND as
 the node's userspace, with LIVEROLL_NODE_ROOT=DIR. On a kexec it kills all of userspace with
 SIGKILL, passes the phases and starts it again under a new boot_id. SIGTERM or SIGINT ends the
-node, SIGUSR1 is a power loss (and the power button of a node that never came back). COMMAND
-ending with 0 ends the node with 0; any other end restarts it within the same boot.
+node (its services get SIGTERM first), SIGUSR1 is a power loss (and the power button of a node
+that never came back). COMMAND ending with 0 ends the node with 0; any other end restarts it
+within the same boot.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from node_agent.kernel.emulated.phases import PhaseTimes
 from node_agent.kernel.emulated.server import KernelServer
 from node_agent.kernel.emulated.userspace import Userspace
 from node_agent.kernel.faults import FaultPlan, FaultSyntax
+
+GRACE_S = 3.0
+"""From SIGTERM to SIGKILL at the node's end: enough to flush a journal, short for who waits."""
 
 
 class KernelProcess:
@@ -78,6 +82,7 @@ class KernelProcess:
                 if not self._live():
                     break
         finally:
+            self._power_down()
             self._userspace.kill_all()
             self._server.close()
             self._model.power_off()
@@ -89,7 +94,6 @@ class KernelProcess:
         while self._userspace.tend():
             if self._stopping:
                 return False
-            self._server.poll(self._userspace.wait_s())
             if self._power_button or self._server.power_lost:
                 self._leave()
                 self._cold_boot(0.0)
@@ -98,7 +102,15 @@ class KernelProcess:
                 self._leave()
                 self._kexec()
                 return True
+            self._server.poll(self._userspace.wait_s())
         return False
+
+    def _power_down(self) -> None:
+        """Services get SIGTERM and a little time, with their kernel still there."""
+        until = self._base.now() + GRACE_S
+        self._userspace.terminate()
+        while not self._userspace.ended() and (left_s := until - self._base.now()) > 0:
+            self._server.poll(left_s)
 
     def _leave(self) -> None:
         """Userspace dies while its sessions are still held; then the sockets go."""

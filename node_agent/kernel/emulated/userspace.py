@@ -26,6 +26,8 @@ BACKOFF_MAX_S = 5.0
 STEADY_S = 10.0
 """A service that ran so long starts its backoff afresh."""
 
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,24 +71,29 @@ class Userspace:
 
     def tend(self) -> bool:
         """Reap what has ended and start what is due; False once the first service ended with 0."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if self._ended(pid) and os.waitstatus_to_exitcode(status) == 0:
-                return False
+        if self._reap():
+            return False
         now = self._base.now()
         for service in self._services:
             if service.due_s is not None and service.due_s <= now:
                 self._spawn(service)
         return True
 
+    def terminate(self) -> None:
+        """Ask every service to end; see ended()."""
+        for service in self._services:
+            service.due_s = None
+            if service.pid and not _signal(-service.pid, signal.SIGTERM):
+                _signal(service.pid, signal.SIGTERM)  # not yet the leader of its group
+
+    def ended(self) -> bool:
+        """Reap; have all services ended?"""
+        self._reap()
+        return not any(service.pid for service in self._services)
+
     def kill(self, pid: int) -> None:
         """SIGKILL one process."""
-        _kill(pid)
+        _signal(pid, signal.SIGKILL)
 
     def kill_all(self) -> None:
         """SIGKILL until nothing is left. Orphans are adopted as their parents die, so killing
@@ -94,15 +101,27 @@ class Userspace:
         for service in self._services:
             service.due_s = None
             if service.pid:
-                _kill(-service.pid)
+                _signal(-service.pid, signal.SIGKILL)
                 service.pid = 0
         while True:
             for pid in _children():
-                _kill(pid)
+                _signal(pid, signal.SIGKILL)
             try:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 return
+
+    def _reap(self) -> bool:
+        """Note every end so far; has the first service ended with 0?"""
+        done = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return done
+            if pid == 0:
+                return done
+            done |= self._ended(pid) and os.waitstatus_to_exitcode(status) == 0
 
     def _ended(self, pid: int) -> bool:
         """Note a service's end; was it the first service's?"""
@@ -119,9 +138,12 @@ class Userspace:
     def _spawn(self, service: _Service) -> None:
         service.due_s = None
         service.started_s = self._base.now()
+        # Blocked over the fork, so that the child cannot lose one to this process's handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         service.pid = os.fork()
         if service.pid == 0:
             self._become(service.argv)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     def _become(self, argv: Sequence[str]) -> None:
         """In the child. Dies with the kernel process, as a userspace does with its kernel."""
@@ -129,8 +151,9 @@ class Userspace:
         try:
             os.setsid()
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+            for number in (*_HANDLED, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             os.execvpe(argv[0], list(argv), self._environment)  # noqa: S606 - the operator's command
         except OSError as cause:
             os.write(2, f"cannot start {argv[0]}: {cause.strerror}\n".encode())
@@ -147,8 +170,10 @@ def _children() -> list[int]:
         return [int(pid) for pid in listing.read().split()]
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: signal.Signals) -> bool:
+    """False if there is no such process or group."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
-        return
+        return False
+    return True
