@@ -15,7 +15,7 @@ from datetime import timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from orchestrator.core.model import AttemptRow, Mark, RolloutRow, Row
+from orchestrator.core.model import AttemptRow, Mark, MemberRow, RolloutRow, Row
 from orchestrator.core.phases import Goal, Kind, Phase
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
@@ -26,6 +26,7 @@ FAILURES = frozenset(
 )
 VANTAGES = frozenset({"workload", "host", "link"})
 CAUSES = frozenset({"pause", "halt", "window", "embargo", "fleet_stop", "cancel", "lease", "ack_timeout"})
+LINK_CAUSES = frozenset({"closed", "replaced", "silent", "shutdown", "cut", "failed"})
 BLACKOUT_PHASES = (
     ("shutdown", "suspend", "pre_reboot"),
     ("boot", "kernel_start", "userspace_start"),
@@ -88,14 +89,15 @@ class Metrics:
         self.commit_seconds = histogram(
             "liveroll_store_commit_seconds", "Time from asking for a commit to its durability", LATENCY
         )
-        self.batch = histogram(
-            "liveroll_store_batch_changes",
-            "Changes that shared one transaction",
-            (1, 2, 5, 10, 20, 50, 100, 200, 500),
-        )
+        self.plan_actions = counter("liveroll_plan_actions_total", "Actions that plans decided on")
         self.conflicts = counter(
             "liveroll_store_conflicts_total", "Commits that lost to another and were redone"
         )
+        self.store_failures = counter(
+            "liveroll_store_failures_total", "Commits that the store could not take, by reason", "reason"
+        )
+        self.links_opened = counter("liveroll_links_opened_total", "Links that agents opened")
+        self.links_closed = counter("liveroll_links_closed_total", "Links that ended, by cause", "cause")
         for kind in Kind:
             self.started.labels(kind.lower())
         for cause in sorted(CAUSES):
@@ -117,6 +119,9 @@ class Metrics:
                 self.halts.inc()
             if after.goal is Goal.CANCEL and (previous is None or previous.goal is not Goal.CANCEL):
                 self.cancellations.inc()
+        elif isinstance(after, MemberRow):
+            earlier = before.retries if isinstance(before, MemberRow) else 0
+            self.retries.inc(max(0, after.retries - earlier))
 
     def _attempt(self, before: AttemptRow | None, after: AttemptRow) -> None:
         kind = after.kind.lower()
@@ -166,11 +171,29 @@ class Metrics:
         if boot is not None and host is not None and host.duration >= boot:
             self.blackout_phase.labels("purgatory").observe((host.duration - boot).total_seconds())
 
-    def retried(self) -> None:
-        self.retries.inc()
+    # --- the service itself (runtime.observer.Observer) ------------------------------------
+
+    def planned(self, seconds: float, actions: int) -> None:
+        self.plan_seconds.observe(seconds)
+        self.plan_actions.inc(actions)
+
+    def committed(self, seconds: float) -> None:
+        self.commit_seconds.observe(seconds)
+
+    def conflicted(self) -> None:
+        self.conflicts.inc()
+
+    def store_failed(self, reason: str) -> None:
+        self.store_failures.labels(reason).inc()
 
     def violated(self, invariant: str) -> None:
         self.violations.labels(invariant).inc()
+
+    def link_opened(self) -> None:
+        self.links_opened.inc()
+
+    def link_closed(self, cause: str) -> None:
+        self.links_closed.labels(cause if cause in LINK_CAUSES else "other").inc()
 
 
 def _within_boot(first: Mark | None, last: Mark | None) -> timedelta | None:
