@@ -103,6 +103,10 @@ class Fleet:
         generations = self._generations.get(node_id)
         return self.attempts[node_id, max(generations)] if generations else None
 
+    def attempts_at(self, node_id: str) -> tuple[AttemptRow, ...]:
+        """Every stored attempt at the node, oldest first."""
+        return tuple(self.attempts[node_id, g] for g in sorted(self._generations.get(node_id, ())))
+
     def open_attempt(self, node_id: str) -> AttemptRow | None:
         """The node's one attempt that has not settled."""
         newest = self.newest_attempt(node_id)
