@@ -113,10 +113,8 @@ def _command_lines(
     found: dict[str, list[str]] = {}
     for node in members:
         if node.release != artifact.release:
-            line = compose(node.command_line, spec.target, attempt_id(0, ""))
-            found.setdefault(line.replace(placeholder, f"liveroll.attempt={ATTEMPT}"), []).append(
-                node.node_id
-            )
+            line = compose(node.command_line, spec.target, ATTEMPT)
+            found.setdefault(line, []).append(node.node_id)
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(PlannedCommandLine(line, len(nodes), nodes[0]) for line, nodes in ordered)
 
