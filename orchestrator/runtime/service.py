@@ -1,38 +1,66 @@
 """The running orchestrator: owner of every task, and the one thing that rpc/, web/ and app.py talk to.
 
-SIGNATURES FIRST: bodies follow.
+    async with Orchestrator(store=..., clock=..., ...) as orchestrator:
+        await orchestrator.run_until(stop)
+
+Starting takes the planner lease and loads the fleet; only then may links and calls come in.
+Nothing here decides: plan, transitions and operations (core/) do; this commits what they say,
+applies what was committed, and wakes who must know.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from orchestrator.core.actions import Plan
+from orchestrator.core.facts import GraceEnds
+from orchestrator.core.fleet import Fleet
 from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
-from orchestrator.core.model import AttemptRow, Change, Desired, Event, RolloutRow
+from orchestrator.core.model import (
+    Change,
+    DesiredStage,
+    Event,
+    IdempotencyRow,
+    NewEvent,
+)
+from orchestrator.core.phases import Link
 from orchestrator.core.policy import FleetPolicy
-from orchestrator.ports import ArtifactCatalogue, Clock, EventFeed, Store
+from orchestrator.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidSpec,
+    LiverollError,
+    NotLeader,
+    OutOfRange,
+    StaleGeneration,
+    Violation,
+)
+from orchestrator.ports import ArtifactCatalogue, Clock, Lease, Store
+from orchestrator.runtime.alarm import Alarm
+from orchestrator.runtime.checker import Check, Checker
+from orchestrator.runtime.commits import Commits
+from orchestrator.runtime.feed import Feed
+from orchestrator.runtime.ingest import Ingest
+from orchestrator.runtime.leader import TTL, Leader
+from orchestrator.runtime.links import MAX_LINKS, Command, LinkHandle, Links, silent
+from orchestrator.runtime.observer import NullObserver, Observer
+from orchestrator.runtime.reconciler import Planner, Reconciler, planned
+from orchestrator.runtime.retention import Retention, keep_trimmed
+from orchestrator.runtime.tasks import Tasks, shutting_down
 
-if TYPE_CHECKING:
-    from orchestrator.core.fleet import Fleet
-    from orchestrator.core.planner import Plan
+__all__ = ["AgentLink", "Command", "EventsPage", "Operated", "Operation", "Orchestrator"]
 
+TRIES = 8
+"""Of an operator's call that loses to other commits."""
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """The node's newest desired command with the rows that fill it in. Same id, same command."""
-
-    command_id: str
-    """<incarnation>:<serial>"""
-    node_id: str
-    desired: Desired
-    attempt: AttemptRow | None
-    """Of desired.generation; None for STAGE."""
-    rollout: RolloutRow | None
-    """The attempt's rollout (timeouts, health_hold, rollback.none); None for STAGE."""
+STALE_TOGETHER = 256
+"""Links found down at the end of the grace, written at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +79,7 @@ class EventsPage:
     """incarnation:seq to go on from; the newest seq looked at, even if no event matched."""
 
 
-Operation = Callable[["Fleet", datetime], tuple[Change, str]]
+Operation = Callable[[Fleet, datetime], tuple[Change, str]]
 """Pure. (fleet, now) → (change, response). response is stored for repetitions of the call:
 a string of the caller's (for instance node ids as JSON). Called again on Conflict, so no effects."""
 
@@ -59,33 +87,49 @@ a string of the caller's (for instance node ids as JSON). Called again on Confli
 class AgentLink:
     """One node's live link, from Hello to close(). Made by Orchestrator.open_link only."""
 
-    node_id: str
-    welcome: Welcome
+    def __init__(self, orchestrator: Orchestrator, handle: LinkHandle, welcome: Welcome) -> None:
+        self._orchestrator = orchestrator
+        self._handle = handle
+        self.welcome = welcome
+        self.node_id = handle.node_id
 
     def heartbeat(self, beat: Heartbeat) -> None:
         """Never blocks. StaleGeneration if a newer link has taken over."""
-        raise NotImplementedError
+        self._orchestrator._ingest.heartbeat(self._handle, beat)
 
     async def report(self, report: Report) -> int:
         """Committed when it returns: the seq to acknowledge (cumulative). Call it in the order
         of arrival, one at a time. StaleGeneration, StoreRegressed, StoreUnavailable, Conflict."""
-        raise NotImplementedError
+        ingest = self._orchestrator._ingest
+        return await self._orchestrator._tasks.finish(ingest.report(self._handle, report))
 
-    def commands(self) -> AsyncIterator[Command]:
+    async def commands(self) -> AsyncIterator[Command]:
         """The newest desired command whenever it changed (and again when it stands for long).
-        Ends by StaleGeneration (LINK_REPLACED, LINK_SILENT) or when closed."""
-        raise NotImplementedError
+        Ends by StaleGeneration (LINK_REPLACED, LINK_SILENT), NotLeader, or when closed."""
+        while True:
+            try:
+                yield await self._handle.next_command(self._orchestrator.now)
+            except _Closed:
+                return
 
-    async def close(self, cause: str = "") -> None:
-        """The stream ended. Idempotent; a link that was replaced writes nothing."""
-        raise NotImplementedError
+    async def close(self, cause: str = "closed") -> None:
+        """The stream ended. Idempotent; a link that was replaced writes nothing. Does not wait
+        for the store."""
+        self._orchestrator._end_link(self._handle, _Closed("the link is closed"), cause)
+
+
+class _Closed(StaleGeneration):
+    """close() was called."""
+
+    reason = "LINK_CLOSED"
 
 
 class Orchestrator:
-    """`async with Orchestrator(...) as o:` or `await o.run()`.
+    """See the module.
 
     Args:
         holder: names this process for the planner lease.
+        check: core/invariants, over what was just applied.
     """
 
     def __init__(
@@ -96,51 +140,203 @@ class Orchestrator:
         catalogue: ArtifactCatalogue,
         policy: FleetPolicy,
         holder: str,
+        observer: Observer | None = None,
+        check: Check = lambda fleet, rows: (),
+        planner: Planner = planned,
+        lease_ttl: timedelta = TTL,
+        retention: Retention | None = None,
+        max_links: int = MAX_LINKS,
     ) -> None:
         self.catalogue = catalogue
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+        self._observer = observer or NullObserver()
+        self._retention = retention or Retention()
+        self._feed = Feed()
+        self._alarm = Alarm(clock)
+        self._links = Links(self._command_of, max_links=max_links)
+        self._link_alarm = Alarm(clock)
+        self._incarnation = ""
+        self._grace_ends_at: datetime | None = None
+        self._group = asyncio.TaskGroup()
+        self._tasks = Tasks(self._group)
+        self._loops: list[asyncio.Task[None]] = []
+        self._stack = AsyncExitStack()
+        self._leader = Leader(
+            store=store,
+            clock=clock,
+            holder=holder,
+            ttl=lease_ttl,
+            load=self._load,
+            forget=self._forget,
+        )
+        self._checker = Checker(
+            check,
+            clock=clock,
+            observer=self._observer,
+            spawn=self._tasks.spawn,
+            commit=lambda change: self._commits.commit(change),
+            fleet=lambda: self._commits.fleet,
+        )
+        self._commits = Commits(
+            store=store,
+            clock=clock,
+            hints=self._links,
+            feed=self._feed,
+            observer=self._observer,
+            after_apply=self._checker,
+            wake=self._alarm.wake,
+            on_doubt=self._leader.doubt,
+        )
+        self._reconciler = Reconciler(
+            clock=clock,
+            alarm=self._alarm,
+            commits=self._commits,
+            hints=self._links,
+            observer=self._observer,
+            on_doubt=self._leader.doubt,
+            planner=planner,
+        )
+        self._ingest = Ingest(clock=clock, commits=self._commits, links=self._links, tasks=self._tasks)
+
+    # --- life ----------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        """NotLeader (another has the store), StoreUnavailable, CorruptState, Unsupported."""
+        async with AsyncExitStack() as stack:
+            await self._store.open()
+            stack.push_async_callback(self._store.close)
+            await stack.enter_async_context(self._group)
+            stack.push_async_exit(self._wind_up)
+            await self._leader.take()
+            for work in (
+                self._leader.run(),
+                self._reconciler.run(),
+                self._watch_silence(),
+                keep_trimmed(
+                    self._store,
+                    self._clock,
+                    self._commits,
+                    lambda: self._feed.head_seq,
+                    self._retention,
+                ),
+            ):
+                self._loops.append(self._group.create_task(work))
+            self._stack = stack.pop_all()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def _wind_up(self, *_: object) -> None:
+        """Stop planning, cut links, let what is being written land, give the lease back."""
+        for loop in self._loops:
+            loop.cancel()
+        self._links.close_all(shutting_down())
+        self._feed.close()
+        await self._tasks.idle()
+        self._commits.end()
+        await self._leader.give_back()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        await stop.wait()
 
     async def run(self) -> None:
         """Until cancelled."""
-        raise NotImplementedError
+        async with self:
+            await asyncio.get_running_loop().create_future()
+
+    # --- loading -------------------------------------------------------------------------
+
+    async def _load(self, lease: Lease) -> None:
+        snapshot = await self._store.load()
+        now = self._clock.now()
+        self._incarnation = snapshot.incarnation
+        fleet = Fleet.rebuild(self._policy, snapshot.incarnation, snapshot.rows)
+        fleet.incarnation_serial = snapshot.incarnation_serial
+        self._grace_ends_at = now + self._policy.restart_grace
+        fleet.apply(GraceEnds(self._grace_ends_at))
+        head_seq = snapshot.head_seq
+        if snapshot.regressed and not fleet.row.stopped:
+            head_seq = await self._stop_regressed(lease.epoch, fleet, snapshot.regressed, now)
+        self._feed.restart(head_seq)
+        self._commits.begin(fleet, lease.epoch)
+        self._link_alarm.wake()
+        self._alarm.wake()
+
+    async def _stop_regressed(self, epoch: int, fleet: Fleet, why: str, now: datetime) -> int:
+        """Nothing starts until a person has seen it. The event's seq."""
+        stopped = replace(
+            fleet.row, stopped="STORE_REGRESSED", stop_message=why, stopped_by="orchestrator", stopped_at=now
+        )
+        event = NewEvent("fleet.stopped", why, cause="STORE_REGRESSED")
+        committed = await self._store.commit(epoch, Change((stopped,), events=(event,)))
+        for row in committed.rows:
+            fleet.apply(row)
+        return committed.events[-1].seq
+
+    async def _forget(self, error: LiverollError) -> None:
+        self._commits.end()
+        self._links.close_all(error)
+        await self._commits.landed()
+        self._alarm.wake()
+
+    # --- what is known -------------------------------------------------------------------
 
     @property
     def fleet(self) -> Fleet:
         """Read only. What has been committed and applied. NotLeader until loaded."""
-        raise NotImplementedError
+        return self._commits.fleet
 
     @property
-    def last_plan(self) -> Plan | None: ...
+    def last_plan(self) -> Plan | None:
+        return self._reconciler.last_plan
 
     @property
     def incarnation(self) -> str:
-        raise NotImplementedError
+        return self._incarnation
 
     @property
     def head_seq(self) -> int:
         """Newest event applied."""
-        raise NotImplementedError
+        return self._feed.head_seq
 
     @property
-    def feed(self) -> EventFeed:
-        raise NotImplementedError
+    def feed(self) -> Feed:
+        return self._feed
+
+    @property
+    def links(self) -> int:
+        """Live links of this process."""
+        return len(self._links)
 
     def now(self) -> datetime:
-        raise NotImplementedError
+        return self._clock.now()
 
     def ready(self) -> tuple[bool, tuple[str, ...]]:
-        """(ready, why not): lease, load, store, checker."""
-        raise NotImplementedError
+        """(ready, why not): lease and load, planner, and the store as both find it. A stopped fleet is ready: it serves."""
+        reasons = tuple(
+            f"{what}: {why}"
+            for what, why in (
+                ("lease", self._leader.trouble),
+                ("planner", self._reconciler.trouble),
+            )
+            if why
+        )
+        return not reasons, reasons
+
+    def violations(self) -> tuple[str, ...]:
+        """Invariants that the checker has seen broken since this process began."""
+        return tuple(self._checker.violations)
 
     def wake(self) -> None:
         """Plan again soon. Only a wake."""
+        self._alarm.wake()
+
+    # --- operators -----------------------------------------------------------------------
 
     async def operate(
         self, *, actor: str, idempotency_key: str, method: str, request_hash: str, operation: Operation
@@ -149,20 +345,157 @@ class Orchestrator:
         idempotency row, applied, and the planner woken. AlreadyExists (IDEMPOTENCY_KEY_REUSED)
         if the key came with another request; whatever `operation` raises. Survives the caller's
         cancellation."""
-        raise NotImplementedError
+        call = IdempotencyRow(idempotency_key, method, actor, request_hash, "", self._clock.now())
+        return await self._tasks.finish(self._operate(call, operation))
+
+    async def _operate(self, call: IdempotencyRow, operation: Operation) -> Operated:
+        tries = 0
+        while True:
+            if call.idempotency_key:
+                first = await self._store.recall(call.actor, call.idempotency_key)
+                if first is not None:
+                    return _repeated(first, call)
+            now = self._clock.now()
+            change, response = operation(self.fleet, now)
+            if call.idempotency_key:
+                answer = replace(call, response=response, at=now)
+                change = replace(change, writes=(*change.writes, answer))
+            try:
+                await self._commits.commit(change)
+            except Conflict:
+                tries += 1
+                if tries >= TRIES:
+                    raise
+                continue
+            return Operated(response, replayed=False)
+
+    # --- agents --------------------------------------------------------------------------
 
     async def open_link(self, hello: Hello, *, actor: str = "") -> AgentLink:
         """Committed when it returns. Raises the Hello's refusal. The newest link wins: an older
         one of the same node is closed."""
-        raise NotImplementedError
+
+        def abandoned(opened: tuple[LinkHandle, Welcome]) -> None:
+            self._end_link(opened[0], _Closed("its caller is gone"), "abandoned")
+
+        work = self._ingest.hello(hello, actor or hello.node_id)
+        handle, welcome = await self._tasks.finish(work, abandoned=abandoned)
+        self._observer.link_opened()
+        self._link_alarm.wake()
+        return AgentLink(self, handle, welcome)
+
+    def _end_link(self, handle: LinkHandle, error: LiverollError, cause: str) -> None:
+        was_open = handle.closed is None
+        handle.close(error)
+        if was_open:
+            self._observer.link_closed(cause)
+        if self._links.remove(handle):
+            self._tasks.spawn(self._ingest.link_down(handle.node_id, handle.link_epoch))
+
+    def _command_of(self, node_id: str) -> Command | None:
+        fleet = self._commits.fleet
+        node = fleet.nodes.get(node_id)
+        if node is None or node.desired is None:
+            return None
+        attempt = rollout = None
+        if not isinstance(node.desired, DesiredStage):
+            attempt = fleet.attempts.get((node_id, node.desired.generation))
+            rollout = fleet.rollouts.get(attempt.rollout_id) if attempt is not None else None
+        return Command(f"{fleet.incarnation}:{node.command_serial}", node_id, node.desired, attempt, rollout)
+
+    async def _watch_silence(self) -> None:
+        """Ends links that carry nothing, and at the end of the grace records the links of an
+        earlier life that never came back. Sleeps until the first of them may be due."""
+        wake_at: datetime | None = None
+        while True:
+            await self._link_alarm.wait(wake_at)
+            try:
+                wake_at = await self._end_silent()
+            except NotLeader:
+                wake_at = None  # the next load wakes
+
+    async def _end_silent(self) -> datetime | None:
+        fleet, now = self._commits.fleet, self._clock.now()
+        due: list[datetime] = []
+        for handle in self._links.all():
+            at = handle.heard_at + self._policy.silence
+            if at <= now:
+                if fleet.link(handle.node_id, now) is Link.DOWN:
+                    self._end_link(handle, silent(handle.node_id), "silent")
+                    continue
+                at = now + self._policy.silence
+            due.append(at)
+        if self._grace_ends_at is not None:
+            if now < self._grace_ends_at:
+                due.append(self._grace_ends_at)
+            else:
+                self._grace_ends_at = None
+                await self._end_stale(fleet)
+        return min(due, default=None)
+
+    async def _end_stale(self, fleet: Fleet) -> None:
+        stale = [
+            node for node in fleet.nodes.values() if node.link_up and self._links.of(node.node_id) is None
+        ]
+        for start in range(0, len(stale), STALE_TOGETHER):
+            await asyncio.gather(
+                *(
+                    self._ingest.link_down(node.node_id, node.link_epoch)
+                    for node in stale[start : start + STALE_TOGETHER]
+                )
+            )
+
+    # --- events --------------------------------------------------------------------------
 
     def cursor(self, seq: int | None = None) -> str:
         """Of an event, or of the newest one applied."""
-        raise NotImplementedError
+        return f"{self._incarnation}:{self.head_seq if seq is None else seq}"
 
     async def events_after(
         self, cursor: str, *, limit: int = 500, rollout_id: str = "", node_id: str = ""
     ) -> EventsPage:
         """cursor empty: from the first that is kept. InvalidSpec for a malformed cursor, OutOfRange
-        if events after it were trimmed or it belongs to another incarnation or to the future."""
-        raise NotImplementedError
+        if events after it were trimmed or it belongs to another incarnation or to the future.
+        Never runs ahead of `fleet`."""
+        head = self.head_seq
+        after = self._seq_of(cursor, head) if cursor else await self._store.first_seq() - 1
+        found = await self._store.events(after, limit=limit, rollout_id=rollout_id, node_id=node_id)
+        if cursor and after + 1 < await self._store.first_seq():
+            raise OutOfRange(
+                f"events after {cursor} are no longer kept",
+                remedy="start again without a cursor; what happened in between is gone from the log",
+                cursor=cursor,
+            )
+        events = tuple(event for event in found if event.seq <= head)
+        full = len(found) == limit and len(events) == len(found)
+        last = events[-1].seq if full else max(head, after)
+        return EventsPage(events, self.cursor(last))
+
+    def _seq_of(self, cursor: str, head: int) -> int:
+        incarnation, _, number = cursor.rpartition(":")
+        if not incarnation or not number.isascii() or not number.isdigit():
+            raise InvalidSpec(
+                [Violation("cursor", f"{cursor!r} is no cursor", "give one that came with an event")]
+            )
+        seq = int(number)
+        if incarnation != self._incarnation or seq > head:
+            raise OutOfRange(
+                f"{cursor} is not of this store's present",
+                remedy="the database was replaced or set back; start again without a cursor",
+                cursor=cursor,
+                incarnation=self._incarnation,
+                head=head,
+            )
+        return seq
+
+
+def _repeated(first: IdempotencyRow, call: IdempotencyRow) -> Operated:
+    if (first.method, first.request_hash) != (call.method, call.request_hash):
+        raise AlreadyExists(
+            "this idempotency key came before with another request",
+            reason="IDEMPOTENCY_KEY_REUSED",
+            remedy="use a new key for a new request, and the same key only to repeat one",
+            method=first.method,
+            at=first.at.isoformat(),
+        )
+    return Operated(first.response, replayed=True)

@@ -1,0 +1,106 @@
+"""The independent checker in the running service: what was just applied, against the invariants.
+
+A violation stops the fleet, once each, with an event and a metric; it never ends the process,
+and a fleet that is stopped already is only told. The check itself is pure (core/invariants.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import structlog
+
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.model import Change, NewEvent, Row
+from orchestrator.errors import Conflict, LiverollError
+from orchestrator.ports import Clock, Committed
+from orchestrator.runtime.observer import Observer
+
+log = structlog.get_logger("liveroll.runtime")
+
+REMEMBERED = 1000
+"""Violations that are told once; a fleet with more has been stopped long since."""
+
+TRIES = 8
+
+
+class Violated(Protocol):
+    """What a check finds."""
+
+    @property
+    def invariant(self) -> str:
+        """I1 … I14"""
+        ...
+
+    @property
+    def message(self) -> str: ...
+
+
+Check = Callable[[Fleet, Sequence[Row]], Iterable[Violated]]
+Commit = Callable[[Change], Coroutine[Any, Any, Committed]]
+
+
+class Checker:
+    """Called by Commits after each applied commit."""
+
+    def __init__(
+        self,
+        check: Check,
+        *,
+        clock: Clock,
+        observer: Observer,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        commit: Commit,
+        fleet: Callable[[], Fleet],
+    ) -> None:
+        self._check = check
+        self._clock = clock
+        self._observer = observer
+        self._spawn = spawn
+        self._commit = commit
+        self._fleet = fleet
+        self._told: set[tuple[str, str]] = set()
+        self.violations: list[str] = []
+        """As sentences, for readiness."""
+
+    def __call__(self, fleet: Fleet, rows: Sequence[Row]) -> None:
+        try:
+            found = [(each.invariant, each.message) for each in self._check(fleet, rows)]
+        except Exception:  # a fault in the checker must not stop what it watches
+            log.exception("the checker failed")
+            found = [("CHECKER", "the checker itself failed; see the log")]
+        for invariant, message in found:
+            if (invariant, message) in self._told or len(self._told) >= REMEMBERED:
+                continue
+            self._told.add((invariant, message))
+            self.violations.append(f"{invariant}: {message}")
+            log.error("an invariant is violated", invariant=invariant, violation=message)
+            self._observer.violated(invariant)
+            self._spawn(self._stop(invariant, message))
+
+    async def _stop(self, invariant: str, message: str) -> None:
+        for _ in range(TRIES):
+            try:
+                row = self._fleet().row
+                event = NewEvent("invariant.violated", message, cause=invariant)
+                if row.stopped:
+                    await self._commit(Change(events=(event,)))
+                    return
+                stopped = replace(
+                    row,
+                    stopped="INVARIANT_VIOLATED",
+                    stop_message=f"{invariant}: {message}",
+                    stopped_by="checker",
+                    stopped_at=self._clock.now(),
+                )
+                told = NewEvent(
+                    "fleet.stopped", f"stopped by the checker: {message}", cause="INVARIANT_VIOLATED"
+                )
+                await self._commit(Change((stopped,), events=(event, told)))
+            except Conflict:
+                continue
+            except LiverollError:
+                log.exception("the fleet could not be stopped", invariant=invariant)
+            return

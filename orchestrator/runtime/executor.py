@@ -1,0 +1,52 @@
+"""Carries out a plan: commits every action, all at once, and hints its nodes. Holds no choices.
+
+One try an action. What loses to another commit, or finds no store, is left to the next plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.core.actions import Action
+from orchestrator.errors import Capacity, Conflict, LiverollError, StoreUnavailable
+from orchestrator.ports import NodeHints
+from orchestrator.runtime.commits import Commits
+
+TOGETHER = 1024
+"""Actions in flight: enough to fill the store's batches, few enough that ingest is not kept waiting."""
+
+
+@dataclass(slots=True)
+class Executed:
+    """How many of a plan's actions were committed, and what stood in the way of the others."""
+
+    committed: int = 0
+    conflicts: int = 0
+    unavailable: LiverollError | None = None
+    """StoreUnavailable or Capacity: the rest was not tried."""
+
+
+async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints) -> Executed:
+    """NotLeader if the lease is lost on the way."""
+    done = Executed()
+    for start in range(0, len(actions), TOGETHER):
+        chunk = actions[start : start + TOGETHER]
+        outcomes = await asyncio.gather(
+            *(commits.commit(action.change) for action in chunk), return_exceptions=True
+        )
+        for action, outcome in zip(chunk, outcomes, strict=True):
+            match outcome:
+                case Conflict():
+                    done.conflicts += 1
+                case StoreUnavailable() | Capacity():
+                    done.unavailable = outcome
+                case BaseException():
+                    raise outcome
+                case _:
+                    done.committed += 1
+                    hints.hint(action.hint)
+        if done.unavailable is not None:
+            break
+    return done

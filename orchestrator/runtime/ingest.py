@@ -1,0 +1,118 @@
+"""What nodes say, taken in: in order a node, computed on the fleet as it stands, committed, applied.
+
+Rules
+1. One message of a node at a time, over all its links; nodes do not wait for each other.
+2. A message that loses to another commit is looked at again, on the fleet as it then is.
+3. What a message means (transitions.py) is written before it is answered.
+4. A heartbeat is a fact, not a write, unless a node's health turned: then it is written behind
+   the beat, at most one such write a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from datetime import datetime
+
+from orchestrator.core import transitions
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
+from orchestrator.core.transitions import Observation
+from orchestrator.errors import Conflict, LiverollError
+from orchestrator.ports import Clock
+from orchestrator.runtime.commits import Commits
+from orchestrator.runtime.links import LinkHandle, Links
+from orchestrator.runtime.tasks import Tasks
+
+TRIES = 8
+"""Each loss means that somebody else's commit about the node succeeded; eight in a row is a fault."""
+
+
+class Ingest:
+    """Called by AgentLink; one for all nodes."""
+
+    def __init__(self, *, clock: Clock, commits: Commits, links: Links, tasks: Tasks) -> None:
+        self._clock = clock
+        self._commits = commits
+        self._links = links
+        self._tasks = tasks
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._writing_health: set[str] = set()
+
+    def _lock(self, node_id: str) -> asyncio.Lock:
+        lock = self._locks.get(node_id)
+        if lock is None:
+            lock = self._locks[node_id] = asyncio.Lock()
+        return lock
+
+    async def hello(self, message: Hello, actor: str) -> tuple[LinkHandle, Welcome]:
+        """The node's link from now on. The Hello's refusal, Capacity, StoreUnavailable."""
+        async with self._lock(message.node_id):
+            self._links.admit(message.node_id)
+            seen = await self._take(lambda fleet, now: transitions.hello(fleet, message, actor, now))
+            assert seen.welcome is not None
+            handle = self._links.register(message.node_id, seen.welcome.link_epoch, self._clock.now())
+            return handle, seen.welcome
+
+    async def report(self, handle: LinkHandle, message: Report) -> int:
+        """The seq to acknowledge."""
+        async with self._lock(handle.node_id):
+            handle.check()
+            handle.heard(self._clock.now())
+            seen = await self._take(
+                lambda fleet, now: transitions.report(fleet, handle.node_id, message, handle.link_epoch, now)
+            )
+            assert seen.acknowledge_seq is not None
+            return seen.acknowledge_seq
+
+    def heartbeat(self, handle: LinkHandle, message: Heartbeat) -> None:
+        handle.check()
+        now = self._clock.now()
+        handle.heard(now)
+        fleet = self._commits.fleet
+        seen = transitions.heartbeat(fleet, handle.node_id, message, handle.link_epoch, now)
+        if seen.refusal is not None:
+            raise seen.refusal
+        self._commits.hear(seen.facts)
+        if seen.change and handle.node_id not in self._writing_health:
+            self._writing_health.add(handle.node_id)
+            self._tasks.spawn(self._write_health(handle, message))
+
+    async def _write_health(self, handle: LinkHandle, message: Heartbeat) -> None:
+        try:
+            async with self._lock(handle.node_id):
+                await self._take(
+                    lambda fleet, now: transitions.heartbeat(
+                        fleet, handle.node_id, message, handle.link_epoch, now
+                    )
+                )
+        except LiverollError:
+            pass  # the next beat says the same again
+        finally:
+            self._writing_health.discard(handle.node_id)
+
+    async def link_down(self, node_id: str, link_epoch: int) -> None:
+        """Record that the link ended, if no newer one has taken its place. Never raises what the
+        store says: a link that seems up in the rows is found down by its silence."""
+        try:
+            async with self._lock(node_id):
+                await self._take(lambda fleet, now: transitions.link_down(fleet, node_id, link_epoch, now))
+        except LiverollError:
+            pass
+
+    async def _take(self, look: Callable[[Fleet, datetime], Observation]) -> Observation:
+        """Commit and apply what `look` sees, then raise its refusal if there is one."""
+        tries = 0
+        while True:
+            seen = look(self._commits.fleet, self._clock.now())
+            try:
+                await self._commits.commit(seen.change, seen.facts)
+            except Conflict:
+                tries += 1
+                if tries >= TRIES:
+                    raise
+                continue
+            if seen.refusal is not None:
+                raise seen.refusal
+            return seen
