@@ -1,37 +1,33 @@
 """The workload broker: keeps the sessions of a node's workloads and speaks with the workloads.
 
 ports.Workloads over luo-agent's protocol (workloads/protocol.py). Rules:
-- an id belongs to the uid, and to the systemd service where there is one, that subscribed it,
-  for as long as it is connected or a session of it is held; bindings() goes into the journal
-  before the jump and restore() brings it back after, so nobody claims another's memory;
+- who may speak for an id is the roster's business (broker_roster.py); bindings() goes into the
+  journal before the jump and restore() brings it back after it;
 - the broker holds each session's fd from preserve() until finish() or release();
 - every wait has a bound and its error names the workload; all workloads are asked at once;
 - a workload that knows no SUSPEND (plain luo-agent client) is taken at its word: READY is all
   it owes before the kexec, CLAIM all after;
 - resume() serves both ends: after retrieve() it waits for each CLAIM, in the same boot (unwinding)
   it asks those that were suspended. Called again, it returns the same samples.
-- a CLAIM that comes before its session was retrieved waits; one without a restored binding is
-  told NO_SUCH_CLAIM at once, which is how a workload learns that it starts afresh.
 
-run() owns the listener and every connection; nothing else here makes a task that outlives a call.
+run() owns every connection; nothing else here makes a task that outlives a call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node_agent.errors import BrokerError, KernelError, Retry
 from node_agent.ports import Kernel, WorkloadPause
 from node_agent.runtime.broker_handover import paused
-from node_agent.runtime.broker_listener import listen
 from node_agent.runtime.broker_peer import Peer
 from node_agent.runtime.broker_record import BrokerTimeouts, WorkloadRecord
+from node_agent.runtime.broker_roster import Roster
 from node_agent.workloads import protocol
-from node_agent.workloads.protocol import Claim, Command, Subscribe
+from node_agent.workloads.device import Device
 from node_agent.workloads.together import all_or_cancel, all_to_the_end
 
 if TYPE_CHECKING:
@@ -57,145 +53,26 @@ class Broker:
         allowed_uids: Collection[int] | None = None,
     ) -> None:
         self.socket_path = socket_path
-        self.listening = asyncio.Event()
         self._timeouts = timeouts or BrokerTimeouts()
-        self._max_clients = max_clients
-        self._socket_mode = socket_mode
-        self._allowed_uids = allowed_uids
-        self._workloads: dict[str, WorkloadRecord] = {}
-        self._adopted: list[Peer] = []
-        self._listener: socket.socket | None = None
-        self._peers: set[Peer] = set()
+        self._roster = Roster(
+            socket_path,
+            claim_s=self._timeouts.claim_s,
+            max_clients=max_clients,
+            socket_mode=socket_mode,
+            allowed_uids=allowed_uids,
+        )
+        self._workloads = self._roster.records
         self._kernel: Kernel | None = None
-        self._device = asyncio.Lock()
-        """/dev/liveupdate is single-open: our own calls must not make each other fail with EBUSY."""
-
-    # -- connections -------------------------------------------------------------------------
+        self._device = Device(asyncio.sleep)
 
     async def run(self) -> None:
         """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE) or OSError from binding."""
-        listener = self._listener or listen(self.socket_path, self._socket_mode)
-        self._listener = listener
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.TaskGroup() as group:
-                for peer in self._adopted:
-                    self._peers.add(peer)
-                    group.create_task(self._serve(peer))
-                self._adopted.clear()
-                self.listening.set()
-                while True:
-                    connection, _ = await loop.sock_accept(listener)
-                    if len(self._peers) >= self._max_clients:
-                        connection.close()
-                        continue
-                    peer = Peer(connection)
-                    self._peers.add(peer)
-                    group.create_task(self._serve(peer))
-        finally:
-            self.listening.clear()
-            self._listener = None
-            listener.close()
+        await self._roster.run()
 
-    async def _serve(self, peer: Peer) -> None:
-        try:
-            await peer.run(self._heard)
-        finally:
-            self._peers.discard(peer)
-            workload = self._workloads.get(peer.workload)
-            if workload is not None and workload.peer is peer:
-                workload.peer = None
-                workload.notify()
-                self._forget(workload)
-
-    async def _heard(self, peer: Peer, command: Command) -> None:
-        if self._allowed_uids is not None and peer.uid not in self._allowed_uids:
-            raise BrokerError(
-                f"uid {peer.uid} may not use this broker", reason="UID_NOT_ALLOWED", retry=Retry.NEVER
-            )
-        match command:
-            case Subscribe():
-                await self._subscribe(peer, command)
-            case Claim():
-                await self._claim(peer, command)
-            case _:  # Peer gives only these two here.
-                raise AssertionError(command)
-
-    async def _subscribe(self, peer: Peer, command: Subscribe) -> None:
-        self._admit(peer, command.id)
-        workload = self._workloads.get(command.id)
-        if workload is None:
-            workload = self._workloads[command.id] = WorkloadRecord(command.id, peer.uid, peer.unit)
-        peer.suspends = workload.suspends = protocol.SUSPEND_EXTENSION in command.extensions
-        if peer.suspends:
-            await peer.send(protocol.Subscribed(command.id))
-        self._attach(workload, peer)
-        if command.suspended and peer.suspends:
-            if workload.kept or workload.session is not None:
-                workload.suspended = True
-            else:
-                # No attempt is under way any more, so nobody else will ever wake it.
-                await peer.tell(protocol.Resume(), protocol.Resumed)
-        workload.notify()
-
-    async def _claim(self, peer: Peer, command: Claim) -> None:
-        self._admit(peer, command.id)
-        workload = self._workloads.get(command.id)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeouts.claim_s):
-                while workload is not None and workload.kept and workload.session is None:
-                    await workload.changed.wait()
-                    workload = self._workloads.get(command.id)
-        if workload is None or workload.session is None or not workload.retrieved:
-            await peer.send(
-                protocol.Error("NO_SUCH_CLAIM", f"no session of {command.id} crossed into this boot")
-            )
-            return
-        self._admit(peer, command.id)
-        peer.suspends = workload.suspends = protocol.SUSPEND_EXTENSION in command.extensions
-        await peer.send(protocol.Claimed(command.id), workload.session.fileno())
-        self._attach(workload, peer)
-        if workload.pause is not None and peer.suspends:
-            # It ran already and was restarted: its pause was reported, this one is nobody's.
-            await peer.tell(protocol.Resume(), protocol.Resumed)
-        workload.notify()
-
-    def _admit(self, peer: Peer, id: str) -> None:
-        """May this peer speak for `id`? Raises BrokerError."""
-        if peer.workload not in ("", id):
-            raise BrokerError(
-                f"this connection speaks for {peer.workload}", reason="ONE_ID_A_CONNECTION", retry=Retry.NEVER
-            )
-        workload = self._workloads.get(id)
-        if workload is None:
-            return
-        if workload.uid != peer.uid or (workload.unit and workload.unit != peer.unit):
-            raise BrokerError(
-                f"{id} belongs to another user or service",
-                reason="NOT_YOURS",
-                retry=Retry.NEVER,
-                remedy="Use an id of your own, or run as the user and service that subscribed it.",
-            )
-        other = workload.peer
-        if other is not None and other is not peer and not other.hung_up():
-            raise BrokerError(
-                f"{id} is connected already, as process {other.pid}",
-                reason="ID_IN_USE",
-                remedy="Give every workload an id of its own.",
-            )
-
-    def _attach(self, workload: WorkloadRecord, peer: Peer) -> None:
-        former, workload.peer = workload.peer, peer
-        peer.workload = workload.id
-        if former is not None and former is not peer:
-            former.close()
-        if former is not peer:
-            workload.ready = False
-
-    def _forget(self, workload: WorkloadRecord) -> None:
-        """Drop an id that nothing binds any more."""
-        if workload.peer is None and workload.session is None and not workload.kept:
-            self._workloads.pop(workload.id, None)
+    @property
+    def listening(self) -> asyncio.Event:
+        """Set while clients can connect."""
+        return self._roster.listening
 
     # -- what crosses in the journal ---------------------------------------------------------
 
@@ -232,15 +109,13 @@ class Broker:
         """
         self.restore(handover.bindings)
         if handover.listener_fd >= 0:
-            self._listener = socket.socket(fileno=handover.listener_fd)
-            self._listener.setblocking(False)
+            self._roster.adopt_listener(handover.listener_fd)
         for client in handover.clients:
-            peer = Peer(socket.socket(fileno=client.fd), pending=client.pending)
-            self._adopted.append(peer)
+            peer = self._roster.adopt(client.fd, client.pending)
             if client.workload:
                 workload = self._workloads[client.workload]
                 peer.suspends = workload.suspends = client.suspends
-                self._attach(workload, peer)
+                self._roster.attach(workload, peer)
                 workload.pause = paused(client)
 
     # -- ports.Workloads ---------------------------------------------------------------------
@@ -263,8 +138,7 @@ class Broker:
                 workload=id,
             )
         name = protocol.session_name(attempt, id)
-        async with self._device:
-            workload.session = await kernel.create_session(name)
+        workload.session = await self._device.session(lambda: kernel.create_session(name))
         workload.session_name, workload.retrieved, workload.pause = name, False, None
         peer = self._peer(workload)
         await peer.ask(
@@ -302,7 +176,7 @@ class Broker:
                 if workload.session is None:
                     workload.kept = False
                 workload.notify()
-                self._forget(workload)
+                self._roster.forget(workload)
 
     async def _retrieve(self, kernel: Kernel, id: str, name: str) -> None:
         workload = self._workloads.get(id)
@@ -314,8 +188,7 @@ class Broker:
                 workload=id,
             )
         if workload.session is None:
-            async with self._device:
-                workload.session = await kernel.retrieve_session(name)
+            workload.session = await self._device.session(lambda: kernel.retrieve_session(name))
         workload.session_name, workload.retrieved = name, True
         workload.notify()
 
@@ -399,8 +272,7 @@ class Broker:
             async with asyncio.timeout(self._timeouts.release_s):
                 while True:
                     try:
-                        async with self._device:
-                            probe = await kernel.create_session(name)
+                        probe = await self._device.session(lambda: kernel.create_session(name))
                     except KernelError as error:
                         if error.errno != _EEXIST:
                             raise
@@ -428,7 +300,7 @@ class Broker:
         workload.ready = workload.retrieved = workload.kept = False
         workload.pause = None
         workload.notify()
-        self._forget(workload)
+        self._roster.forget(workload)
 
     def _peer(self, workload: WorkloadRecord) -> Peer:
         if workload.peer is None:

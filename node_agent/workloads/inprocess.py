@@ -12,14 +12,14 @@ Life cycle, as the simulator drives it: agent_died() when only the agent's proce
 
 from __future__ import annotations
 
-import asyncio
 import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node_agent.errors import BrokerError, Retry
+from node_agent.errors import BrokerError, KernelError, Retry
 from node_agent.ports import Clock, Kernel, Session, WorkloadPause
+from node_agent.workloads.device import Device
 from node_agent.workloads.memory import MEMORY_TOKEN, GuestMemory
 from node_agent.workloads.pause import Stamp, measure
 from node_agent.workloads.protocol import session_name
@@ -44,6 +44,8 @@ class _Workload:
     memory: GuestMemory
     session: Session | None = None
     pause: WorkloadPause | None = None
+    crossed: bool = False
+    """Its memory came out of a session in this boot."""
 
 
 @dataclass(slots=True)
@@ -65,8 +67,10 @@ class InProcessWorkloads:
     _boot_id: str = ""
     _workloads: dict[str, _Workload] = field(default_factory=dict)
     _started: bool = False
-    _device: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """/dev/liveupdate is single-open: our own calls must not make each other fail with EBUSY."""
+    _device: Device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._device = Device(self.clock.sleep)
 
     async def subscribers(self) -> Sequence[str]:
         return tuple(self._running())
@@ -164,8 +168,7 @@ class InProcessWorkloads:
             )
         self._tick(workload)
         name = session_name(attempt, workload.id)
-        async with self._device:
-            workload.session = await kernel.create_session(name)
+        workload.session = await self._device.session(lambda: kernel.create_session(name))
         if self._fault(workload, "refuse_ready"):
             raise BrokerError(
                 f"workload {workload.id} refused to be preserved",
@@ -187,8 +190,14 @@ class InProcessWorkloads:
         known = self._workloads.get(id)
         if known is not None and known.session is not None:
             return
-        async with self._device:
-            session = await kernel.retrieve_session(name)
+        try:
+            session = await self._device.session(lambda: kernel.retrieve_session(name))
+        except KernelError as error:
+            if known is not None and known.crossed and error.reason == "SESSION_NOT_FOUND":
+                # An earlier agent of this boot retrieved it, and its end finished it: the
+                # workload itself has its memory.
+                return
+            raise
         try:
             fd = await session.retrieve_fd(MEMORY_TOKEN)
         except BaseException:
@@ -202,7 +211,7 @@ class InProcessWorkloads:
             raise
         if known is not None:
             known.memory.close()
-        self._workloads[id] = _Workload(id, memory, session)
+        self._workloads[id] = _Workload(id, memory, session, crossed=True)
 
     async def _resume(self, workload: _Workload) -> WorkloadPause:
         if workload.pause is not None:
