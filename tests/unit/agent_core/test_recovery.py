@@ -1,0 +1,149 @@
+"""State × boot verdict, and how a boot gets its verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from node_agent.core.attempt import NodeState
+from node_agent.core.phases import SETTLED, Phase, Verdict
+from node_agent.core.recovery import (
+    RECOVERY,
+    BootView,
+    SessionFinding,
+    attempt_on_command_line,
+    classify,
+    name_attempt,
+)
+from node_agent.core.saga import transition
+from node_agent.core.steps import Effect
+from tests.unit.agent_core.make import PROBLEM, REF, attempt, classified, mark, node
+
+P, V = Phase, Verdict
+BEFORE = (P.LOADING, P.DRAINING, P.PRESERVING, P.PRESERVED, P.SUSPENDING, P.JUMPING)
+AFTER = (P.RETRIEVING, P.RESUMING, P.VERIFYING, P.FINISHING, P.BAKING)
+OURS = f"quiet liveroll.attempt={REF.id} kho=on"
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("verdict", Verdict)
+def test_every_state_has_an_answer_to_every_verdict(phase: Phase, verdict: Verdict) -> None:
+    step = transition(attempt(phase), classified(verdict, boot_id="boot-b"))
+    assert step.attempt.boot_id == "boot-b"
+    row = RECOVERY[phase][verdict]
+    assert step.attempt.phase is row.next
+    if verdict is V.SAME_BOOT and phase in SETTLED - {P.BAKING}:
+        assert (row.next, row.effect) == (phase, None)
+    if verdict is V.POISONED:
+        assert row.next is P.QUARANTINED
+
+
+@pytest.mark.parametrize("phase", BEFORE)
+def test_the_same_boot_before_the_jump_unwinds_and_never_jumps_again(phase: Phase) -> None:
+    step = transition(attempt(phase, furthest=phase, jumped=phase is P.JUMPING), classified(V.SAME_BOOT))
+    assert (step.attempt.phase, step.effect, step.attempt.furthest) == (P.UNWINDING, Effect.UNWIND, phase)
+    assert step.attempt.interrupted
+    assert step.attempt.problem is not None
+    assert step.attempt.problem.reason == "AGENT_RESTARTED"
+
+
+def test_an_unwinding_goes_on_after_a_restart_for_the_reason_it_had() -> None:
+    step = transition(attempt(P.UNWINDING, problem=PROBLEM), classified(V.SAME_BOOT))
+    assert (step.effect, step.attempt.problem, step.attempt.interrupted) == (Effect.UNWIND, PROBLEM, False)
+
+
+@pytest.mark.parametrize(
+    ("phase", "after", "effect"),
+    [
+        (P.RETRIEVING, P.RETRIEVING, Effect.RETRIEVE),
+        (P.RESUMING, P.RETRIEVING, Effect.RETRIEVE),
+        (P.VERIFYING, P.VERIFYING, Effect.VERIFY),
+        (P.FINISHING, P.FINISHING, Effect.FINISH),
+        (P.BAKING, P.BAKING, Effect.WATCH),
+    ],
+)
+def test_an_agent_restarted_in_the_new_boot_goes_on(phase: Phase, after: Phase, effect: Effect) -> None:
+    step = transition(attempt(phase, verdict=V.LIVE_UPDATED), classified(V.SAME_BOOT))
+    assert (step.attempt.phase, step.effect) == (after, effect)
+    assert step.attempt.verdict is V.LIVE_UPDATED
+
+
+def test_a_commit_under_way_is_repeated() -> None:
+    step = transition(attempt(P.BAKING, committing=True), classified(V.SAME_BOOT))
+    assert step.effect is Effect.SET_DEFAULT
+
+
+def test_a_live_update_retrieves() -> None:
+    step = transition(
+        attempt(P.JUMPING, jumped=True), classified(V.LIVE_UPDATED, marks=(mark("pre_reboot", 1),))
+    )
+    assert (step.attempt.phase, step.effect, step.attempt.salvage) == (P.RETRIEVING, Effect.RETRIEVE, False)
+    assert step.attempt.marks == (mark("pre_reboot", 1),)
+
+
+@pytest.mark.parametrize("phase", [P.PRESERVING, P.PRESERVED, P.SUSPENDING, P.JUMPING, P.UNWINDING])
+@pytest.mark.parametrize("verdict", [V.FOREIGN_KEXEC, V.WRONG_KERNEL])
+def test_memory_that_crossed_is_salvaged(phase: Phase, verdict: Verdict) -> None:
+    step = transition(attempt(phase), classified(verdict, problem=PROBLEM))
+    assert (step.attempt.phase, step.effect, step.attempt.salvage) == (P.RETRIEVING, Effect.RETRIEVE, True)
+    assert step.attempt.problem == PROBLEM
+
+
+@pytest.mark.parametrize("phase", [*BEFORE, *AFTER, P.UNWINDING])
+@pytest.mark.parametrize("verdict", [V.COLD_BOOT, V.STATE_LOST])
+def test_lost_memory_is_called_that_in_every_state_of_an_attempt(phase: Phase, verdict: Verdict) -> None:
+    step = transition(attempt(phase, healthy=True), classified(verdict))
+    assert (step.attempt.phase, step.effect, step.attempt.healthy) == (P.COLD_BOOTED, None, False)
+
+
+@pytest.mark.parametrize("phase", AFTER)
+@pytest.mark.parametrize("verdict", [V.FOREIGN_KEXEC, V.WRONG_KERNEL, V.LIVE_UPDATED])
+def test_one_more_kexec_with_sessions_unfinished_is_quarantined(phase: Phase, verdict: Verdict) -> None:
+    assert transition(attempt(phase), classified(verdict)).attempt.phase is P.QUARANTINED
+
+
+def test_a_committed_node_may_be_rebooted_by_anybody() -> None:
+    for verdict in (V.COLD_BOOT, V.FOREIGN_KEXEC, V.WRONG_KERNEL):
+        assert transition(attempt(P.COMMITTED), classified(verdict)).attempt.phase is P.COMMITTED
+
+
+def view(
+    boot_id: str = "boot-b", release: str = "7.3.4", command_line: str = "", **changes: object
+) -> BootView:
+    return BootView(boot_id, release, command_line, **changes)  # type: ignore[arg-type]
+
+
+JUMPED = node(P.JUMPING, jumped=True)
+VALID, INVALID = SessionFinding.VALID, SessionFinding.INVALID
+
+
+@pytest.mark.parametrize(
+    ("state", "boot", "expected"),
+    [
+        (NodeState(), view(), V.SAME_BOOT),
+        (NodeState(), view(poisoned=True), V.POISONED),
+        (node(P.PRESERVED), view("boot-a"), V.SAME_BOOT),
+        (node(P.QUARANTINED), view("boot-a", poisoned=True), V.SAME_BOOT),
+        (node(None), view(), V.COLD_BOOT),
+        (JUMPED, view(poisoned=True), V.POISONED),
+        (JUMPED, view(session=VALID), V.LIVE_UPDATED),
+        (JUMPED, view(session=VALID, release="7.2.13"), V.WRONG_KERNEL),
+        (JUMPED, view(session=INVALID), V.FOREIGN_KEXEC),
+        (JUMPED, view(command_line=OURS), V.STATE_LOST),
+        (JUMPED, view(command_line=OURS, release="7.2.13"), V.WRONG_KERNEL),
+        (JUMPED, view(), V.COLD_BOOT),
+        (node(P.JUMPING), view(session=VALID), V.FOREIGN_KEXEC),
+        (node(P.PRESERVED), view(session=VALID), V.FOREIGN_KEXEC),
+        (node(P.PRESERVED), view(), V.COLD_BOOT),
+        (node(P.PRESERVED), view(command_line=OURS), V.STATE_LOST),
+        (node(P.BAKING), view(), V.COLD_BOOT),
+    ],
+)
+def test_no_single_signal_names_a_boot(state: NodeState, boot: BootView, expected: Verdict) -> None:
+    assert classify(state, boot) is expected
+
+
+def test_the_attempt_is_named_once_on_the_command_line() -> None:
+    line = name_attempt("quiet liveroll.attempt=6-old kho=on", "7-new")
+    assert line == "quiet kho=on liveroll.attempt=7-new"
+    assert attempt_on_command_line(line) == "7-new"
+    assert attempt_on_command_line("quiet kho=on") == ""
