@@ -121,7 +121,7 @@ class Broker:
     # -- ports.Workloads ---------------------------------------------------------------------
 
     async def subscribers(self) -> Sequence[str]:
-        return tuple(w.id for w in self._workloads.values() if w.peer is not None)
+        return tuple(sorted(w.id for w in self._workloads.values() if w.peer is not None))
 
     async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
         self._kernel = kernel
@@ -198,7 +198,7 @@ class Broker:
             for w in self._workloads.values()
             if w.retrieved or w.suspended or w.pause is not None or (w.kept and w.suspends)
         ]
-        pauses = await all_or_cancel(stopped, self._resume)
+        pauses = await all_or_cancel(sorted(stopped), self._resume)
         return tuple(pause for pause in pauses.values() if pause is not None)
 
     async def _resume(self, id: str) -> WorkloadPause | None:

@@ -14,17 +14,60 @@ from node_agent.resume.blackout import resume
 
 if TYPE_CHECKING:
     from node_agent.resume.handover import Handover
+    from node_agent.runtime.broker import Broker
 
 
 def main() -> int:
-    state, hops, ids = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    state, ids = sys.argv[1], sys.argv[3:]
     root = os.environ["LIVEROLL_NODE_ROOT"]
+    if sys.argv[2] == "crash":
+        import asyncio
+
+        return asyncio.run(crash(root, state, ids))
+    hops = int(sys.argv[2])
     handover = resume(
         root=root, journal_path=f"{state}/journal", socket_path=f"{state}/b.sock", deadline_s=20
     )
     import asyncio
 
     return asyncio.run(agent(root, state, hops, ids, handover))
+
+
+async def crash(root: str, state: str, ids: list[str]) -> int:
+    import asyncio
+    import json
+    import signal
+    from pathlib import Path
+
+    from node_agent.kernel.emulated.client import ProcessKernel
+    from node_agent.runtime.broker import Broker
+
+    kernel, broker, file = ProcessKernel(root), Broker(f"{state}/b.sock"), Path(state, "intent.json")
+    again = file.exists()
+    if again:
+        intent = json.loads(file.read_text())
+        broker.restore(intent["bindings"], kernel=kernel, sessions=intent["sessions"])
+    serving = asyncio.create_task(broker.run())
+    if not again:
+        await everybody(broker, ids)
+        sessions = await broker.preserve(kernel, "1-a")
+        await broker.suspend()
+        file.write_text(json.dumps({"bindings": dict(broker.bindings()), "sessions": dict(sessions)}))
+        os.kill(os.getpid(), signal.SIGKILL)
+    pauses = await broker.resume()
+    await broker.release()
+    Path(state, "result.jsonl").write_text(json.dumps([[p.workload, p.memory_intact] for p in pauses]) + "\n")
+    serving.cancel()
+    await asyncio.wait({serving})
+    return 0
+
+
+async def everybody(broker: Broker, ids: list[str]) -> None:
+    import asyncio
+
+    async with asyncio.timeout(30):
+        while set(await broker.subscribers()) != set(ids):
+            await asyncio.sleep(0.01)
 
 
 async def agent(root: str, state: str, hops: int, ids: list[str], handover: Handover) -> int:
@@ -68,9 +111,7 @@ async def agent(root: str, state: str, hops: int, ids: list[str], handover: Hand
             },
             pauses=[[p.workload, p.duration_s, p.clock, p.memory_intact, p.bytes_checked] for p in pauses],
         )
-    async with asyncio.timeout(30):
-        while set(await broker.subscribers()) != set(ids):
-            await asyncio.sleep(0.01)
+    await everybody(broker, ids)
     if hop == 0:
         await broker.preserve(kernel, "0-a")
         await broker.suspend()

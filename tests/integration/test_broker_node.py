@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run_node(state: Path, hops: int, *extra: str) -> subprocess.CompletedProcess[str]:
+def run_node(state: Path, hops: int | str, *extra: str) -> subprocess.CompletedProcess[str]:
     python = sys.executable
     example = f"{python} -m node_agent.workloads.example --socket {state}/b.sock --mib 1 --tick-ms 5"
     return subprocess.run(
@@ -62,3 +62,13 @@ def test_example_workloads_cross_two_kexecs_by_the_blackout_path(tmp_path: Path)
     assert "DAMAGED" not in node.stdout
     assert node.stdout.count("released") == 2
     assert node.stdout.count("claimed") == 4
+
+
+@pytest.mark.integration
+def test_workloads_outlive_an_agent_killed_with_everybody_suspended(tmp_path: Path) -> None:
+    node = run_node(tmp_path, "crash")
+    assert node.returncode == 0, node.stdout + node.stderr
+    # release() asked the kernel: with the workloads' copies dropped, nothing is preserved any more.
+    assert sorted(json.loads((tmp_path / "result.jsonl").read_text())) == [["vm-1", True], ["vm-2", True]]
+    assert node.stdout.count("fresh start") == 2
+    assert node.stdout.count("resumed") == 2
