@@ -150,26 +150,26 @@ def _without_details(exit_code: Exit, code: str, details: str, server: str) -> F
                 exit_code,
                 f"no secure connection to the orchestrator at {server}",
                 "TLS_FAILED",
-                "check --ca, --cert and --key, and that the server's certificate names this address",
+                "Check --ca, --cert and --key, and that the server's certificate names this address.",
             )
         return Failed(
             exit_code,
             f"cannot reach the orchestrator at {server}",
             "UNREACHABLE",
-            "is it running, and is --server (or LIVEROLL_SERVER) its operators' address?",
+            "Is it running, and is --server (or LIVEROLL_SERVER) its operators' address?",
         )
     if code == "DEADLINE_EXCEEDED":
         return Failed(
             exit_code,
             f"the orchestrator at {server} did not answer in time",
             "TIMEOUT",
-            "try again with a longer --timeout; repeating with the same --idempotency-key is safe",
+            "Try again with a longer --timeout; repeating with the same --idempotency-key is safe.",
         )
     if code == "UNIMPLEMENTED":
         return Failed(
             exit_code,
             f"{server} does not serve this call",
             "WRONG_PORT",
-            "use the operators' port, and an orchestrator of this version",
+            "Use the operators' port, and an orchestrator of this version.",
         )
     return Failed(exit_code, details or code.lower(), code)

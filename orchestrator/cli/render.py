@@ -97,7 +97,7 @@ def waves_table(rollout: pb.Rollout) -> Table:
         table.add_column("left out", justify="right")
     for wave in rollout.waves:
         current = wave.index == rollout.current_wave and not rollout.HasField("end_time")
-        row = [
+        row: list[RenderableType] = [
             Text(wave.name, "bold" if current else ""),
             Text(wave.state.replace("_", " ").lower()),
             bar(wave),

@@ -206,7 +206,7 @@ def _take_out(data: Any, where: tuple[int | str, ...], *, missing: bool) -> None
         holder[last] = _ITEMS.get(parent, "unnamed")  # others keep their places
     elif isinstance(holder, dict):
         holder.pop(last, None)
-        if missing:
+        if missing or (parent, last) in _NEUTRAL:
             holder[last] = _LEAVES.get((parent, str(last))) or _LEAVES.get(("", str(last)), "unnamed")
 
 
@@ -217,8 +217,15 @@ _ITEMS: dict[str, Any] = {
     "embargoes": {"start": "2000-01-01T00:00:00Z", "end": "2000-01-02T00:00:00Z"},
     "days": "mon",
 }
+_NEUTRAL = frozenset(
+    {("budgets", "max_unavailable"), ("budgets", "max_in_blackout"), ("domain", "max_unavailable")}
+)
+"""Compared with others: the default in their place would look like a contradiction."""
 _LEAVES: dict[tuple[str, str], Any] = {
     ("", "target"): {"artifact": "unnamed"},
+    ("budgets", "max_unavailable"): "100%",
+    ("budgets", "max_in_blackout"): "100%",
+    ("domain", "max_unavailable"): "1",
     ("", "quantile"): "0.5",
     ("", "max"): "1s",
     ("", "min_healthy_percent"): "50%",

@@ -1,0 +1,73 @@
+"""What every command shares: the global options, how failures end, and which rollout is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from orchestrator.cli.failure import Exit, Failed, invalid
+
+if TYPE_CHECKING:
+    from orchestrator.cli.client import Client
+
+Key = Annotated[
+    str,
+    typer.Option("--idempotency-key", help="Repeat a call safely; one is made up if omitted", metavar="KEY"),
+]
+Reason = Annotated[str, typer.Option("--reason", "-m", help="Kept in the audit trail")]
+Rollout = Annotated[str, typer.Argument(help="The rollout's name")]
+MaybeRollout = Annotated[
+    str, typer.Argument(help="The rollout's name; may be left out while only one is under way")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """The options before the command. connect makes the client when a command needs it."""
+
+    connect: Callable[[], Client]
+
+
+def client_of(context: typer.Context) -> Client:
+    """The connection that the global options describe."""
+    held: Globals = context.obj
+    client = held.connect()
+    context.call_on_close(client.close)
+    return client
+
+
+def which(client: Client, rollout: str) -> str:
+    """The rollout meant when none is named. Raises Failed."""
+    if rollout:
+        return rollout
+    active = client.list(active_only=True)
+    if len(active) == 1:
+        return active[0].rollout_id
+    if not active:
+        raise invalid("no rollout is under way", "Name one; `liveroll list` shows those that have ended.")
+    names = ", ".join(r.rollout_id for r in active[:5])
+    raise invalid("more than one rollout is under way", f"Name one of {names}.")
+
+
+def now() -> datetime:
+    """The CLI's one look at the clock, for ages on the screen."""
+    return datetime.now(UTC)
+
+
+class Shell(TyperGroup):
+    """Turns a Failed into its lines on stderr and its exit code, and Ctrl-C into 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Failed as failed:
+            for line in failed.lines():
+                typer.echo(line, err=True)
+            raise typer.Exit(failed.exit) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.INTERRUPTED) from None

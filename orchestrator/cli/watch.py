@@ -1,0 +1,257 @@
+"""Looking on at a rollout: a live view on a terminal, a line an event elsewhere.
+
+Rules
+1. The watch outlives the orchestrator: if it goes away, the watch goes on from its cursor when it
+   is back within PATIENCE_S; nothing is told twice and nothing left out.
+2. It ends when the rollout has ended, or has halted and nothing of it is in flight any more (a
+   halt waits for a person; --through-halt waits too).
+3. Ctrl-C leaves at once and cleanly; the rollout goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from liveroll.v1 import rollout_pb2 as pb
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from orchestrator.cli import render, render_nodes
+from orchestrator.cli.client import Client, Stream
+from orchestrator.cli.failure import Exit, Failed
+from orchestrator.cli.output import Format, console, json_line, text_of
+from orchestrator.cli.shell import now
+
+PATIENCE_S = 120.0
+"""A restart with a migration takes seconds; after two minutes a person should know."""
+RETRY_S = 1.0
+REDRAW_S = 0.25
+QUEUE_SIZE = 64
+"""Updates not drawn yet; a full queue slows the stream, which loses nothing."""
+LAST_EVENTS = 6
+
+EXITS = {
+    "SUCCEEDED": Exit.OK,
+    "HALTED": Exit.FAILED,
+    "FAILED": Exit.FAILED,
+    "CANCELLED": Exit.CANCELLED,
+    "ROLLED_BACK": Exit.CANCELLED,
+}
+
+
+def is_over(rollout: pb.Rollout, *, through_halt: bool = False) -> bool:
+    """Whether a watch has nothing more to wait for (rule 2)."""
+    if rollout.HasField("end_time"):
+        return True
+    if through_halt or render.state_of(rollout) != "HALTED":
+        return False
+    return not any(wave.in_progress for wave in rollout.waves)
+
+
+def exit_of(rollout: pb.Rollout) -> Exit:
+    """How a rollout that is over ended, as an exit code."""
+    return EXITS.get(render.state_of(rollout), Exit.OK)
+
+
+def watch_rollout(
+    client: Client, rollout: str, output: Format, *, cursor: str = "", through_halt: bool = False
+) -> Exit:
+    """Watch until rule 2 holds. Raises Failed."""
+    updates = Follow(client, rollout, cursor)
+    try:
+        if output is not Format.TABLE:
+            return _messages(updates, output, through_halt)
+        out = console()
+        if out.is_terminal:
+            return _live(client, updates, out, through_halt)
+        return _lines(updates, out, through_halt)
+    except KeyboardInterrupt:
+        updates.cancel()
+        console(stderr=True).print(
+            f"stopped watching; {rollout} goes on (liveroll watch {rollout} --cursor {updates.cursor})"
+        )
+        return Exit.INTERRUPTED
+
+
+class Follow:
+    """Updates of one rollout, over the orchestrator's restarts (rule 1).
+
+    Yields WatchRolloutResponse, and None when the connection was lost and is being sought.
+    """
+
+    def __init__(
+        self, client: Client, rollout: str, cursor: str, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._client, self.rollout, self._sleep = client, rollout, sleep
+        self._stream: Stream | None = None
+        self.cursor = cursor
+
+    def cancel(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def __iter__(self) -> Iterator[pb.WatchRolloutResponse | None]:
+        lost_at: float | None = None
+        seen = False
+        while True:
+            self._stream = self._client.watch(self.rollout, self.cursor)
+            try:
+                for update in self._stream:
+                    lost_at, seen, self.cursor = None, True, update.cursor
+                    yield update
+            except Failed as failed:
+                if not seen or not (failed.exit is Exit.UNREACHABLE or failed.reason == "SLOW_READER"):
+                    raise
+                lost_at = time.monotonic() if lost_at is None else lost_at
+                if time.monotonic() - lost_at > PATIENCE_S:
+                    raise
+                yield None
+                self._sleep(RETRY_S)
+            else:
+                return
+
+
+def _messages(updates: Follow, output: Format, through_halt: bool) -> Exit:
+    for update in updates:
+        if update is None:
+            continue
+        print(json_line(update) if output is Format.JSON else text_of(update, output) + "---", flush=True)
+        if is_over(update.rollout, through_halt=through_halt):
+            return exit_of(update.rollout)
+    return Exit.OK
+
+
+def _lines(updates: Follow, out: Console, through_halt: bool) -> Exit:
+    """A line an event, and one whenever the state or what it waits for changes."""
+    state, waits = "", ""
+    last: pb.Rollout | None = None
+    for update in updates:
+        if update is None:
+            out.print("connection lost; trying again")
+            continue
+        for event in update.events:
+            out.print(render_nodes.event_line(event), soft_wrap=True)
+        last = update.rollout
+        if render.state_of(last) != state:
+            state = render.state_of(last)
+            out.print(render.headline(last, now()), soft_wrap=True)
+        held = "; ".join(f"{b.reason} {b.message}" for b in last.blockers)
+        if held != waits:
+            waits = held
+            if held:
+                out.print(Text(f"waits for {held}"), soft_wrap=True)
+        if is_over(last, through_halt=through_halt):
+            break
+    if last is None:
+        return Exit.OK
+    out.print()
+    out.print(render.rollout_view(last, (), now()))
+    return exit_of(last)
+
+
+class _Screen:
+    """What the live view shows, filled by two threads and drawn by the main one."""
+
+    def __init__(self) -> None:
+        self.rollout: pb.Rollout | None = None
+        self.nodes: dict[str, pb.Node] = {}
+        self.events: list[pb.Event] = []
+        self.lost = False
+
+    def draw(self) -> RenderableType:
+        if self.rollout is None:
+            return Text("waiting for the orchestrator …", "dim")
+        parts: list[RenderableType] = [render.rollout_view(self.rollout, list(self.nodes.values()), now())]
+        if self.events:
+            parts += ["", *(render_nodes.event_line(e) for e in self.events)]
+        if self.lost:
+            parts += ["", Text("connection lost; trying again", "yellow")]
+        return Group(*parts)
+
+
+def _live(client: Client, updates: Follow, out: Console, through_halt: bool) -> Exit:
+    screen = _Screen()
+    news: queue.Queue[pb.WatchRolloutResponse | Failed | str | None] = queue.Queue(QUEUE_SIZE)
+    gone = threading.Event()
+
+    def put(item: pb.WatchRolloutResponse | Failed | str | None) -> None:
+        while not gone.is_set():
+            with contextlib.suppress(queue.Full):
+                news.put(item, timeout=REDRAW_S)
+                return
+
+    def read_updates() -> None:
+        try:
+            for update in updates:
+                put("lost" if update is None else update)
+            put(None)
+        except Failed as failed:
+            put(failed)
+
+    nodes = _NodesReader(client, updates.rollout, screen.nodes, gone)
+    threads = [threading.Thread(target=t, daemon=True) for t in (read_updates, nodes.run)]
+    for thread in threads:
+        thread.start()
+    try:
+        with Live(screen.draw(), console=out, refresh_per_second=1 / REDRAW_S, auto_refresh=False) as live:
+            while True:
+                over = _take(news, screen, through_halt)
+                live.update(screen.draw(), refresh=True)
+                if over:
+                    break
+    finally:
+        gone.set()
+        updates.cancel()
+        nodes.cancel()
+        for thread in threads:
+            thread.join(timeout=2)
+    return Exit.OK if screen.rollout is None else exit_of(screen.rollout)
+
+
+def _take(
+    news: queue.Queue[pb.WatchRolloutResponse | Failed | str | None], screen: _Screen, through_halt: bool
+) -> bool:
+    """Wait for the next update or the next redraw. True: it is over."""
+    try:
+        item = news.get(timeout=REDRAW_S)
+    except queue.Empty:
+        return False
+    if isinstance(item, Failed):
+        raise item
+    if item is None:
+        return True
+    if isinstance(item, str):
+        screen.lost = True
+        return False
+    screen.rollout, screen.lost = item.rollout, False
+    screen.events = [*screen.events, *item.events][-LAST_EVENTS:]
+    return is_over(item.rollout, through_halt=through_halt)
+
+
+class _NodesReader:
+    """Keeps the nodes' phases; only for show, so its failures are no failure of the watch."""
+
+    def __init__(
+        self, client: Client, rollout: str, nodes: dict[str, pb.Node], gone: threading.Event
+    ) -> None:
+        self._client, self._rollout, self._nodes, self._gone = client, rollout, nodes, gone
+        self._stream: Stream | None = None
+
+    def cancel(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def run(self) -> None:
+        while not self._gone.is_set():
+            self._stream = self._client.watch_nodes(rollout=self._rollout)
+            try:
+                for update in self._stream:
+                    for node in update.nodes:
+                        self._nodes[node.node_id] = node
+            except Failed:
+                self._gone.wait(RETRY_S)
