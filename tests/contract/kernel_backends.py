@@ -234,8 +234,7 @@ class Process(Backend):
         os.close(device)
 
     async def kernel_fds(self) -> int:
-        await self.kernel.loaded()
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return int(syncclient.control(self.root, "descriptors"))
 
 
 BACKENDS: dict[str, type[Backend]] = {"inprocess": InProcess, "process": Process}

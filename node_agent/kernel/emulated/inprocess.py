@@ -257,6 +257,7 @@ class _Export:
             request.answer(-(cause.errno or errno.EIO))
         except OutOfMemory:
             self._hung.append(request)
+            request.kill_caller()
         else:
             request.answer(0, body, fd)
             if fd >= 0:

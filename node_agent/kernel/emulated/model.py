@@ -146,6 +146,10 @@ class LuoModel:
         self._calls[call] = self._calls.get(call, 0) + 1
         return self.faults.hang(call, self._calls[call])
 
+    def calls(self, call: str) -> int:
+        """How often this call was made, over all boots."""
+        return self._calls.get(call, 0)
+
     # --- /dev/liveupdate
 
     def open_device(self, uid: int = 0) -> None:

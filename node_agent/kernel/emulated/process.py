@@ -59,7 +59,7 @@ class KernelProcess:
         self._base = HostBase()
         self._powered_s = self._started_s = self._base.now()
         self._userspace = Userspace(commands, {**os.environ, "LIVEROLL_NODE_ROOT": str(root)}, self._base)
-        self._server = KernelServer(root, model, self._facts, self._userspace.kill)
+        self._server = KernelServer(root, model, self._facts)
         self._stopping = False
         self._power_button = False
         self._wake, self._woken = socket.socketpair()

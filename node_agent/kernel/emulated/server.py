@@ -16,7 +16,6 @@ import errno
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,9 +28,6 @@ from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.emulated.syncclient import SOCKET_PATH_BYTES
 from node_agent.kernel.faults import FaultPlan, FaultSyntax
 from node_agent.ports import KexecImage
-
-_CREDENTIALS = struct.Struct("=iII")
-"""pid, uid, gid. Source: struct ucred in unix(7)."""
 
 _HANG_UP = select.EPOLLHUP | select.EPOLLRDHUP
 
@@ -51,15 +47,12 @@ class KernelServer:
     Args:
         root: the node's root directory; dev/ is made in it.
         facts: what else `facts` tells, beside the model's.
-        kill: kills one process (the OOM killer).
     """
 
-    def __init__(
-        self, root: Path, model: LuoModel, facts: Callable[[], Mapping[str, str]], kill: Callable[[int], None]
-    ) -> None:
+    def __init__(self, root: Path, model: LuoModel, facts: Callable[[], Mapping[str, str]]) -> None:
         self._dev = root / "dev"
         self._dev.mkdir(parents=True, exist_ok=True)
-        self._model, self._facts, self._kill = model, facts, kill
+        self._model, self._facts = model, facts
         self._epoll = select.epoll()
         self._endpoints: dict[int, _Endpoint] = {}
         self._waiting: list[wire.Request | socket.socket] = []
@@ -142,9 +135,8 @@ class KernelServer:
             device, _ = listener.accept()
         except BlockingIOError:
             return True
-        _, uid, _ = _CREDENTIALS.unpack(
-            device.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        peer = device.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, wire.CREDENTIALS.size)
+        _, uid, _ = wire.CREDENTIALS.unpack(peer)
         if self._model.hangs("open_device"):
             self._waiting.append(device)
             return True
@@ -198,7 +190,7 @@ class KernelServer:
             request.answer(-(cause.errno or errno.EIO))
         except OutOfMemory:
             self._waiting.append(request)
-            self._kill(request.caller_pid())
+            request.kill_caller()
         return True
 
     # --- /dev/kexec
@@ -236,7 +228,8 @@ class KernelServer:
     def control(self, word: str, arguments: Sequence[str]) -> str:
         """facts · load KERNEL INITRD COMMAND_LINE RELEASE · unload · loaded · reboot, and for
         tests and demonstrations: default RELEASE [COMMAND_LINE] · faults PLAN · sessions · log ·
-        power_loss. Raises OSError: the call's own, EINVAL for wrong arguments, ENOSYS."""
+        descriptors (how many this process has) · power_loss. Raises OSError: the call's own,
+        EINVAL for wrong arguments, ENOSYS."""
         model = self._model
         match [word, *arguments]:
             case ["facts"]:
@@ -260,6 +253,8 @@ class KernelServer:
                     raise OSError(errno.EINVAL, "faults") from cause
             case ["sessions"]:
                 return "\n".join(model.sessions())
+            case ["descriptors"]:
+                return str(len(os.listdir("/proc/self/fd")))
             case ["log"]:
                 return "\n".join(model.log)
             case ["power_loss"]:

@@ -91,10 +91,6 @@ class Userspace:
         self._reap()
         return not any(service.pid for service in self._services)
 
-    def kill(self, pid: int) -> None:
-        """SIGKILL one process."""
-        _signal(pid, signal.SIGKILL)
-
     def kill_all(self) -> None:
         """SIGKILL until nothing is left. Orphans are adopted as their parents die, so killing
         children until there are none reaches all."""

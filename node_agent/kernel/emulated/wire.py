@@ -15,8 +15,10 @@ from __future__ import annotations
 import array
 import errno
 import os
+import signal
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,6 +32,8 @@ MESSAGE_BYTES = 65536
 NUMBER = struct.Struct("=I")
 RESULT = struct.Struct("=i")
 SIZE = struct.Struct("=I")
+CREDENTIALS = struct.Struct("=iII")
+"""pid, uid, gid. Source: struct ucred in unix(7)."""
 
 CALLS = {
     abi.CREATE_SESSION: "create_session",
@@ -55,7 +59,8 @@ class Request:
         if self.reply is not None:
             fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
             with suppress(OSError):  # a caller that died waiting is seen on its other fds
-                self.reply.sendmsg([RESULT.pack(result), body], fds, socket.MSG_NOSIGNAL)
+                flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+                self.reply.sendmsg([RESULT.pack(result), body], fds, flags)
         self.close()
 
     def close(self) -> None:
@@ -66,12 +71,15 @@ class Request:
             os.close(self.fd)
             self.fd = -1
 
-    def caller_pid(self) -> int:
-        """Who made the reply socket; 0 if there is none."""
+    def kill_caller(self) -> None:
+        """SIGKILL to the process that made the reply socket, unless it is this one."""
         if self.reply is None:
-            return 0
-        credentials = self.reply.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return int(struct.unpack("=iII", credentials)[0])
+            return
+        with suppress(OSError):  # no socket, or its maker is gone: there is nobody to kill
+            peer = self.reply.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+            pid, _, _ = CREDENTIALS.unpack(peer)
+            if pid > 0 and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
 
 
 def receive(sock: socket.socket) -> Request | None:
@@ -86,11 +94,21 @@ def receive(sock: socket.socket) -> Request | None:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     if not body:
-        for fd in fds:
-            os.close(fd)
+        _close(fds)
         return None
-    reply = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0]) if fds else None
+    if not fds:
+        return Request(body, None)
+    try:
+        reply = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0])
+    except OSError:  # no socket: whoever sent it wants no answer
+        _close(fds)
+        return Request(body, None)
     return Request(body, reply, fds[1] if len(fds) > 1 else -1)
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def decode(body: bytes, *allowed: int) -> tuple[int, bytes]:
