@@ -51,7 +51,7 @@ class Checker:
         *,
         clock: Clock,
         observer: Observer,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         commit: Commit,
         fleet: Callable[[], Fleet],
     ) -> None:

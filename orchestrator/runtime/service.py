@@ -11,9 +11,9 @@ applies what was committed, and wakes who must know.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -25,63 +25,31 @@ from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
 from orchestrator.core.model import (
     Change,
     DesiredStage,
-    Event,
     IdempotencyRow,
     NewEvent,
 )
-from orchestrator.core.phases import Link
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import (
-    AlreadyExists,
-    Conflict,
-    InvalidSpec,
     LiverollError,
-    NotLeader,
-    OutOfRange,
     StaleGeneration,
-    Violation,
 )
 from orchestrator.ports import ArtifactCatalogue, Clock, Lease, Store
 from orchestrator.runtime.alarm import Alarm
+from orchestrator.runtime.calls import Operated, Operation, operate
 from orchestrator.runtime.checker import Check, Checker
 from orchestrator.runtime.commits import Commits
+from orchestrator.runtime.eventlog import EventLog, EventsPage
 from orchestrator.runtime.feed import Feed
 from orchestrator.runtime.ingest import Ingest
 from orchestrator.runtime.leader import TTL, Leader
-from orchestrator.runtime.links import MAX_LINKS, Command, LinkHandle, Links, silent
+from orchestrator.runtime.links import MAX_LINKS, Command, LinkHandle, Links
 from orchestrator.runtime.observer import NullObserver, Observer
 from orchestrator.runtime.reconciler import Planner, Reconciler, planned
 from orchestrator.runtime.retention import Retention, keep_trimmed
+from orchestrator.runtime.silence import Silence
 from orchestrator.runtime.tasks import Tasks, shutting_down
 
 __all__ = ["AgentLink", "Command", "EventsPage", "Operated", "Operation", "Orchestrator"]
-
-TRIES = 8
-"""Of an operator's call that loses to other commits."""
-
-STALE_TOGETHER = 256
-"""Links found down at the end of the grace, written at the same time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operated:
-    """What became of an operator's call."""
-
-    response: str
-    replayed: bool
-    """The same key and request came before; response is the first answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class EventsPage:
-    events: tuple[Event, ...]
-    cursor: str
-    """incarnation:seq to go on from; the newest seq looked at, even if no event matched."""
-
-
-Operation = Callable[[Fleet, datetime], tuple[Change, str]]
-"""Pure. (fleet, now) → (change, response). response is stored for repetitions of the call:
-a string of the caller's (for instance node ids as JSON). Called again on Conflict, so no effects."""
 
 
 class AgentLink:
@@ -156,9 +124,7 @@ class Orchestrator:
         self._feed = Feed()
         self._alarm = Alarm(clock)
         self._links = Links(self._command_of, max_links=max_links)
-        self._link_alarm = Alarm(clock)
-        self._incarnation = ""
-        self._grace_ends_at: datetime | None = None
+        self._events = EventLog(store, self._feed)
         self._group = asyncio.TaskGroup()
         self._tasks = Tasks(self._group)
         self._loops: list[asyncio.Task[None]] = []
@@ -199,6 +165,14 @@ class Orchestrator:
             planner=planner,
         )
         self._ingest = Ingest(clock=clock, commits=self._commits, links=self._links, tasks=self._tasks)
+        self._silence = Silence(
+            clock=clock,
+            policy=policy,
+            commits=self._commits,
+            links=self._links,
+            ingest=self._ingest,
+            end=lambda handle, error: self._end_link(handle, error, "silent"),
+        )
 
     # --- life ----------------------------------------------------------------------------
 
@@ -213,7 +187,7 @@ class Orchestrator:
             for work in (
                 self._leader.run(),
                 self._reconciler.run(),
-                self._watch_silence(),
+                self._silence.run(),
                 keep_trimmed(
                     self._store,
                     self._clock,
@@ -254,17 +228,17 @@ class Orchestrator:
     async def _load(self, lease: Lease) -> None:
         snapshot = await self._store.load()
         now = self._clock.now()
-        self._incarnation = snapshot.incarnation
+        self._events.incarnation = snapshot.incarnation
         fleet = Fleet.rebuild(self._policy, snapshot.incarnation, snapshot.rows)
         fleet.incarnation_serial = snapshot.incarnation_serial
-        self._grace_ends_at = now + self._policy.restart_grace
-        fleet.apply(GraceEnds(self._grace_ends_at))
+        grace_ends_at = now + self._policy.restart_grace
+        fleet.apply(GraceEnds(grace_ends_at))
         head_seq = snapshot.head_seq
         if snapshot.regressed and not fleet.row.stopped:
             head_seq = await self._stop_regressed(lease.epoch, fleet, snapshot.regressed, now)
         self._feed.restart(head_seq)
         self._commits.begin(fleet, lease.epoch)
-        self._link_alarm.wake()
+        self._silence.begin(grace_ends_at)
         self._alarm.wake()
 
     async def _stop_regressed(self, epoch: int, fleet: Fleet, why: str, now: datetime) -> int:
@@ -297,7 +271,7 @@ class Orchestrator:
 
     @property
     def incarnation(self) -> str:
-        return self._incarnation
+        return self._events.incarnation
 
     @property
     def head_seq(self) -> int:
@@ -317,7 +291,8 @@ class Orchestrator:
         return self._clock.now()
 
     def ready(self) -> tuple[bool, tuple[str, ...]]:
-        """(ready, why not): lease and load, planner, and the store as both find it. A stopped fleet is ready: it serves."""
+        """(ready, why not): lease and load, planner, and the store as both find it. A stopped
+        fleet is ready: it serves."""
         reasons = tuple(
             f"{what}: {why}"
             for what, why in (
@@ -346,28 +321,7 @@ class Orchestrator:
         if the key came with another request; whatever `operation` raises. Survives the caller's
         cancellation."""
         call = IdempotencyRow(idempotency_key, method, actor, request_hash, "", self._clock.now())
-        return await self._tasks.finish(self._operate(call, operation))
-
-    async def _operate(self, call: IdempotencyRow, operation: Operation) -> Operated:
-        tries = 0
-        while True:
-            if call.idempotency_key:
-                first = await self._store.recall(call.actor, call.idempotency_key)
-                if first is not None:
-                    return _repeated(first, call)
-            now = self._clock.now()
-            change, response = operation(self.fleet, now)
-            if call.idempotency_key:
-                answer = replace(call, response=response, at=now)
-                change = replace(change, writes=(*change.writes, answer))
-            try:
-                await self._commits.commit(change)
-            except Conflict:
-                tries += 1
-                if tries >= TRIES:
-                    raise
-                continue
-            return Operated(response, replayed=False)
+        return await self._tasks.finish(operate(call, operation, self._store, self._commits, self._clock))
 
     # --- agents --------------------------------------------------------------------------
 
@@ -381,7 +335,7 @@ class Orchestrator:
         work = self._ingest.hello(hello, actor or hello.node_id)
         handle, welcome = await self._tasks.finish(work, abandoned=abandoned)
         self._observer.link_opened()
-        self._link_alarm.wake()
+        self._silence.look()
         return AgentLink(self, handle, welcome)
 
     def _end_link(self, handle: LinkHandle, error: LiverollError, cause: str) -> None:
@@ -403,53 +357,11 @@ class Orchestrator:
             rollout = fleet.rollouts.get(attempt.rollout_id) if attempt is not None else None
         return Command(f"{fleet.incarnation}:{node.command_serial}", node_id, node.desired, attempt, rollout)
 
-    async def _watch_silence(self) -> None:
-        """Ends links that carry nothing, and at the end of the grace records the links of an
-        earlier life that never came back. Sleeps until the first of them may be due."""
-        wake_at: datetime | None = None
-        while True:
-            await self._link_alarm.wait(wake_at)
-            try:
-                wake_at = await self._end_silent()
-            except NotLeader:
-                wake_at = None  # the next load wakes
-
-    async def _end_silent(self) -> datetime | None:
-        fleet, now = self._commits.fleet, self._clock.now()
-        due: list[datetime] = []
-        for handle in self._links.all():
-            at = handle.heard_at + self._policy.silence
-            if at <= now:
-                if fleet.link(handle.node_id, now) is Link.DOWN:
-                    self._end_link(handle, silent(handle.node_id), "silent")
-                    continue
-                at = now + self._policy.silence
-            due.append(at)
-        if self._grace_ends_at is not None:
-            if now < self._grace_ends_at:
-                due.append(self._grace_ends_at)
-            else:
-                self._grace_ends_at = None
-                await self._end_stale(fleet)
-        return min(due, default=None)
-
-    async def _end_stale(self, fleet: Fleet) -> None:
-        stale = [
-            node for node in fleet.nodes.values() if node.link_up and self._links.of(node.node_id) is None
-        ]
-        for start in range(0, len(stale), STALE_TOGETHER):
-            await asyncio.gather(
-                *(
-                    self._ingest.link_down(node.node_id, node.link_epoch)
-                    for node in stale[start : start + STALE_TOGETHER]
-                )
-            )
-
     # --- events --------------------------------------------------------------------------
 
     def cursor(self, seq: int | None = None) -> str:
         """Of an event, or of the newest one applied."""
-        return f"{self._incarnation}:{self.head_seq if seq is None else seq}"
+        return self._events.cursor(self.head_seq if seq is None else seq)
 
     async def events_after(
         self, cursor: str, *, limit: int = 500, rollout_id: str = "", node_id: str = ""
@@ -457,45 +369,4 @@ class Orchestrator:
         """cursor empty: from the first that is kept. InvalidSpec for a malformed cursor, OutOfRange
         if events after it were trimmed or it belongs to another incarnation or to the future.
         Never runs ahead of `fleet`."""
-        head = self.head_seq
-        after = self._seq_of(cursor, head) if cursor else await self._store.first_seq() - 1
-        found = await self._store.events(after, limit=limit, rollout_id=rollout_id, node_id=node_id)
-        if cursor and after + 1 < await self._store.first_seq():
-            raise OutOfRange(
-                f"events after {cursor} are no longer kept",
-                remedy="start again without a cursor; what happened in between is gone from the log",
-                cursor=cursor,
-            )
-        events = tuple(event for event in found if event.seq <= head)
-        full = len(found) == limit and len(events) == len(found)
-        last = events[-1].seq if full else max(head, after)
-        return EventsPage(events, self.cursor(last))
-
-    def _seq_of(self, cursor: str, head: int) -> int:
-        incarnation, _, number = cursor.rpartition(":")
-        if not incarnation or not number.isascii() or not number.isdigit():
-            raise InvalidSpec(
-                [Violation("cursor", f"{cursor!r} is no cursor", "give one that came with an event")]
-            )
-        seq = int(number)
-        if incarnation != self._incarnation or seq > head:
-            raise OutOfRange(
-                f"{cursor} is not of this store's present",
-                remedy="the database was replaced or set back; start again without a cursor",
-                cursor=cursor,
-                incarnation=self._incarnation,
-                head=head,
-            )
-        return seq
-
-
-def _repeated(first: IdempotencyRow, call: IdempotencyRow) -> Operated:
-    if (first.method, first.request_hash) != (call.method, call.request_hash):
-        raise AlreadyExists(
-            "this idempotency key came before with another request",
-            reason="IDEMPOTENCY_KEY_REUSED",
-            remedy="use a new key for a new request, and the same key only to repeat one",
-            method=first.method,
-            at=first.at.isoformat(),
-        )
-    return Operated(first.response, replayed=True)
+        return await self._events.after(cursor, limit=limit, rollout_id=rollout_id, node_id=node_id)

@@ -1,0 +1,39 @@
+"""The store that a URL names.
+
+sqlite:////var/lib/liveroll/liveroll.db (also with +aiosqlite, as SQLAlchemy writes it), or a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from orchestrator.errors import SettingsError, Unsupported
+from orchestrator.store.sql import SqlStore
+from orchestrator.store.sqlite import Sqlite
+
+
+def make_store(url: str, *, on_batch: Callable[[int], None] = lambda size: None) -> SqlStore:
+    """Not opened yet. on_batch hears how many commits shared each transaction. SettingsError for
+    a URL that names no file, Unsupported for a database that is not supported."""
+    if "://" not in url:
+        return SqlStore(Sqlite(Path(url)), on_batch=on_batch)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(f"{url!r} is no database URL", remedy=_REMEDY) from error
+    if parsed.get_backend_name() != "sqlite":
+        raise Unsupported(
+            f"no store for {parsed.get_backend_name()}", reason="STORE_UNSUPPORTED", remedy=_REMEDY
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise SettingsError(
+            f"{url!r} names no file: what a rollout has done must outlive the process", remedy=_REMEDY
+        )
+    return SqlStore(Sqlite(Path(parsed.database)), on_batch=on_batch)
+
+
+_REMEDY = "set store to sqlite:////path/to/liveroll.db, or leave it out for liveroll.db in state_dir"
