@@ -78,6 +78,7 @@ class Client:
         self._fds: deque[int] = deque()
         self._events: deque[Event] = deque()
         self._subscribe_again = False
+        self._told_lost = False
 
     def __enter__(self) -> Client:
         return self
@@ -120,18 +121,25 @@ class Client:
         Raises BrokerError if the broker breaks the protocol or refuses to have us back.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if self._socket is None:
-            if not self._subscribe_again:
-                raise BrokerError("claim or subscribe first", reason="NOT_SUBSCRIBED")
-            if not self._connect(deadline):
-                return None
-            self._send(Subscribe(self.workload, _EXTENSIONS, self.is_suspended))
         while True:
+            if self._socket is None:
+                if not self._subscribe_again:
+                    raise BrokerError("claim or subscribe first", reason="NOT_SUBSCRIBED")
+                if not self._connect(deadline):
+                    return None
+                self._send(Subscribe(self.workload, _EXTENSIONS, self.is_suspended))
             event = self._next(deadline)
             if isinstance(event, Error):
                 raise _refused(event)
-            if not isinstance(event, Subscribed):
-                return event
+            if isinstance(event, Lost) and self._told_lost:
+                # A broker on its way out took the connection: still the same loss.
+                time.sleep(RECONNECT_FIRST_S)
+                continue
+            if isinstance(event, Subscribed):
+                self._told_lost = False
+                continue
+            self._told_lost = isinstance(event, Lost) or self._told_lost
+            return event
 
     def events(self) -> Iterator[Event | Lost]:
         """next_event() without end."""
