@@ -134,7 +134,7 @@ def classify_command(node: NodeState, command: cmd.LinkCommand, now: BootStamp) 
             return _proceed(node, command, now)
         case cmd.Cancel():
             return _cancel(node, command)
-        case cmd.Commit():
+        case _:
             return _commit(node, command)
 
 
@@ -173,7 +173,7 @@ def resolve_local(
             return cmd.Proceed(command.command_id, ref, now, command.valid_for_s)
         case cmd.LocalCancel():
             return cmd.Cancel(command.command_id, ref, command.reason)
-        case cmd.LocalCommit():
+        case _:
             return cmd.Commit(command.command_id, ref)
 
 

@@ -1,0 +1,117 @@
+"""Marks, spans and the marks area."""
+
+from __future__ import annotations
+
+import pytest
+
+from node_agent.core import timing
+from node_agent.core.marks import AREA_BYTES, NAMES, MarksInvalid, pack, unpack
+from node_agent.core.model import Mark
+from tests.unit.agent_core.make import mark
+
+HZ = 1e9
+
+
+def crossing(*, tsc: bool = True) -> tuple[Mark, ...]:
+    """An update whose node was away for two seconds; REALTIME came back one second early."""
+    rows = [
+        ("preserve_start", 10.0, "boot-a", 10.0),
+        ("preserve_done", 12.0, "boot-a", 12.0),
+        ("suspend", 20.0, "boot-a", 20.0),
+        ("pre_reboot", 20.5, "boot-a", 20.5),
+        ("kernel_start", 21.5, "boot-b", 0.0),
+        ("userspace_start", 22.5, "boot-b", 1.0),
+        ("retrieved", 22.6, "boot-b", 1.1),
+        ("resume", 22.7, "boot-b", 1.2),
+        ("finish", 25.7, "boot-b", 4.2),
+    ]
+    return tuple(
+        mark(
+            name,
+            at_s - (1.0 if boot_id == "boot-b" else 0.0),
+            boot_id=boot_id,
+            tsc=round(at_s * HZ) if tsc else 0,
+            boottime_s=boottime_s,
+        )
+        for name, at_s, boot_id, boottime_s in rows
+    )
+
+
+def test_the_host_gap_is_read_from_the_tsc() -> None:
+    gap = timing.host_gap(crossing(), HZ, emulated=False)
+    assert gap is not None
+    assert gap.duration_s == pytest.approx(2.0)
+    assert gap.uncertainty_s == pytest.approx(timing.TSC_UNCERTAINTY_S + 2.0 * timing.TSC_DRIFT)
+    assert (gap.clock, gap.rejected, gap.emulated) == ("tsc", "", False)
+
+
+@pytest.mark.parametrize(("tsc", "hz"), [(False, HZ), (True, 0.0)])
+def test_without_a_tsc_it_is_realtime_with_its_uncertainty(tsc: bool, hz: float) -> None:
+    gap = timing.host_gap(crossing(tsc=tsc), hz, emulated=False)
+    assert gap is not None
+    assert (gap.duration_s, gap.clock, gap.uncertainty_s) == (pytest.approx(1.0), "realtime", 1.0)
+
+
+def test_a_tsc_that_went_backwards_is_rejected_not_repaired() -> None:
+    marks = (mark("pre_reboot", 1.0, tsc=5_000), mark("resume", 2.0, boot_id="boot-b", tsc=4_000))
+    gap = timing.host_gap(marks, HZ, emulated=False)
+    assert gap is not None
+    assert (gap.rejected, gap.duration_s) == ("tsc went backwards", 0.0)
+
+
+def test_emulated_timings_say_so() -> None:
+    gap = timing.host_gap(crossing(), HZ, emulated=True)
+    assert gap is not None
+    assert (gap.clock, gap.emulated) == ("emulated", True)
+
+
+def test_no_gap_without_both_sides() -> None:
+    assert timing.host_gap(crossing()[:4], HZ, emulated=False) is None
+    assert timing.host_gap(crossing()[4:], HZ, emulated=False) is None
+    without_start = tuple(m for m in crossing() if m.name != "userspace_start")
+    gap = timing.host_gap(without_start, HZ, emulated=False)
+    assert gap is not None
+    assert gap.duration_s == pytest.approx(2.1)
+
+
+def test_brownout_is_before_the_suspension_and_after_the_resumption() -> None:
+    assert timing.brownout_s(crossing(), HZ) == pytest.approx(10.0 + 3.0)
+    assert timing.brownout_s(crossing()[:-1], HZ) is None
+    backwards = (*crossing()[:-1], mark("finish", 0.0, boot_id="boot-b", boottime_s=0.0))
+    assert timing.brownout_s(backwards, HZ) is None
+
+
+def test_the_parts_of_a_blackout_add_up() -> None:
+    parts = timing.phases(crossing(), HZ)
+    assert list(parts) == ["shutdown", "purgatory", "boot", "userspace", "restore"]
+    assert sum(part.duration_s for part in parts.values()) == pytest.approx(2.7)
+    assert parts["shutdown"].clock == "boottime"
+    assert parts["purgatory"].clock == "tsc"
+    assert list(timing.phases(crossing()[:4], HZ)) == ["shutdown"]
+
+
+def test_the_newest_mark_of_a_name_counts() -> None:
+    marks = (mark("resume", 1.0), mark("resume", 2.0))
+    assert timing.find(marks, "resume") == marks[1]
+    assert timing.find(marks, "finish") is None
+
+
+def test_the_area_gives_back_what_was_written() -> None:
+    marks = tuple(m for m in crossing() if m.name in NAMES)
+    block = pack(crossing(), 2.4e9)
+    assert len(block) == AREA_BYTES
+    assert unpack(block) == (marks, 2.4e9)
+    assert unpack(pack((), 0.0)) == ((), 0.0)
+
+
+@pytest.mark.parametrize("offset", [0, 9, 13, 20, 40, AREA_BYTES - 1])
+def test_a_changed_byte_is_noticed(offset: int) -> None:
+    block = bytearray(pack(crossing(), HZ))
+    block[offset] ^= 1
+    with pytest.raises(MarksInvalid):
+        unpack(bytes(block))
+
+
+def test_another_size_is_not_an_area() -> None:
+    with pytest.raises(MarksInvalid, match="4096 bytes"):
+        unpack(b"LRMARKS1")
