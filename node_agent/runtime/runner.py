@@ -73,7 +73,7 @@ class NodeRunner:
         self._ports = ports
         self._boot = boot
         self._ledger = Ledger(ports, boot.facts, keep_reports=identity.linked)
-        self._effects = Effects(ports, pace or Pace(), boot.facts.boot_id)
+        self._effects = Effects(ports, pace or Pace(), boot.facts.boot_id, boot.marks)
         self._stages = Stages(ports.artifacts)
         self._inbox: asyncio.Queue[Item] = asyncio.Queue(INBOX)
         self._group: asyncio.TaskGroup | None = None

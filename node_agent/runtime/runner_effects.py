@@ -78,7 +78,9 @@ class Pace:
 class Effects:
     """Performs effects for one node."""
 
-    def __init__(self, ports: Ports, pace: Pace, boot_id: str) -> None:
+    def __init__(self, ports: Ports, pace: Pace, boot_id: str, early: Sequence[Mark] = ()) -> None:
+        self._early = {mark.name: mark for mark in early}
+        """Marks of the blackout path: when it retrieved and resumed, before there was a runner."""
         self._ports = ports
         self._pace = pace
         self._boot_id = boot_id
@@ -90,6 +92,10 @@ class Effects:
         """All clocks, now."""
         clock = self._ports.clock
         return Mark(name, clock.realtime(), clock.boottime_s(), clock.tsc(), self._boot_id)
+
+    def _done(self, name: str) -> Mark:
+        """When it was done: by the blackout path, if that did it, else now."""
+        return self._early.pop(name, None) or self.mark(name)
 
     async def perform(self, effect: Effect, attempt: Attempt) -> ev.Event | None:
         """Perform a cancellable effect. None: it has nothing to say.
@@ -161,11 +167,11 @@ class Effects:
 
     async def _retrieve(self, attempt: Attempt) -> ev.Event:
         await self._ports.workloads.retrieve(self._ports.kernel, attempt.sessions)
-        return ev.Retrieved((self.mark(timing.RETRIEVED),))
+        return ev.Retrieved((self._done(timing.RETRIEVED),))
 
     async def _resume(self, attempt: Attempt) -> ev.Event:
         pauses = await self._ports.workloads.resume()
-        marks = (*attempt.marks, self.mark(timing.RESUME))
+        marks = (*attempt.marks, self._done(timing.RESUME))
         emulated = attempt.emulated
         samples = [_sample(pause, emulated=emulated) for pause in pauses]
         gap = timing.host_gap(marks, attempt.tsc_hz, emulated=emulated)
