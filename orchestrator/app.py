@@ -17,6 +17,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from orchestrator.logs import configure_logging
 from orchestrator.rpc.server import RpcServer
 from orchestrator.runtime.clock import SystemClock
 from orchestrator.runtime.notify import notify_service_manager
+from orchestrator.runtime.retention import Retention
 from orchestrator.runtime.service import Orchestrator
 from orchestrator.settings import Settings, load
-from orchestrator.store.sql import SqlStore
+from orchestrator.store.factory import make_store
 from orchestrator.web.gauges import FleetGauges
 from orchestrator.web.metrics import Metrics
 from orchestrator.web.server import make_app, serving
@@ -192,12 +194,13 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
     clock = SystemClock()
     catalogue = DirectoryCatalogue(settings.artifacts_path, _artifacts_url(settings, settings.http.port))
     orchestrator = Orchestrator(
-        store=SqlStore(settings.store_url, clock=clock),
+        store=make_store(settings.store_url, on_batch=metrics.batched),
         clock=clock,
         catalogue=catalogue,
         policy=settings.fleet.policy(),
         holder=f"{socket.gethostname()}:{os.getpid()}",
         observer=metrics,
+        retention=Retention(age=timedelta(days=settings.events_keep_days), count=settings.events_keep_count),
     )
     metrics.registry.register(FleetGauges(lambda: _fleet_now(orchestrator), _version()))
     web_app = make_app(metrics.registry, catalogue, orchestrator.ready)

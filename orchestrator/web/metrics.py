@@ -90,6 +90,11 @@ class Metrics:
             "liveroll_store_commit_seconds", "Time from asking for a commit to its durability", LATENCY
         )
         self.plan_actions = counter("liveroll_plan_actions_total", "Actions that plans decided on")
+        self.batch = histogram(
+            "liveroll_store_batch_changes",
+            "Changes that shared one transaction",
+            (1, 2, 5, 10, 20, 50, 100, 200, 500),
+        )
         self.conflicts = counter(
             "liveroll_store_conflicts_total", "Commits that lost to another and were redone"
         )
@@ -176,6 +181,9 @@ class Metrics:
     def planned(self, seconds: float, actions: int) -> None:
         self.plan_seconds.observe(seconds)
         self.plan_actions.inc(actions)
+
+    def batched(self, size: int) -> None:
+        self.batch.observe(size)
 
     def committed(self, seconds: float) -> None:
         self.commit_seconds.observe(seconds)
