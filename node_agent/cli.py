@@ -1,4 +1,7 @@
-"""`liveroll-agent`: arguments in, exit code out. argparse only, so that a node starts quickly.
+"""`liveroll-agent`: arguments in, exit code out.
+
+On the other side of a kexec the blackout path comes first: before argparse, before anything
+else of this package is imported. All imports here are made where they are needed.
 
 Exit codes: 0 ok, 2 invalid input, 4 failed, 6 unreachable, 7 denied. An expected error is a
 line or two on stderr that say how to mend it, never a traceback.
@@ -6,13 +9,16 @@ line or two on stderr that say how to mend it, never a traceback.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from node_agent.errors import AgentError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from node_agent.errors import AgentError
+    from node_agent.resume.handover import Handover
 
 OK, INVALID, FAILED, UNREACHABLE, DENIED = 0, 2, 4, 6, 7
 _CODES: Mapping[str, int] = {
@@ -56,8 +62,16 @@ cut_link; @N is the N-th kexec of that node. All timings are emulated and say no
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run liveroll-agent; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    handover = resume()
+    # gRPC's own lines are about its sockets; what matters of them is in our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from node_agent.errors import AgentError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
     try:
+        if args.verb == "run":
+            return _run(args, arguments, handover)
         return int(args.run(args))
     except AgentError as error:
         complain(error)
@@ -68,6 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output went away; nothing is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+
+
+def resume() -> Handover | None:
+    """The blackout path, if this is the userspace of a node that says where its journal is."""
+    root, where = os.environ.get("LIVEROLL_NODE_ROOT", ""), os.environ.get("LIVEROLL_RESUME", "")
+    if not root or not where:
+        return None
+    from node_agent.resume import blackout
+
+    journal, _, socket = where.partition(":")
+    return blackout.resume(root=root, journal_path=journal, socket_path=socket)
 
 
 def exit_code(error: AgentError) -> int:
@@ -87,6 +112,8 @@ def complain(error: AgentError) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="liveroll-agent",
         description=DESCRIPTION,
@@ -127,15 +154,29 @@ def _link_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file (default /etc/liveroll/agent.toml)"
-    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file (default /etc/liveroll/agent.toml)")
     parser.add_argument("--node-id", metavar="NAME", help="default: the host name")
     parser.add_argument(
         "--label", action="append", dest="labels", metavar="KEY=VALUE", help="may be given several times"
     )
     parser.add_argument("--kernel", choices=("emulated", "real"), help="default: emulated")
     parser.add_argument("--root", metavar="DIR", help="of the emulated kernel that is a process of its own")
+    for flag, text in (
+        ("release", "its first kernel"),
+        ("model", "its hardware model"),
+        ("faults", "what goes wrong, see simulate --help"),
+    ):
+        parser.add_argument(f"--{flag}", dest=f"emulated.{flag}", help=f"of the emulated node: {text}")
+    parser.add_argument(
+        "--kexec-s", type=float, dest="emulated.kexec_s", help="of the emulated node: time of a kexec"
+    )
+    parser.add_argument(
+        "--service",
+        action="append",
+        dest="emulated.services",
+        metavar="COMMAND",
+        help="of the emulated node: what else starts with each boot, a workload for instance",
+    )
     parser.add_argument(
         "--broker-socket", metavar="PATH", dest="broker.socket", help="where workloads subscribe"
     )
@@ -144,7 +185,6 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
         "--running-artifact", metavar="DIR", dest="artifacts.running", help="the running kernel's artifact"
     )
     _link_arguments(parser)
-    parser.set_defaults(run=_run)
 
 
 def _simulate_parser(parser: argparse.ArgumentParser) -> None:
@@ -187,10 +227,14 @@ def settings_flags(args: argparse.Namespace) -> dict[str, object]:
     return {k: v for k, v in vars(args).items() if k not in ("verb", "run", "config") and v is not None}
 
 
-def _run(args: argparse.Namespace) -> int:
-    from node_agent import app, settings
+def _run(args: argparse.Namespace, arguments: Sequence[str], handover: Handover | None) -> int:
+    from pathlib import Path
 
-    return app.run(settings.load(config=args.config, flags=settings_flags(args)))
+    from node_agent import app, settings_load
+
+    config = Path(args.config) if args.config else None
+    settings = settings_load.load(config=config, flags=settings_flags(args))
+    return app.run(settings, arguments=arguments, handover=handover)
 
 
 def _simulate(args: argparse.Namespace) -> int:
@@ -207,6 +251,8 @@ def _version(_args: argparse.Namespace) -> int:
 
 
 def _completion(_args: argparse.Namespace) -> int:
+    import argparse
+
     parser = build_parser()
     verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     print("_liveroll_agent() {")

@@ -1,0 +1,261 @@
+"""Composition root of `liveroll-agent run`: the only place that builds a node's adapters.
+
+Rules:
+- Outside an emulated node, `run` becomes that node's kernel (a process of its own), which starts
+  it again as the node's userspace, and after every kexec anew.
+- Inside, what the blackout path left (handover) is adopted before anything else is opened.
+- Hello first: metrics, and all that they import, come after the first link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from node_agent.errors import AgentError, SettingsError
+from node_agent.settings import AgentSettings
+
+if TYPE_CHECKING:
+    import ssl
+
+    from node_agent.core.model import Mark
+    from node_agent.ports import JournalRecord, Kernel
+    from node_agent.resume.handover import Handover
+    from node_agent.runtime.broker import Broker
+    from node_agent.runtime.metrics import Meter
+    from node_agent.runtime.supervisor_log import Log
+
+ROOT_ENV = "LIVEROLL_NODE_ROOT"
+"""Set by the emulated node's kernel for all of its userspace."""
+RESUME_ENV = "LIVEROLL_RESUME"
+"""JOURNAL:SOCKET for the blackout path, so that it needs no settings."""
+
+
+def run(settings: AgentSettings, *, arguments: Sequence[str], handover: Handover | None) -> int:
+    """Be the node's agent until SIGTERM or SIGINT. Raises AgentError.
+
+    Args:
+        arguments: of this command line, to start it again within an emulated node.
+        handover: what the blackout path left, if it has run.
+    """
+    if settings.kernel == "real":
+        raise SettingsError(
+            "--kernel real comes with the real kernel backend; it is not in this build",
+            reason="REAL_KERNEL_MISSING",
+            remedy="use --kernel emulated, or install a build that has the real backend",
+        )
+    if ROOT_ENV not in os.environ:
+        become_kernel(settings, arguments)
+    return asyncio.run(serve(settings, os.environ[ROOT_ENV], handover))
+
+
+def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process with the emulated kernel, whose userspace this command becomes."""
+    emulated, root = settings.emulated, settings.root
+    assert root is not None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make {error.filename}: {error.strerror}",
+            reason="STATE_DIR",
+            remedy="set state_dir to a place this user may write to",
+        ) from error
+    # Shares of a bare kexec as they were measured in the lab.
+    shares = {"shutdown": 0.05, "purgatory": 0.25, "boot": 0.7}
+    timings = [word for p, s in shares.items() for word in (f"--{p}-s", str(emulated.kexec_s * s))]
+    os.environ[RESUME_ENV] = f"{settings.journal}:{settings.broker_socket}"
+    os.execv(  # noqa: S606 - this very interpreter
+        sys.executable,
+        [
+            sys.executable,
+            *("-m", "node_agent.kernel.emulated.process"),
+            *("--root", str(root), "--release", _default_kernel(settings), "--faults", emulated.faults),
+            *("--hardware-model", emulated.model, *timings),
+            *(word for service in emulated.services for word in ("--service", service)),
+            *("--", sys.executable, "-m", "node_agent.cli", *arguments),
+        ],
+    )
+
+
+def _default_kernel(settings: AgentSettings) -> str:
+    """What a cold boot starts: what was committed last, or what the settings say."""
+    with suppress(OSError):
+        return (settings.state_dir / "default-kernel").read_text().strip() or settings.emulated.release
+    return settings.emulated.release
+
+
+async def serve(settings: AgentSettings, root: str, handover: Handover | None) -> int:
+    """One life of the agent within an emulated node. Raises AgentError."""
+    from node_agent.runtime.supervisor_log import Log
+
+    log = Log(settings.log_format, settings.log_level)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            working = await _start(settings, root, handover, log, stack, tasks)
+            await stop.wait()
+            for task in working:
+                task.cancel()
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    return 0
+
+
+def _first(error: BaseException) -> BaseException:
+    """What ended everything, out of its groups: an expected error before any other."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = [_first(e) for e in error.exceptions]
+        return next((e for e in inner if isinstance(e, AgentError)), inner[0])
+    return error
+
+
+async def _start(
+    settings: AgentSettings,
+    root: str,
+    handover: Handover | None,
+    log: Log,
+    stack: AsyncExitStack,
+    tasks: asyncio.TaskGroup,
+) -> list[asyncio.Task[None]]:
+    """Build the node and start what it consists of."""
+    from node_agent.app_control import serve_control
+    from node_agent.app_emulated import EmulatedHooks
+    from node_agent.kernel.emulated.client import ProcessKernel, ProcessSession
+    from node_agent.runtime import broker_handover
+    from node_agent.runtime.artifacts import ArtifactCache
+    from node_agent.runtime.broker import Broker
+    from node_agent.runtime.metrics import Meter
+    from node_agent.runtime.runner_boot import Boot
+    from node_agent.runtime.runner_effects import Ports
+    from node_agent.runtime.runner_items import Identity
+    from node_agent.runtime.supervisor import NodeLife, open_journal
+
+    kernel = ProcessKernel(root)
+    facts, clock = await kernel.facts(), await kernel.clock()
+    meter = Meter()
+    journal, quarantine = await asyncio.to_thread(
+        open_journal, settings.journal, fd=handover.journal_fd if handover is not None else -1
+    )
+    broker = Broker(str(settings.broker_socket))
+    used: Kernel = kernel
+    marks: tuple[Mark, ...] = ()
+    if handover is not None and handover.attempt:
+        adopted = broker_handover.HandoverKernel(kernel, handover, ProcessSession)
+        stack.callback(adopted.close)
+        used = adopted
+        broker.adopt(handover)
+        marks = broker_handover.marks(handover, clock, facts.boot_id)
+        for what, why in handover.errors.items():
+            log.warning("the blackout path could not do everything", what=what, why=why)
+    else:
+        restore_broker(broker, journal.records, kernel, facts.boot_id)
+    cache = ArtifactCache(
+        settings.artifacts_dir,
+        running_release=facts.release,
+        max_bytes=settings.artifacts_max_bytes,
+        tls=_tls_context(settings),
+        on_bytes=meter.fetched,
+    )
+    if not await cache.capture_running(settings.running_artifact, emulated=facts.emulated):
+        log.warning(
+            "no artifact boots the running kernel: this node cannot be rolled back",
+            remedy="set artifacts.running to a directory that `liveroll artifact build` made of it",
+        )
+    linked = asyncio.Event()
+    if not settings.orchestrator:
+        linked.set()
+    life = NodeLife(
+        identity=Identity(
+            node_id=settings.node_id,
+            labels={"hardware_model": facts.hardware_model, **settings.labels},
+            capabilities=tuple(c for c in ("luo", "kho", "emulated") if c != "emulated" or facts.emulated),
+            agent_version=_version(),
+            linked=bool(settings.orchestrator),
+        ),
+        ports=Ports(
+            kernel=used,
+            journal=journal,
+            clock=clock,
+            workloads=broker,
+            hooks=EmulatedHooks(settings, root, cache),
+            artifacts=cache,
+            bindings=broker.bindings,
+        ),
+        boot=Boot(facts, marks=marks, quarantine=quarantine),
+        meter=meter,
+        log=log.bind(node=settings.node_id),
+        connect=None,
+        served=lambda living: serve_control(settings.control_socket, living),
+        on_view=lambda view: linked.set() if view.up or view.problem is not None else None,
+    )
+    if settings.orchestrator:
+        from node_agent.runtime.link_grpc import GrpcDialer
+
+        dialer = GrpcDialer(settings.orchestrator, settings.tls)
+        stack.push_async_callback(dialer.close)
+        life.connect = dialer.connect
+    working = [tasks.create_task(life.live()), tasks.create_task(broker.run())]
+    if settings.metrics_listen:
+        working.append(tasks.create_task(_metrics(settings.metrics_listen, meter, linked, log)))
+    return working
+
+
+def restore_broker(broker: Broker, records: Sequence[JournalRecord], kernel: Kernel, boot_id: str) -> None:
+    """Bring back who is bound to what, where an attempt is under way and nobody jumped."""
+    from node_agent.core.phases import SETTLED
+    from node_agent.runtime.runner_boot import read_history
+
+    node = read_history(records).node
+    attempt = node.attempt
+    if attempt is None or attempt.phase in SETTLED:
+        return
+    if node.boot_id == boot_id:
+        broker.restore(attempt.bindings, kernel=kernel, sessions=attempt.sessions)
+    else:
+        broker.restore(attempt.bindings)
+
+
+async def _metrics(listen: str, meter: Meter, linked: asyncio.Event, log: Log) -> None:
+    """Serve /metrics from the first word of the link on; a port in use is no reason to stop."""
+    await linked.wait()
+    from node_agent.runtime.metrics_http import serve
+
+    try:
+        async with serve(meter, listen, _version()) as address:
+            log.info("metrics", url=f"http://{address}/metrics")
+            await asyncio.get_running_loop().create_future()
+    except SettingsError as error:
+        log.warning("no metrics", why=error.message, remedy=error.remedy)
+
+
+def _version() -> str:
+    from node_agent.version import version
+
+    return version()
+
+
+def _tls_context(settings: AgentSettings) -> ssl.SSLContext | None:
+    if settings.tls is None:
+        return None
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=settings.tls.ca)
+        context.load_cert_chain(settings.tls.certificate, settings.tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            f"the TLS files cannot be used: {error}",
+            reason="TLS_UNREADABLE",
+            remedy="give PEM files: the authority, this node's certificate and the key that belongs to it",
+        ) from error
+    return context

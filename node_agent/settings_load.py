@@ -1,0 +1,471 @@
+"""Reads the agent's settings: a TOML file, the environment and flags become AgentSettings.
+
+Rules:
+- A flag beats the environment, the environment beats the file, the file beats the default.
+- Every violation is reported at once, each with where it was said and how to mend it.
+- Hooks are argv lists, never shell lines, and come from this node's own file only: nothing
+  that travels over the link can name a command.
+- Plaintext is for loopback; anything else needs [tls].
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from node_agent.settings import (
+    DEFAULT_CONFIG,
+    ENV_PREFIX,
+    LABEL_KEY,
+    LABEL_VALUE_MAX,
+    NODE_ID,
+    SOCKET_PATH_MAX,
+    AgentSettings,
+    EmulatedKernel,
+    HookCommand,
+    InvalidSettings,
+    TlsFiles,
+    Violation,
+    is_loopback,
+    split_address,
+)
+
+HOOKS = ("drain", "undrain", "health", "set_default_kernel")
+_SCALARS: Mapping[str, str] = MappingProxyType(
+    {
+        "node_id": "str",
+        "state_dir": "path",
+        "orchestrator": "str",
+        "kernel": "str",
+        "root": "path",
+        "labels": "labels",
+        "tls.ca": "path",
+        "tls.certificate": "path",
+        "tls.key": "path",
+        "broker.socket": "path",
+        "control.socket": "path",
+        "metrics.listen": "str",
+        "artifacts.running": "path",
+        "artifacts.max_bytes": "int",
+        "emulated.release": "str",
+        "emulated.model": "str",
+        "emulated.kexec_s": "number",
+        "emulated.faults": "str",
+        "emulated.services": "list",
+        "log.format": "str",
+        "log.level": "str",
+    }
+)
+"""Every key that may be set by file, environment (LIVEROLL_AGENT_…) and flag alike."""
+
+
+def env_name(key: str) -> str:
+    """The environment variable of a key: tls.ca → LIVEROLL_AGENT_TLS_CA."""
+    return ENV_PREFIX + key.upper().replace(".", "_")
+
+
+def load(
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+    certificate_names: Callable[[Path], frozenset[str]] | None = None,
+) -> AgentSettings:
+    """Read and check everything.
+
+    Args:
+        config: the TOML file; None reads DEFAULT_CONFIG if it exists.
+        environ: os.environ if omitted.
+        flags: key → value as given on the command line; None values are absent.
+        certificate_names: the identities in a certificate file, for tests.
+
+    Raises:
+        InvalidSettings: with every violation.
+    """
+    environ = os.environ if environ is None else environ
+    faults: list[Violation] = []
+    table, source = _read_file(config, faults)
+    values: dict[str, tuple[str, object]] = {}
+    hooks = _from_file(table, source, values, faults)
+    _from_environment(environ, values, faults)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key] = (f"--{key.replace('.', '-').replace('_', '-')}", value)
+    settings = _build(_Reader(values, faults), hooks)
+    if settings is not None and settings.tls is not None:
+        _check_certificate(settings, certificate_names or _certificate_names, faults)
+    if faults or settings is None:
+        raise InvalidSettings(tuple(faults))
+    return settings
+
+
+def _read_file(config: Path | None, faults: list[Violation]) -> tuple[Mapping[str, object], str]:
+    path = config if config is not None else DEFAULT_CONFIG
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
+    except FileNotFoundError:
+        if config is not None:
+            faults.append(
+                Violation(str(path), "there is no such file", "name the file that exists with --config")
+            )
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(
+            Violation(str(path), f"cannot be read ({error})", "make it a UTF-8 file the agent may read")
+        )
+    except tomllib.TOMLDecodeError as error:
+        faults.append(Violation(str(path), f"is not TOML ({error})", "mend the syntax at that place"))
+    return {}, str(path)
+
+
+def _from_file(
+    table: Mapping[str, object],
+    source: str,
+    values: dict[str, tuple[str, object]],
+    faults: list[Violation],
+) -> dict[str, HookCommand]:
+    hooks: dict[str, HookCommand] = {}
+    sections = {key.split(".")[0] for key in _SCALARS if "." in key}
+    for name, value in table.items():
+        if name == "hooks" and isinstance(value, dict):
+            hooks = _hooks(value, source, faults)
+        elif name in _SCALARS:
+            values[name] = (f"{source}: {name}", value)
+        elif name in sections and isinstance(value, dict):
+            for inner, inner_value in value.items():
+                key = f"{name}.{inner}"
+                if key in _SCALARS:
+                    values[key] = (f"{source}: {key}", inner_value)
+                else:
+                    faults.append(_unknown(f"{source}: {key}", key))
+        elif name in sections or name == "hooks":
+            faults.append(Violation(f"{source}: {name}", "is not a table", f"write it as [{name}]"))
+        else:
+            faults.append(_unknown(f"{source}: {name}", name))
+    return hooks
+
+
+def _unknown(where: str, key: str) -> Violation:
+    import difflib  # only ever needed on the way out
+
+    near = difflib.get_close_matches(key, [*_SCALARS, *(f"hooks.{h}" for h in HOOKS)], n=1)
+    return Violation(where, "is not a setting", f"did you mean {near[0]}?" if near else "remove it")
+
+
+def _hooks(table: Mapping[str, object], source: str, faults: list[Violation]) -> dict[str, HookCommand]:
+    hooks: dict[str, HookCommand] = {}
+    for name, value in table.items():
+        where = f"{source}: hooks.{name}"
+        if name not in HOOKS:
+            faults.append(_unknown(where, f"hooks.{name}"))
+            continue
+        if not isinstance(value, dict) or set(value) - {"command", "timeout_s"}:
+            faults.append(
+                Violation(
+                    where, "is not {command, timeout_s}", 'write command = ["/usr/bin/…"] and timeout_s = 60'
+                )
+            )
+            continue
+        argv = value.get("command")
+        timeout = value.get("timeout_s", 60)
+        if not isinstance(argv, list) or not argv or not all(isinstance(a, str) and a for a in argv):
+            faults.append(
+                Violation(
+                    f"{where}.command",
+                    "is not a list of words",
+                    'write ["/usr/bin/tool", "--flag"]; there is no shell',
+                )
+            )
+            continue
+        if not argv[0].startswith("/"):
+            faults.append(
+                Violation(
+                    f"{where}.command",
+                    f"{argv[0]!r} is not an absolute path",
+                    "name the program by its full path",
+                )
+            )
+            continue
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 86400:
+            faults.append(
+                Violation(
+                    f"{where}.timeout_s",
+                    f"{timeout!r} is not within 0 and 86400",
+                    "give seconds, for instance 60",
+                )
+            )
+            continue
+        hooks[name] = HookCommand(tuple(argv), float(timeout))
+    return hooks
+
+
+def _from_environment(
+    environ: Mapping[str, str], values: dict[str, tuple[str, object]], faults: list[Violation]
+) -> None:
+    known = {env_name(key): key for key in _SCALARS}
+    known[ENV_PREFIX + "CONFIG"] = ""
+    for name, text in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        key = known.get(name)
+        if key is None:
+            faults.append(_unknown(name, name.removeprefix(ENV_PREFIX).lower()))
+        elif key:
+            values[key] = (name, text)
+
+
+class _Reader:
+    """Typed access to the collected values; what does not fit becomes a violation."""
+
+    def __init__(self, values: Mapping[str, tuple[str, object]], faults: list[Violation]) -> None:
+        self._values = values
+        self.faults = faults
+
+    def where(self, key: str) -> str:
+        return self._values[key][0] if key in self._values else key
+
+    def fault(self, key: str, problem: str, remedy: str) -> None:
+        self.faults.append(Violation(self.where(key), problem, remedy))
+
+    def text(self, key: str, default: str) -> str:
+        if key not in self._values:
+            return default
+        value = self._values[key][1]
+        if not isinstance(value, str):
+            self.fault(key, f"{value!r} is not a string", "put it in quotes")
+            return default
+        return value.strip()
+
+    def choice(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(key, default)
+        if value not in allowed:
+            self.fault(
+                key, f"{value!r} is none of {', '.join(allowed)}", f"take one of them, for instance {default}"
+            )
+        return value
+
+    def path(self, key: str) -> Path | None:
+        value = self._values[key][1] if key in self._values else ""
+        if isinstance(value, Path):
+            value = str(value)
+        if not isinstance(value, str):
+            self.fault(key, f"{value!r} is not a path", "put it in quotes")
+            return None
+        return Path(value).expanduser().absolute() if value else None
+
+    def positive(self, key: str, default: int) -> int:
+        value = self._values[key][1] if key in self._values else default
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if isinstance(number, bool) or not isinstance(number, int) or number <= 0:
+            self.fault(key, f"{value!r} is not a positive whole number", f"for instance {default}")
+            return default
+        return number
+
+    def number(self, key: str, default: float, most: float) -> float:
+        value = self._values[key][1] if key in self._values else default
+        try:
+            number = float(value) if isinstance(value, str | int | float) else -1.0
+        except ValueError:
+            number = -1.0
+        if isinstance(value, bool) or not 0 <= number <= most:
+            self.fault(key, f"{value!r} is not within 0 and {most:g}", f"for instance {default:g}")
+            return default
+        return number
+
+    def words(self, key: str) -> tuple[str, ...]:
+        value = self._values[key][1] if key in self._values else []
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+            self.fault(key, f"{value!r} is not a list of commands", 'write ["command argument", …]')
+            return ()
+        return tuple(value)
+
+    def labels(self) -> Mapping[str, str]:
+        value = self._values["labels"][1] if "labels" in self._values else {}
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        if isinstance(value, list | tuple):
+            pairs = [str(part).partition("=") for part in value]
+            for key, equals, _ in pairs:
+                if not equals:
+                    self.fault("labels", f"{key!r} is not key=value", "for instance zone=a")
+            value = {key.strip(): text.strip() for key, equals, text in pairs if equals}
+        if not isinstance(value, dict):
+            self.fault("labels", f"{value!r} is not a table", 'write [labels] with lines like zone = "a"')
+            return MappingProxyType({})
+        for key, text in value.items():
+            if not LABEL_KEY.fullmatch(key):
+                self.fault(
+                    "labels",
+                    f"{key!r} is not a label key",
+                    "use letters, digits and - _ . / up to 63 characters",
+                )
+            if not isinstance(text, str) or len(text) > LABEL_VALUE_MAX:
+                self.fault(
+                    "labels",
+                    f"the value of {key} is not a string of up to {LABEL_VALUE_MAX} characters",
+                    "shorten it",
+                )
+        return MappingProxyType({k: str(v) for k, v in value.items()})
+
+
+def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | None:
+    node_id = read.text("node_id", os.uname().nodename.lower())
+    if not NODE_ID.fullmatch(node_id):
+        read.fault(
+            "node_id",
+            f"{node_id!r} is not a node id",
+            "use lower-case letters, digits and - . _, as a host name has them",
+        )
+    orchestrator = read.text("orchestrator", "")
+    tls = _tls(read)
+    if orchestrator:
+        _check_address(read, "orchestrator", orchestrator)
+        if tls is None and not is_loopback(orchestrator):
+            read.fault(
+                "orchestrator",
+                f"{orchestrator} is not on loopback and there is no [tls]",
+                "set tls.ca, tls.certificate and tls.key; plaintext is for loopback only",
+            )
+    metrics = read.text("metrics.listen", "")
+    if metrics:
+        _check_address(read, "metrics.listen", metrics)
+    state_dir = read.path("state_dir") or Path("/var/lib/liveroll")
+    kernel = read.choice("kernel", "emulated", ("emulated", "real"))
+    # An emulated node is no part of this machine: it must not take the machine's own sockets.
+    run_dir = state_dir if kernel == "emulated" else None
+    broker = read.path("broker.socket") or (run_dir or Path("/run/luod")) / "liveupdate.sock"
+    control = read.path("control.socket") or (run_dir or Path("/run/liveroll")) / "control.sock"
+    for key, path in (("broker.socket", broker), ("control.socket", control)):
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            read.fault(
+                key,
+                f"is longer than {SOCKET_PATH_MAX} bytes",
+                "a Unix socket's path cannot be; choose a shorter directory",
+            )
+    running = read.path("artifacts.running")
+    if running is not None and not (running / "manifest.json").is_file():
+        read.fault(
+            "artifacts.running",
+            f"{running} holds no manifest.json",
+            "name a directory that `liveroll artifact build` made",
+        )
+    return AgentSettings(
+        node_id=node_id,
+        state_dir=state_dir,
+        orchestrator=orchestrator,
+        tls=tls,
+        labels=read.labels(),
+        kernel=kernel,
+        root=(read.path("root") or state_dir / "root") if kernel == "emulated" else None,
+        emulated=_emulated(read),
+        broker_socket=broker,
+        control_socket=control,
+        metrics_listen=metrics,
+        running_artifact=running,
+        artifacts_max_bytes=read.positive("artifacts.max_bytes", 4 * 1024**3),
+        hooks=MappingProxyType(dict(hooks)),
+        log_format=read.choice("log.format", "console", ("console", "json")),
+        log_level=read.choice("log.level", "info", ("debug", "info", "warning", "error")),
+    )
+
+
+def _emulated(read: _Reader) -> EmulatedKernel:
+    default = EmulatedKernel()
+    faults = read.text("emulated.faults", "")
+    if faults:
+        from node_agent.kernel.faults import FaultPlan, FaultSyntax
+
+        try:
+            FaultPlan.parse(faults)
+        except FaultSyntax as error:
+            read.fault("emulated.faults", str(error), "for instance refuse_freeze@1")
+    return EmulatedKernel(
+        release=read.text("emulated.release", default.release),
+        model=read.text("emulated.model", default.model),
+        kexec_s=read.number("emulated.kexec_s", default.kexec_s, 3600.0),
+        faults=faults,
+        services=read.words("emulated.services"),
+    )
+
+
+def _tls(read: _Reader) -> TlsFiles | None:
+    keys = ("tls.ca", "tls.certificate", "tls.key")
+    paths = {key: read.path(key) for key in keys}
+    if not any(paths.values()):
+        return None
+    for key, path in paths.items():
+        if path is None:
+            read.fault(key, "is missing", "TLS needs ca, certificate and key together")
+        elif not os.access(path, os.R_OK):
+            read.fault(key, f"{path} cannot be read", "name a PEM file that this user may read")
+    ca, certificate, private = (paths[k] for k in keys)
+    if ca is None or certificate is None or private is None:
+        return None
+    return TlsFiles(ca, certificate, private)
+
+
+def _check_address(read: _Reader, key: str, address: str) -> None:
+    try:
+        split_address(address)
+    except ValueError:
+        read.fault(key, f"{address!r} is not host:port", "for instance 127.0.0.1:7443 or [::1]:7443")
+
+
+def _certificate_names(path: Path) -> frozenset[str]:
+    """The identities in a PEM certificate: CN, DNS names, last segment of URIs.
+
+    Raises OSError or ValueError if it cannot be read.
+    """
+    import ssl  # only where TLS is set; costs milliseconds otherwise
+
+    # The standard library offers no public reader of a certificate on disk; this one has been
+    # there since Python 2.6 and spares the node a dependency on cryptography.
+    decode = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]
+    try:
+        fields: dict[str, tuple[Any, ...]] = decode(str(path))
+    except ssl.SSLError as error:
+        raise ValueError("not a PEM certificate") from error
+    names: set[str] = set()
+    for group in fields.get("subject", ()):
+        for name, value in group:
+            if name == "commonName":
+                names.add(value)
+    for kind, value in fields.get("subjectAltName", ()):
+        if kind == "DNS":
+            names.add(str(value))
+        elif kind == "URI":
+            names.add(str(value).rstrip("/").rpartition("/")[2])
+    return frozenset(names)
+
+
+def _check_certificate(
+    settings: AgentSettings, names_of: Callable[[Path], frozenset[str]], faults: list[Violation]
+) -> None:
+    assert settings.tls is not None
+    path = settings.tls.certificate
+    try:
+        names = names_of(path)
+    except (OSError, ValueError):
+        if os.access(path, os.R_OK):  # an unreadable one is already on the list
+            faults.append(
+                Violation(
+                    f"tls.certificate: {path}", "is not a PEM certificate", "name the node's certificate file"
+                )
+            )
+        return
+    if settings.node_id not in names:
+        said = ", ".join(sorted(names)) or "nobody"
+        faults.append(
+            Violation(
+                "node_id",
+                f"{settings.node_id} is not whom {path} names ({said})",
+                "set node_id to the certificate's name, or issue a certificate for this node",
+            )
+        )
