@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from node_agent.errors import BrokerError
+from node_agent.errors import BrokerError, KernelError
 from node_agent.kernel.emulated.node import Boot, EmulatedNode
 from node_agent.kernel.emulated.phases import PhaseTimes
 from node_agent.ports import KexecImage, WorkloadPause
@@ -187,3 +187,29 @@ async def test_damaged_memory_is_seen_and_leaks_nothing() -> None:
     fds = open_fds()
     await node().run(userspace)
     assert open_fds() == fds
+
+
+async def test_an_agent_that_dies_after_retrieving_loses_its_session_and_not_the_memory() -> None:
+    async def userspace(boot: Boot) -> None:
+        workloads = InProcessWorkloads(boot.clock)
+        sessions = {"vm-0": "lr.a.vm-0"}
+        if boot.boots == 1:
+            await workloads.preserve(boot.kernel, "a")
+            await workloads.suspend()
+            await boot.kernel.load(image())
+            try:
+                await boot.kernel.reboot_kexec()
+            finally:
+                workloads.node_died()
+        with pytest.raises(KernelError) as caught:
+            await workloads.retrieve(boot.kernel, {"vm-9": "lr.a.vm-9"})
+        assert caught.value.reason == "SESSION_NOT_FOUND"
+        await workloads.retrieve(boot.kernel, sessions)
+        await workloads.agent_died()
+        await workloads.retrieve(boot.kernel, sessions)
+        (pause,) = await workloads.resume()
+        assert pause.memory_intact
+        await workloads.finish()
+        workloads.node_died()
+
+    await node().run(userspace)
