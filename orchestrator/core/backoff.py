@@ -25,6 +25,6 @@ def share(*ids: str) -> float:
 def delay(rule: RetryRule, failures: int, *ids: str) -> timedelta:
     """How long to wait after the given number of failures (≥ 1): backoff doubled with each,
     at most max_backoff, plus up to a quarter of jitter."""
-    doubled = rule.backoff * 2 ** min(failures - 1, 30)
+    doubled: timedelta = rule.backoff * (1 << min(failures - 1, 30))
     base = min(doubled, max(rule.max_backoff, rule.backoff))
     return base * (1 + SPREAD * share(*ids))

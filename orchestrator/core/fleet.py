@@ -30,7 +30,7 @@ from orchestrator.core.model import (
     NodeRow,
     RolloutRow,
 )
-from orchestrator.core.phases import Link, Phase
+from orchestrator.core.phases import Kind, Link, Phase
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.standing import (
     Flag,
@@ -39,6 +39,7 @@ from orchestrator.core.standing import (
     Surroundings,
     is_open,
     is_unavailable,
+    lost_at,
     stand,
 )
 
@@ -112,6 +113,19 @@ class Fleet:
         newest = self.newest_attempt(node_id)
         return newest if is_open(newest) else None
 
+    def forward_attempt(self, node_id: str, rollout_id: str) -> AttemptRow | None:
+        """The node's newest forward attempt in one rollout."""
+        for generation in sorted(self._generations.get(node_id, ()), reverse=True):
+            attempt = self.attempts[node_id, generation]
+            if attempt.rollout_id == rollout_id and attempt.kind is Kind.FORWARD:
+                return attempt
+        return None
+
+    def enrolled_after(self, at: datetime) -> list[NodeRow]:
+        """Nodes that were enrolled later than at, in the order of their names."""
+        late = (n for n in self.nodes.values() if n.enrolled_at is not None and n.enrolled_at > at)
+        return sorted(late, key=lambda n: n.node_id)
+
     def last_heard(self, node_id: str) -> Heard | None:
         """Newest sign of life since this process began, whatever became of the link since."""
         return self.heard.get(node_id)
@@ -137,6 +151,10 @@ class Fleet:
         """How often an idle node should beat so that the fleet stays under its rate."""
         by_rate = timedelta(seconds=len(self.nodes) / self.policy.idle_heartbeat_rate)
         return max(self.policy.min_idle_heartbeat, by_rate)
+
+    def lost_at(self, node_id: str) -> datetime | None:
+        """When the node's open attempt counts as lost if the node stays silent."""
+        return lost_at(self._surroundings(node_id), self.policy)
 
     def next_wake(self) -> datetime | None:
         """The next instant at which a node's standing changes by itself."""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.core.model import MemberRow, RolloutRow
+from orchestrator.core.model import GateVerdict, MemberRow, RolloutRow
 from orchestrator.core.phases import Outcome
 from orchestrator.core.standing import Bucket, Flag, Lane, MemberStanding, Place
 
@@ -77,8 +77,14 @@ class RolloutIndex:
     blackout: int = 0
     uncommitted: int = 0
     failed: int = 0
+    silent: set[str] = field(default_factory=set)
+    """Open attempts of this rollout on nodes without a link."""
+    baking: dict[str, None] = field(default_factory=dict)
+    """Members that bake, in the order in which they began to."""
     domain_members: Counter[str] = field(default_factory=Counter)
     domain_unavailable: Counter[str] = field(default_factory=Counter)
+    domain_returning: Counter[str] = field(default_factory=Counter)
+    """Unavailable because of a rollback's attempt."""
     queues: dict[tuple[Lane, int], Queue] = field(default_factory=dict)
     """By lane and wave; the way back has one queue, wave 0."""
     flagged: dict[Flag, set[str]] = field(default_factory=lambda: {flag: set() for flag in Flag})
@@ -86,12 +92,18 @@ class RolloutIndex:
     """Highest updated_order given so far."""
     version: int = 0
     """Rises with every change of a member's standing; memos of gates go by it."""
+    judged: tuple[int, int, tuple[GateVerdict, ...]] | None = None
+    """Memo: (version, wave, verdicts)."""
 
     def add(self, node_id: str, m: MemberStanding) -> None:
         self.standings[node_id] = m
         self._count(m, 1)
         for flag in m.flags:
             self.flagged[flag].add(node_id)
+        if m.silent:
+            self.silent.add(node_id)
+        if m.uncommitted:
+            self.baking[node_id] = None
         if m.lane is not None:
             self.queues.setdefault(self._queue_key(m), Queue()).add(m)
         self.last_order = max(self.last_order, m.updated_order)
@@ -103,6 +115,8 @@ class RolloutIndex:
         self._count(m, -1)
         for flag in m.flags:
             self.flagged[flag].discard(node_id)
+        self.silent.discard(node_id)
+        self.baking.pop(node_id, None)
         if m.lane is not None:
             key = self._queue_key(m)
             self.queues[key].remove(m)
@@ -129,6 +143,8 @@ class RolloutIndex:
         if m.unavailable:
             for value in m.values:
                 _bump(self.domain_unavailable, value, by)
+                if m.returning:
+                    _bump(self.domain_returning, value, by)
 
     def count(self, *outcomes: Outcome, upto: int | None = None, wave: int | None = None) -> int:
         """Members with one of the outcomes: in one wave, in the waves up to one, or in all."""

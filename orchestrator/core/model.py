@@ -318,6 +318,8 @@ class RolloutRow:
     wave_settled_at: datetime | None = None
     approved: frozenset[int] = frozenset()
     """Waves that a person let begin."""
+    gates_waived: frozenset[int] = frozenset()
+    """Waves that a person let pass whatever their gates say (approve while the wave is GATED)."""
     wave_names: tuple[str, ...] = ()
     """canary, the spec's, and stragglers if there are any."""
     pairs_passed: frozenset[Pair] = frozenset()

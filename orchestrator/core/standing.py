@@ -92,12 +92,14 @@ class Flag(enum.StrEnum):
     """Waits for PROCEED, or its PROCEED has run out."""
     UNDOABLE = "UNDOABLE"
     """Before the jump, and no CANCEL is out."""
+    DOOMED = "DOOMED"
+    """UNDOABLE, and once LOST or cancelled: it must not jump any more."""
     COMMIT = "COMMIT"
     """Baked: COMMIT is due."""
 
 
-Bucket = tuple[str, Pair]
-"""(domain value, pair): all ready members in it are blocked or free together."""
+Bucket = tuple[str, Pair, bool]
+"""(domain value, pair, takes an unavailable slot): ready members that are blocked or free together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,10 @@ class MemberStanding:
     """All it counts under while unavailable."""
     blackout: bool
     uncommitted: bool
+    silent: bool
+    """An attempt of this rollout is open on it, and it has no link."""
+    returning: bool
+    """Its newest attempt is a rollback of this rollout."""
     updated_order: int
     lane: Lane | None
     place: Place | None
@@ -258,10 +264,12 @@ def stand(s: Surroundings, policy: FleetPolicy, now: datetime) -> tuple[Standing
             values=values,
             blackout=mine and holds_blackout_slot(newest),
             uncommitted=mine and newest is not None and _uncommitted(newest),
+            silent=mine and is_open(newest) and s.link is not Link.UP,
+            returning=mine and newest is not None and newest.kind is Kind.ROLLBACK,
             updated_order=m.member.updated_order,
             lane=lane,
             place=place,
-            bucket=(value, pair_of(node, m.rollout)),
+            bucket=(value, pair_of(node, m.rollout), counted and not unavailable),
             order=(order, node.node_id),
             flags=flags,
         )
@@ -377,13 +385,12 @@ def _forward(
     digest = rollout.artifact.digest
     if digest in node.staged:
         return Place.READY, None
+    if node.stage_problem_digest == digest and node.stage_failed_at is not None:
+        again = node.stage_failed_at + policy.stage_retry
+        return (Place.STAGE_FAILED, again) if now < again else (Place.NOT_STAGED, None)
     desired = node.desired
-    if not isinstance(desired, DesiredStage) or desired.artifact.digest != digest:
-        return Place.NOT_STAGED, None
-    if node.stage_problem_digest != digest or node.stage_failed_at is None:
-        return Place.STAGING, None
-    again = node.stage_failed_at + policy.stage_retry
-    return (Place.STAGE_FAILED, again) if now < again else (Place.NOT_STAGED, None)
+    staging = isinstance(desired, DesiredStage) and desired.artifact.digest == digest
+    return Place.STAGING if staging else Place.NOT_STAGED, None
 
 
 def _back(s: Surroundings, m: Membership, maintained: bool, now: datetime) -> tuple[Place, datetime | None]:
@@ -432,7 +439,9 @@ def _flags(
         due(now if node.written_off else lost_at(s, policy), Flag.SILENT)
         if a.phase in BEFORE_JUMP and not isinstance(node.desired, DesiredCancel):
             flags.append(Flag.UNDOABLE)
-            if a.phase is Phase.PRESERVED:
+            if a.ever_lost or a.cancel_cause:
+                flags.append(Flag.DOOMED)
+            elif a.phase is Phase.PRESERVED:
                 out = isinstance(node.desired, DesiredProceed) and a.proceed_until is not None
                 due(a.proceed_until if out else now, Flag.PRESERVED)
             elif a.phase is Phase.LOADING and not a.acknowledged:
