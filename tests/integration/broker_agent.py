@@ -24,13 +24,29 @@ def main() -> int:
         import asyncio
 
         return asyncio.run(crash(root, state, ids))
-    hops = int(sys.argv[2])
+    lost = sys.argv[2] == "lost"
+    hops = 1 if lost else int(sys.argv[2])
+    died = os.path.exists(f"{state}/died")
+    if lost and not died:
+        die_before_serving(state)
     handover = resume(
         root=root, journal_path=f"{state}/journal", socket_path=f"{state}/b.sock", deadline_s=20
     )
     import asyncio
 
     return asyncio.run(agent(root, state, hops, ids, handover))
+
+
+def die_before_serving(state: str) -> None:
+    import signal
+
+    from node_agent.resume import blackout
+
+    def serve(_handover: Handover, _deadline_s: float) -> None:
+        with open(f"{state}/died", "w", encoding="utf-8"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    blackout.serve = serve  # type: ignore[assignment]
 
 
 async def crash(root: str, state: str, ids: list[str]) -> int:
@@ -93,6 +109,11 @@ async def agent(root: str, state: str, hops: int, ids: list[str], handover: Hand
     broker.adopt(handover)
     serving = asyncio.create_task(broker.run())
     hop = facts.kexec_count
+    if handover.attempt and not handover.sessions:
+        note(errors=handover.errors)
+        serving.cancel()
+        await asyncio.wait({serving})
+        return 0
     if handover.attempt:
         await broker.retrieve(kernel, handover.jump["sessions"])
         pauses = await broker.resume()

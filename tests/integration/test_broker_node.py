@@ -72,3 +72,14 @@ def test_workloads_outlive_an_agent_killed_with_everybody_suspended(tmp_path: Pa
     assert sorted(json.loads((tmp_path / "result.jsonl").read_text())) == [["vm-1", True], ["vm-2", True]]
     assert node.stdout.count("fresh start") == 2
     assert node.stdout.count("resumed") == 2
+
+
+@pytest.mark.integration
+def test_an_agent_killed_in_the_blackout_path_loses_what_nobody_had_claimed_and_says_so(
+    tmp_path: Path,
+) -> None:
+    node = run_node(tmp_path, "lost")
+    assert node.returncode == 0, node.stdout + node.stderr
+    last = json.loads((tmp_path / "result.jsonl").read_text().splitlines()[-1])
+    assert last == {"errors": {f"lr.1-a.{name}": "ENOENT" for name in ("agent", "vm-1", "vm-2")}}
+    assert "claimed" not in node.stdout
