@@ -66,7 +66,7 @@ class Broker:
         self._device = Device(asyncio.sleep)
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE) or OSError from binding."""
+        """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE), SettingsError."""
         await self._roster.run()
 
     @property

@@ -20,7 +20,8 @@ MAX_PATH_BYTES = 107
 def listen(path: str, mode: int) -> socket.socket:
     """A non-blocking listener at `path` with permission bits `mode`.
 
-    Raises SettingsError (SOCKET_PATH_TOO_LONG), BrokerError (SOCKET_IN_USE), OSError.
+    Its directory is made if need be. Raises SettingsError (SOCKET_PATH_TOO_LONG, SOCKET_UNUSABLE),
+    BrokerError (SOCKET_IN_USE).
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise SettingsError(
@@ -28,6 +29,18 @@ def listen(path: str, mode: int) -> socket.socket:
             reason="SOCKET_PATH_TOO_LONG",
             remedy="Choose a shorter directory for the node's state.",
         )
+    try:
+        return _listen(path, mode)
+    except OSError as cause:
+        raise SettingsError(
+            f"cannot listen at {path}: {os.strerror(cause.errno or 0)}",
+            reason="SOCKET_UNUSABLE",
+            remedy="Name a socket path in a directory that the agent may write to.",
+        ) from cause
+
+
+def _listen(path: str, mode: int) -> socket.socket:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     _refuse_if_served(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)

@@ -66,7 +66,7 @@ class Roster:
         return peer
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE) or OSError from binding."""
+        """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE), SettingsError."""
         listener = self._listener or listen(self._socket_path, self._socket_mode)
         self._listener = listener
         loop = asyncio.get_running_loop()

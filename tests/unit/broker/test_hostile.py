@@ -215,3 +215,17 @@ async def test_a_path_too_long_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         await Broker(str(tmp_path / ("x" * 108))).run()
     assert caught.value.reason == "SOCKET_PATH_TOO_LONG"
+
+
+async def test_a_path_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError) as caught:
+        await Broker(str(tmp_path / "file" / "b.sock")).run()
+    assert caught.value.reason == "SOCKET_UNUSABLE"
+    assert caught.value.remedy
+
+
+async def test_the_sockets_directory_is_made(machine: Machine, tmp_path: Path) -> None:
+    path = str(tmp_path / "run" / "b.sock")
+    async with running(Broker(path, timeouts=QUICK)):
+        (await subscribed(path, "a")).close()
