@@ -23,7 +23,9 @@ AGENT = """
 import os, sys, time
 from node_agent.kernel.emulated import syncclient as luo
 root = os.environ["LIVEROLL_NODE_ROOT"]
-print("agent", os.getpid(), flush=True)
+def say(*words):  # in one write, as several processes share the pipe
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+say("agent", os.getpid())
 """
 """The beginning of every agent in these tests; its lines come back to the test."""
 
@@ -32,11 +34,11 @@ HOLD = (
     + """
 try:
     held = luo.open_session_create(root, "s")
-    print("created", flush=True)
+    say("created")
 except FileExistsError:
-    print("exists", flush=True)
+    say("exists")
 memory = os.memfd_create("m"); os.write(memory, b"memory"); luo.preserve_fd(held, memory, 1)
-print("preserved", flush=True)
+say("preserved")
 time.sleep(600)
 """
 )
@@ -48,7 +50,7 @@ if luo.facts(root)["kexec_count"] == "0":
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            print("daemon", os.getpid(), flush=True)
+            say("daemon", os.getpid())
             time.sleep(600)
         os._exit(0)
     os.wait()
@@ -57,11 +59,11 @@ if luo.facts(root)["kexec_count"] == "0":
     memory = os.memfd_create("m"); os.write(memory, b"memory"); luo.preserve_fd(held, memory, 1)
     luo.control(root, "load", sys.executable, "", "kho=on liveupdate=on", "7.3.4")
     luo.control(root, "reboot")
-    print("still alive", flush=True)
+    say("still alive")
 held = luo.retrieve_session(root, "s")
 memory = luo.retrieve_fd(held, 1)
 luo.finish(held)
-print("retrieved", os.pread(memory, 6, 0).decode(), luo.facts(root)["release"], flush=True)
+say("retrieved", os.pread(memory, 6, 0).decode(), luo.facts(root)["release"])
 """
 )
 

@@ -114,9 +114,9 @@ class KernelProcess:
 
     def _leave(self) -> None:
         """Userspace dies while its sessions are still held; then the sockets go."""
+        self._power_button = False  # first: whoever sees the boot end may press it again
         self._userspace.kill_all()
         self._server.sever(keep=self._woken)
-        self._power_button = False
 
     def _kexec(self) -> None:
         n, faults, jump = self._model.reboots, self._model.faults, self._model.jump()
