@@ -181,9 +181,9 @@ class Orchestrator:
         async with AsyncExitStack() as stack:
             await self._store.open()
             stack.push_async_callback(self._store.close)
-            await stack.enter_async_context(self._group)
-            stack.push_async_exit(self._wind_up)
             await self._leader.take()
+            await self._group.__aenter__()
+            stack.push_async_exit(self._wind_up)
             for work in (
                 self._leader.run(),
                 self._reconciler.run(),
@@ -205,7 +205,9 @@ class Orchestrator:
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
 
-    async def _wind_up(self, *_: object) -> None:
+    async def _wind_up(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop planning, cut links, let what is being written land, give the lease back."""
         for loop in self._loops:
             loop.cancel()
@@ -214,6 +216,12 @@ class Orchestrator:
         await self._tasks.idle()
         self._commits.end()
         await self._leader.give_back()
+        # The group must see a cancellation (it may be its own); any other error is the caller's,
+        # and would come out wrapped.
+        if isinstance(error, asyncio.CancelledError):
+            await self._group.__aexit__(kind, error, trace)
+        else:
+            await self._group.__aexit__(None, None, None)
 
     async def run_until(self, stop: asyncio.Event) -> None:
         await stop.wait()
