@@ -19,7 +19,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from node_agent.errors import BrokerError, Retry
+from node_agent.errors import AgentError, BrokerError, Retry
 from node_agent.resume.identity import credentials, unit_of
 from node_agent.workloads import protocol
 from node_agent.workloads.protocol import Claim, Command, Event, LineBuffer, Subscribe
@@ -74,7 +74,7 @@ class Peer:
                     return
                 for line in self._lines.feed(data):
                     await self._take(protocol.parse_command(line), heard)
-        except BrokerError as error:
+        except AgentError as error:  # the kernel's too: one client's trouble is not the broker's
             with contextlib.suppress(BrokerError):
                 await self.send(protocol.Error(error.reason, error.message, error.remedy))
         except (TimeoutError, OSError):
