@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.core import transitions
+from orchestrator.core.messages import Hello, NodeStatus
+from orchestrator.core.model import AttemptRow, FleetRow, NodeRow
+from orchestrator.core.phases import Phase, Verdict
+from orchestrator.errors import NodeIdConflict, StoreRegressed
+from tests.unit.core_ops.build import LATER, NEW, NOW, apply, attempt, fleet, hello, node, ref
+
+
+def row(observed: transitions.Observation, kind: type) -> object:
+    (found,) = [r for r in observed.change.writes if isinstance(r, kind)]
+    return found
+
+
+def test_a_new_node_is_enrolled_and_welcomed() -> None:
+    made = fleet()
+    seen = transitions.hello(made, hello(highest_generation=0), "CN=n00", NOW)
+    enrolled = row(seen, NodeRow)
+    assert isinstance(enrolled, NodeRow)
+    assert enrolled.enrolled_at == NOW
+    assert enrolled.link_up
+    assert seen.welcome is not None
+    assert seen.welcome.link_epoch == 1
+    assert seen.welcome.incarnation_serial == 1
+    assert seen.welcome.idle_heartbeat == timedelta(seconds=10)
+    assert [e.kind for e in seen.change.events] == ["node.enrolled"]
+
+
+def test_the_newest_link_wins() -> None:
+    made = fleet(node("n00"))
+    seen = transitions.hello(made, hello(boot_id="boot-x", labels={"zone": "b"}), "", NOW)
+    apply(made, seen.change)
+    assert made.nodes["n00"].link_epoch == 2
+    assert made.nodes["n00"].boot_id == "boot-x"
+    assert made.nodes["n00"].labels == {"zone": "b"}
+    assert transitions.link_down(made, "n00", 1, LATER) == transitions.Observation()
+    down = transitions.link_down(made, "n00", 2, LATER)
+    apply(made, down.change)
+    assert not made.nodes["n00"].link_up
+    assert transitions.link_down(made, "n00", 2, LATER) == transitions.Observation()
+
+
+def test_another_installation_is_refused_and_changes_nothing() -> None:
+    seen = transitions.hello(fleet(node("n00")), hello(installation_id="clone"), "", NOW)
+    assert isinstance(seen.refusal, NodeIdConflict)
+    assert "write-off n00" in seen.refusal.remedy
+    assert not seen.change
+
+
+def test_a_written_off_id_may_be_taken_anew() -> None:
+    made = fleet(node("n00", written_off="burnt", acknowledged_seq=9, link_up=False))
+    seen = transitions.hello(made, hello(installation_id="fresh"), "", NOW)
+    assert seen.welcome is not None
+    assert seen.welcome.acknowledged_seq == 0
+    assert row(seen, NodeRow).written_off == ""  # type: ignore[attr-defined]
+
+
+def test_a_written_off_node_that_returns_counts_again() -> None:
+    made = fleet(node("n00", written_off="lost in the fire", link_up=False))
+    seen = transitions.hello(made, hello(), "", NOW)
+    assert row(seen, NodeRow).written_off == ""  # type: ignore[attr-defined]
+    assert [e.kind for e in seen.change.events] == ["node.linked", "node.returned"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        hello(highest_incarnation_serial=2, highest_incarnation="inc-b"),
+        hello(highest_generation=8),
+        hello(status=NodeStatus(ref(generation=8), Phase.BAKING)),
+        hello(status=NodeStatus(ref(generation=8, incarnation="inc-0"), Phase.PRESERVED)),
+    ],
+    ids=["newer incarnation", "higher generation", "unknown attempt", "driven by another store"],
+)
+def test_a_store_that_went_back_in_time_stops_the_fleet(said: Hello) -> None:
+    made = fleet(node("n00", highest_generation=7))
+    seen = transitions.hello(made, said, "", NOW)
+    assert isinstance(seen.refusal, StoreRegressed)
+    assert seen.welcome is None
+    assert row(seen, FleetRow).stopped == "STORE_REGRESSED"  # type: ignore[attr-defined]
+    highest = (
+        8 if "incarnation serial" not in seen.refusal.message and said.highest_incarnation_serial == 1 else 7
+    )
+    assert row(seen, NodeRow).highest_generation == highest  # type: ignore[attr-defined]
+
+    apply(made, seen.change)
+    released = replace(made.row, stopped="")
+    made.apply(released)
+    assert transitions.hello(made, said, "", NOW).welcome is not None, "once a person has looked, it may link"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        hello(highest_generation=9, status=NodeStatus(ref(generation=9, incarnation="local"), Phase.LOADING)),
+        hello(highest_incarnation="inc-0", highest_generation=8),
+        hello(
+            status=NodeStatus(ref(generation=8, incarnation="inc-0"), Phase.BAKING),
+            highest_incarnation="inc-0",
+        ),
+        hello(status=NodeStatus(ref(generation=3), Phase.BAKING)),
+    ],
+    ids=["luoctl's attempt", "an older incarnation", "a settled foreign attempt", "a trimmed attempt"],
+)
+def test_what_proves_nothing(said: Hello) -> None:
+    seen = transitions.hello(fleet(node("n00", highest_generation=7)), said, "", NOW)
+    assert seen.welcome is not None
+    assert row(seen, NodeRow).highest_generation >= 7  # type: ignore[attr-defined]
+
+
+def test_the_gap_in_the_link_is_a_sample() -> None:
+    jumping = attempt(phase=Phase.JUMPING, phase_at=NOW)
+    made = fleet(node("n00", highest_generation=1), jumping)
+    seen = transitions.hello(made, hello(boot_id="boot-2", release=NEW), "", NOW + timedelta(seconds=3))
+    (sample,) = row(seen, AttemptRow).samples  # type: ignore[attr-defined]
+    assert (sample.vantage, sample.duration, sample.uncertainty) == (
+        "link",
+        timedelta(seconds=3),
+        timedelta(seconds=5),
+    )
+    assert sample.emulated
+    apply(made, seen.change)
+    again = transitions.hello(made, hello(boot_id="boot-2", release=NEW), "", NOW + timedelta(seconds=9))
+    assert len(again.change.writes) == 1, "counted once"
+
+
+def test_a_cancelled_prepare_that_never_started_is_aborted() -> None:
+    made = fleet(
+        node("n00", highest_generation=1),
+        attempt(cancel_cause="pause", spares_budget=True),
+    )
+    seen = transitions.hello(made, hello(highest_generation=1), "", NOW)
+    aborted = row(seen, AttemptRow)
+    assert isinstance(aborted, AttemptRow)
+    assert (aborted.phase, aborted.failed, aborted.spares_budget) == (Phase.ABORTED, False, True)
+
+
+def test_a_prepare_still_on_its_way_stays_open() -> None:
+    made = fleet(node("n00", highest_generation=1), attempt())
+    seen = transitions.hello(made, hello(highest_generation=0), "", NOW)
+    assert len(seen.change.writes) == 1
+
+
+def test_a_lost_node_without_news_is_believed_at_its_hello() -> None:
+    lost = attempt(phase=Phase.LOST, settled_at=NOW, ever_lost=True, failed=True, failure="lost", seq=4)
+    made = fleet(node("n00", highest_generation=1, acknowledged_seq=4), lost)
+    status = NodeStatus(ref(), Phase.RETRIEVING, seq=4)
+    seen = transitions.hello(made, hello(highest_generation=1, status=status, boot_id="b2"), "", NOW)
+    back = row(seen, AttemptRow)
+    assert isinstance(back, AttemptRow)
+    assert (back.phase, back.settled_at, back.ever_lost, back.failed) == (Phase.RETRIEVING, None, True, True)
+    assert back.seq == 4, "the next report is still news"
+
+
+def test_a_lost_node_with_news_waits_for_its_reports() -> None:
+    lost = attempt(phase=Phase.LOST, settled_at=NOW, ever_lost=True, failed=True, seq=4)
+    made = fleet(node("n00", highest_generation=1, acknowledged_seq=4), lost)
+    status = NodeStatus(ref(), Phase.BAKING, seq=9)
+    verdict = Verdict.LIVE_UPDATED
+    seen = transitions.hello(made, hello(highest_generation=1, status=status, boot_verdict=verdict), "", NOW)
+    assert len(seen.change.writes) == 1
