@@ -172,6 +172,8 @@ def _mapping(key: Any, item: Any) -> tuple[Coder, Coder]:
         return {write_key(k): write(v) for k, v in value.items()}
 
     def decoded(value: Any) -> Any:
+        if type(value) is not dict:
+            raise TypeError("not an object")
         return MappingProxyType({read_key(k): read(v) for k, v in value.items()}) if value else EMPTY
 
     return encoded, decoded

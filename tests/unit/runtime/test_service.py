@@ -218,7 +218,9 @@ def test_it_plans_again_at_next_wake_and_after_its_own_commits() -> None:
 
 
 class TestOperate:
-    async def call(self, orchestrator: object, key: str = "k", request: str = "h", method: str = "M") -> object:
+    async def call(
+        self, orchestrator: object, key: str = "k", request: str = "h", method: str = "M"
+    ) -> object:
         def operation(fleet: Fleet, now: object) -> tuple[Change, str]:
             name = f"made-{len(fleet.nodes)}"
             return Change((NodeRow(name),), events=(NewEvent("made", name),)), name
