@@ -229,7 +229,7 @@ def command(message: pb.Command, *, node_id: str) -> LinkCommand:
     which = message.WhichOneof("action")
     made: LinkCommand | None = None
     if which == "stage":
-        made = Stage(message.command_id, check.artifact(message.stage.artifact))
+        made = Stage(message.command_id, check.artifact(message.stage.artifact, fetched=True))
     elif which == "prepare":
         made = _prepare(message.command_id, message.prepare, check)
     elif which == "proceed":
@@ -279,7 +279,7 @@ def _prepare(command_id: str, message: pb.Prepare, check: _Check) -> Prepare:
         command_id=command_id,
         attempt=check.attempt(message.attempt),
         kind=kind or model.AttemptKind.FORWARD,
-        artifact=check.artifact(message.artifact),
+        artifact=check.artifact(message.artifact, fetched=False),
         command_line=message.command_line,
         expected_release=message.expected_release,
         expected_boot_id=message.expected_boot_id,
@@ -326,12 +326,14 @@ class _Check:
         self.text("attempt.incarnation", ref.incarnation, 64, required=True)
         return model.AttemptRef(ref.node_id, ref.generation, ref.incarnation)
 
-    def artifact(self, ref: pb.ArtifactRef) -> model.ArtifactRef:
+    def artifact(self, ref: pb.ArtifactRef, *, fetched: bool) -> model.ArtifactRef:
+        """fetched: it is to be fetched from its URL. PREPARE names one that the node has staged:
+        a rollback's needs no network, so it has none."""
         if not _DIGEST.fullmatch(ref.digest):
             self.fault("artifact.digest", "is not 64 hex digits")
         if not _RELEASE.fullmatch(ref.kernel_release):
             self.fault("artifact.kernel_release", "is not a kernel release")
-        self.text("artifact.url", ref.url, TEXT_MAX, required=True)
+        self.text("artifact.url", ref.url, TEXT_MAX, required=fetched)
         self.text("artifact.name", ref.name, 200)
         return model.ArtifactRef(ref.name, ref.digest, ref.url, ref.kernel_release)
 
