@@ -37,7 +37,7 @@ ROLLOUT = """\
 name: {name}
 target:
   artifact: linux-{release}
-select:
+selection:
   selector: pool=demo
 canary:
   max_nodes: 4
@@ -58,8 +58,9 @@ gates:
 rollback: {{max_unavailable: 4, max_in_blackout: 4}}
 bake: {{node: 1s, wave: 1s}}
 health_hold: 500ms
+timeouts: {{verifying: 3s}}
 retries:
-  REPLAN: {{attempts: 3, backoff: 1s, max_backoff: 5s}}
+  replan: {{attempts: 3, backoff: 1s, max_backoff: 5s}}
 silence_lease: 30s
 """
 
