@@ -11,15 +11,12 @@ Rules:
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from node_agent.settings import (
-    DEFAULT_CONFIG,
-    ENV_PREFIX,
     LABEL_KEY,
     LABEL_VALUE_MAX,
     NODE_ID,
@@ -33,39 +30,7 @@ from node_agent.settings import (
     is_loopback,
     split_address,
 )
-
-HOOKS = ("drain", "undrain", "health", "set_default_kernel")
-_SCALARS: Mapping[str, str] = MappingProxyType(
-    {
-        "node_id": "str",
-        "state_dir": "path",
-        "orchestrator": "str",
-        "kernel": "str",
-        "root": "path",
-        "labels": "labels",
-        "tls.ca": "path",
-        "tls.certificate": "path",
-        "tls.key": "path",
-        "broker.socket": "path",
-        "control.socket": "path",
-        "metrics.listen": "str",
-        "artifacts.running": "path",
-        "artifacts.max_bytes": "int",
-        "emulated.release": "str",
-        "emulated.model": "str",
-        "emulated.kexec_s": "number",
-        "emulated.faults": "str",
-        "emulated.services": "list",
-        "log.format": "str",
-        "log.level": "str",
-    }
-)
-"""Every key that may be set by file, environment (LIVEROLL_AGENT_…) and flag alike."""
-
-
-def env_name(key: str) -> str:
-    """The environment variable of a key: tls.ca → LIVEROLL_AGENT_TLS_CA."""
-    return ENV_PREFIX + key.upper().replace(".", "_")
+from node_agent.settings_sources import from_environment, from_file, read_file
 
 
 def load(
@@ -73,7 +38,7 @@ def load(
     config: Path | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
-    certificate_names: Callable[[Path], frozenset[str]] | None = None,
+    names_in: Callable[[Path], frozenset[str]] | None = None,
 ) -> AgentSettings:
     """Read and check everything.
 
@@ -81,140 +46,35 @@ def load(
         config: the TOML file; None reads DEFAULT_CONFIG if it exists.
         environ: os.environ if omitted.
         flags: key → value as given on the command line; None values are absent.
-        certificate_names: the identities in a certificate file, for tests.
+        names_in: the identities in a certificate file, for tests.
 
     Raises:
         InvalidSettings: with every violation.
     """
     environ = os.environ if environ is None else environ
     faults: list[Violation] = []
-    table, source = _read_file(config, faults)
+    table, source = read_file(config, faults)
     values: dict[str, tuple[str, object]] = {}
-    hooks = _from_file(table, source, values, faults)
-    _from_environment(environ, values, faults)
+    hooks = from_file(table, source, values, faults)
+    from_environment(environ, values, faults)
     for key, value in (flags or {}).items():
         if value is not None:
-            values[key] = (f"--{key.replace('.', '-').replace('_', '-')}", value)
+            values[key] = (flag_name(key), value)
     settings = _build(_Reader(values, faults), hooks)
     if settings is not None and settings.tls is not None:
-        _check_certificate(settings, certificate_names or _certificate_names, faults)
+        _check_certificate(settings, names_in or certificate_names, faults)
     if faults or settings is None:
         raise InvalidSettings(tuple(faults))
     return settings
 
 
-def _read_file(config: Path | None, faults: list[Violation]) -> tuple[Mapping[str, object], str]:
-    path = config if config is not None else DEFAULT_CONFIG
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
-    except FileNotFoundError:
-        if config is not None:
-            faults.append(
-                Violation(str(path), "there is no such file", "name the file that exists with --config")
-            )
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(
-            Violation(str(path), f"cannot be read ({error})", "make it a UTF-8 file the agent may read")
-        )
-    except tomllib.TOMLDecodeError as error:
-        faults.append(Violation(str(path), f"is not TOML ({error})", "mend the syntax at that place"))
-    return {}, str(path)
+_FLAGS = {"labels": "--label", "artifacts.running": "--running-artifact", "emulated.services": "--service"}
 
 
-def _from_file(
-    table: Mapping[str, object],
-    source: str,
-    values: dict[str, tuple[str, object]],
-    faults: list[Violation],
-) -> dict[str, HookCommand]:
-    hooks: dict[str, HookCommand] = {}
-    sections = {key.split(".")[0] for key in _SCALARS if "." in key}
-    for name, value in table.items():
-        if name == "hooks" and isinstance(value, dict):
-            hooks = _hooks(value, source, faults)
-        elif name in _SCALARS:
-            values[name] = (f"{source}: {name}", value)
-        elif name in sections and isinstance(value, dict):
-            for inner, inner_value in value.items():
-                key = f"{name}.{inner}"
-                if key in _SCALARS:
-                    values[key] = (f"{source}: {key}", inner_value)
-                else:
-                    faults.append(_unknown(f"{source}: {key}", key))
-        elif name in sections or name == "hooks":
-            faults.append(Violation(f"{source}: {name}", "is not a table", f"write it as [{name}]"))
-        else:
-            faults.append(_unknown(f"{source}: {name}", name))
-    return hooks
-
-
-def _unknown(where: str, key: str) -> Violation:
-    import difflib  # only ever needed on the way out
-
-    near = difflib.get_close_matches(key, [*_SCALARS, *(f"hooks.{h}" for h in HOOKS)], n=1)
-    return Violation(where, "is not a setting", f"did you mean {near[0]}?" if near else "remove it")
-
-
-def _hooks(table: Mapping[str, object], source: str, faults: list[Violation]) -> dict[str, HookCommand]:
-    hooks: dict[str, HookCommand] = {}
-    for name, value in table.items():
-        where = f"{source}: hooks.{name}"
-        if name not in HOOKS:
-            faults.append(_unknown(where, f"hooks.{name}"))
-            continue
-        if not isinstance(value, dict) or set(value) - {"command", "timeout_s"}:
-            faults.append(
-                Violation(
-                    where, "is not {command, timeout_s}", 'write command = ["/usr/bin/…"] and timeout_s = 60'
-                )
-            )
-            continue
-        argv = value.get("command")
-        timeout = value.get("timeout_s", 60)
-        if not isinstance(argv, list) or not argv or not all(isinstance(a, str) and a for a in argv):
-            faults.append(
-                Violation(
-                    f"{where}.command",
-                    "is not a list of words",
-                    'write ["/usr/bin/tool", "--flag"]; there is no shell',
-                )
-            )
-            continue
-        if not argv[0].startswith("/"):
-            faults.append(
-                Violation(
-                    f"{where}.command",
-                    f"{argv[0]!r} is not an absolute path",
-                    "name the program by its full path",
-                )
-            )
-            continue
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 86400:
-            faults.append(
-                Violation(
-                    f"{where}.timeout_s",
-                    f"{timeout!r} is not within 0 and 86400",
-                    "give seconds, for instance 60",
-                )
-            )
-            continue
-        hooks[name] = HookCommand(tuple(argv), float(timeout))
-    return hooks
-
-
-def _from_environment(
-    environ: Mapping[str, str], values: dict[str, tuple[str, object]], faults: list[Violation]
-) -> None:
-    known = {env_name(key): key for key in _SCALARS}
-    known[ENV_PREFIX + "CONFIG"] = ""
-    for name, text in environ.items():
-        if not name.startswith(ENV_PREFIX):
-            continue
-        key = known.get(name)
-        if key is None:
-            faults.append(_unknown(name, name.removeprefix(ENV_PREFIX).lower()))
-        elif key:
-            values[key] = (name, text)
+def flag_name(key: str) -> str:
+    """The command line's flag of a key: tls.ca → --tls-ca, emulated.kexec_s → --kexec-s."""
+    words = key.removeprefix("emulated.").replace(".", "-").replace("_", "-")
+    return _FLAGS.get(key, f"--{words}")
 
 
 class _Reader:
@@ -418,7 +278,7 @@ def _check_address(read: _Reader, key: str, address: str) -> None:
         read.fault(key, f"{address!r} is not host:port", "for instance 127.0.0.1:7443 or [::1]:7443")
 
 
-def _certificate_names(path: Path) -> frozenset[str]:
+def certificate_names(path: Path) -> frozenset[str]:
     """The identities in a PEM certificate: CN, DNS names, last segment of URIs.
 
     Raises OSError or ValueError if it cannot be read.

@@ -188,6 +188,7 @@ class SimulatedNode:
             pace=PACE,
             rng=self._rng,
             on_view=self._on_view,
+            complain=False,
         )
         await life.live()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +115,9 @@ class ArtifactCache:
             try:
                 staged = await self._fetch(ref)
             except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    # What cannot be finished must not keep the disk full for the journal.
+                    await asyncio.to_thread(shutil.rmtree, self._partial / ref.digest, ignore_errors=True)
                 raise disk_error(error, str(self._partial)) from error
             self._touch(ref.digest)
             await asyncio.to_thread(self._collect_garbage)

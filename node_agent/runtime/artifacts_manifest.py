@@ -138,10 +138,10 @@ def bzimage_release(path: Path) -> str:
     if head[0x202:0x206] != b"HdrS" or int.from_bytes(head[0x206:0x208], "little") < 0x200 or not pointer:
         raise _not_bzimage(path)
     text = head[pointer + 0x200 :].split(b"\0", 1)[0]
-    words = text.decode("ascii", "replace").split()
-    if not words or not _RELEASE.fullmatch(words[0]):
+    release = text.decode("ascii", "replace").partition(" ")[0]
+    if not _RELEASE.fullmatch(release):
         raise _not_bzimage(path)
-    return words[0]
+    return release
 
 
 def _not_bzimage(path: Path) -> ArtifactError:

@@ -91,6 +91,7 @@ class NodeLife:
 
     connect: opens the link; None is a node without an orchestrator.
     served: runs beside runner and link (the control socket), given the living node.
+    complain: warn, once, while the orchestrator has never been reached.
     """
 
     identity: Identity
@@ -103,6 +104,7 @@ class NodeLife:
     rng: random.Random = field(default_factory=random.Random)
     served: Callable[[NodeLife], Awaitable[None]] | None = None
     on_view: Callable[[LinkView], None] = lambda _view: None
+    complain: bool = True
     runner: NodeRunner = field(init=False)
     link: Link | None = field(init=False, default=None)
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -163,6 +165,10 @@ class NodeLife:
             self.log.info("linked", node=node_id, epoch=view.terms.link_epoch)
         elif problem is not None:
             say = self.log.error if view.refused else self.log.info
+            if view.connects == 0 and not view.refused:
+                say = self.log.warning if self.complain else self.log.debug
+                # Said once: the same every few seconds tells nobody anything.
+                self.complain = False
             say("link down", node=node_id, reason=problem.reason, why=problem.message, remedy=problem.remedy)
         self.on_view(view)
 

@@ -1,0 +1,177 @@
+"""The command lines as a person meets them: real processes, exit codes, no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from node_agent.cli import build_parser, exit_code
+from node_agent.errors import AgentError, LinkError, SettingsError
+from node_agent.luoctl import main as luoctl
+
+
+def agent(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "node_agent.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, **(environ or {})},
+    )
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["simulate"], ["completion"]])
+def test_help_teaches(verb: list[str]) -> None:
+    done = agent(*verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: liveroll-agent" in done.stdout
+    if verb in ([], ["simulate"]):
+        assert "examples:" in done.stdout
+
+
+def test_version_and_completion() -> None:
+    assert agent("version").stdout.startswith("liveroll-agent ")
+    script = agent("completion", "bash").stdout
+    assert "complete -o default -F _liveroll_agent liveroll-agent" in script
+    assert "--nodes" in script
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, check=False, capture_output=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["required: COMMAND"]),
+        (["dance"], ["invalid choice"]),
+        (["simulate"], ["--nodes"]),
+        (["simulate", "--nodes", "0"], ["--nodes: 0 is not within 1", "--orchestrator: is missing"]),
+        (
+            [
+                *("simulate", "--nodes", "2", "--orchestrator", "example.org:1", "--prefix", "A B"),
+                *("--faults", "node-09=panic", "--faults", "x", "--image", "7.4=ugly", "--zones", "0"),
+                *("--releases", ",", "--label", "zone", "--mib", "-1", "--tls-ca", "x"),
+            ],
+            [
+                *(
+                    "--prefix",
+                    "--faults: 'node-09=panic'",
+                    "--faults: 'x'",
+                    "--image",
+                    "--zones",
+                    "--releases",
+                ),
+                *("--label", "--mib", "--tls-key: is missing", "--tls-certificate: is missing"),
+            ],
+        ),
+        (
+            ["simulate", "--nodes", "2", "--orchestrator", "example.org:1", "--faults", "*=explode"],
+            ["not on loopback", "unknown fault 'explode'"],
+        ),
+        (["run", "--config", "/nonexistent.toml"], ["there is no such file"]),
+        (["run", "--node-id", "Not Me", "--orchestrator", "x"], ["--node-id", "--orchestrator: 'x'"]),
+        (["run", "--kernel", "real"], ["comes with the real kernel backend", "REAL_KERNEL_MISSING"]),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy_and_ends_with_2(arguments: list[str], words: list[str]) -> None:
+    done = agent(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_state_directory_that_cannot_be_made() -> None:
+    done = agent("run", "--state-dir", "/proc/nowhere", "--node-id", "n1")
+    assert done.returncode == 4
+    assert "cannot make /proc/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_orchestrator_that_is_not_there_is_one_line_and_6() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "node_agent.cli", "simulate", "--nodes", "3"),
+                *("--orchestrator", address, "--log-level", "warning"),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        process.stderr.close()
+    assert process.wait(30) == 6
+    assert "no link yet" in line
+    assert "cannot reach the orchestrator" in line
+    assert f"no node ever reached the orchestrator at {address} [UNREACHABLE]" in rest
+    assert len(rest.splitlines()) == 2, "the fault and its remedy"
+
+
+def test_exit_codes_of_expected_errors() -> None:
+    assert exit_code(SettingsError("x")) == 2
+    assert exit_code(LinkError("x", reason="UNREACHABLE")) == 6
+    assert exit_code(LinkError("x", reason="NODE_ID_CONFLICT")) == 7
+    assert exit_code(AgentError("x")) == 4
+
+
+def test_start_up_is_light() -> None:
+    """Neither help nor the way to the first Hello may import what only metrics and rollouts need."""
+    code = (
+        "import sys, node_agent.cli as c, node_agent.app, node_agent.settings_load;"
+        "import node_agent.runtime.supervisor, node_agent.runtime.link_grpc, node_agent.app_control;"
+        "import node_agent.runtime.broker, node_agent.runtime.artifacts;"
+        "c.build_parser();"
+        "print(*[m for m in ('pydantic','aiohttp','prometheus_client','structlog','tenacity','sqlalchemy')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_command_line_itself_imports_next_to_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import node_agent.cli; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"__future__", "node_agent", "node_agent.cli"}
+
+
+def test_luoctl_without_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "control.sock"
+    assert luoctl(["--socket", str(path), "status"]) == 6
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert str(path) in said
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert luoctl(["--socket", str(path), "-o", "json", "story"]) == 6
+    assert "Connection refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["load"], ["prepare"], ["-o", "xml", "status"]])
+def test_luoctl_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        luoctl(arguments)
+    assert ended.value.code == 2
+    assert "usage: luoctl" in capsys.readouterr().err
+
+
+def test_every_setting_flag_is_a_setting() -> None:
+    from node_agent.cli import settings_flags
+    from node_agent.settings_sources import SCALARS
+
+    args = build_parser().parse_args(["run"])
+    names = set(vars(args)) - {"verb", "config"}
+    assert names <= set(SCALARS)
+    assert settings_flags(args) == {}
+    assert json.dumps(sorted(names))
