@@ -29,7 +29,7 @@ from orchestrator.core.operations_nodes import (
     write_off,
 )
 from orchestrator.core.operations_table import Operation, admit, shown_state
-from orchestrator.core.phases import Goal, RolloutState, WaveState
+from orchestrator.core.phases import Goal, Outcome, RolloutState, WaveState
 from orchestrator.core.selectors import near
 from orchestrator.core.spec import Promotion, RolloutSpec
 from orchestrator.core.standing import pair_key
@@ -238,7 +238,12 @@ def _can_go_back(fleet: Fleet, rollout: RolloutRow, *, must_have: bool) -> None:
             reason="ROLLBACK_NONE",
             remedy="There is no way back; create a rollout to an artifact that you trust.",
         )
-    crossed = any(m.crossed for m in fleet.members(rollout.rollout_id).values())
+    # Nodes that were unhealthy are back already; of a rollout that runs, it is ended as ROLLED_BACK.
+    running = rollout.ended_at is None
+    crossed = any(
+        m.crossed or (running and m.outcome is Outcome.ROLLED_BACK)
+        for m in fleet.members(rollout.rollout_id).values()
+    )
     if must_have and not crossed:
         raise Blocked(
             f"no node of {rollout.rollout_id} runs the new kernel",
