@@ -130,7 +130,7 @@ VIOLATIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"gates": (HealthGate(99), HealthGate(98))}, "gates", "2 health gates"),
     ({"bake": Bake(node=-S)}, "bake.node", "negative"),
     ({"bake": Bake(wave=timedelta(days=91))}, "bake.wave", "longer than 90 days"),
-    ({"health_hold": timedelta(days=8)}, "health_hold", "longer than 7 days"),
+    ({"health_hold": -S}, "health_hold", "negative"),
     ({"health_hold": timedelta(minutes=5)}, "health_hold", "not shorter than timeouts.verifying"),
     ({"silence_lease": 0 * S}, "silence_lease", "not above zero"),
     ({"acknowledge_timeout": -S}, "acknowledge_timeout", "not above zero"),
@@ -143,7 +143,7 @@ VIOLATIONS: list[tuple[dict[str, Any], str, str]] = [
     (rule(retry=Retry.FIX_STATE), "retries.fix_state.attempts", "do not go away"),
     (rule(backoff=2 * S), "retries.call.max_backoff", "smaller than backoff"),
     (rule(backoff=-S), "retries.call.backoff", "negative"),
-    (rule(most=-S, backoff=-2 * S), "retries.call.max_backoff", "negative"),
+    (rule(most=timedelta(days=8)), "retries.call.max_backoff", "longer than 7 days"),
     (
         {"schedule": Schedule((Window(frozenset({7}), time(9), time(17)),))},
         "schedule.windows[0].days",
