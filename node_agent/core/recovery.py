@@ -8,6 +8,9 @@ Rules
 4. A verdict is legal in every state, settled ones included: RECOVERY is total.
 5. Memory that crossed is brought back even where the attempt can only end in QUARANTINED
    (`salvage`): retrieve, resume, finish, then stand still.
+6. STATE_LOST is looked into before it is believed: an agent that crashed between retrieving its own
+   session and journalling the verdict has lost that session, not the workloads'. Where nothing of
+   theirs can be retrieved either, the node is COLD_BOOTED (saga: "nothing crossed").
 
 Rows that `classify` cannot produce (a live update of an attempt that is already through its
 jump) do what FOREIGN_KEXEC does, because then the journal and the kernel contradict each other.
@@ -115,7 +118,7 @@ _NOTHING_PRESERVED: Mapping[Verdict, Row] = {
 _PRESERVED: Mapping[Verdict, Row] = {
     Verdict.SAME_BOOT: _UNWIND,
     Verdict.COLD_BOOT: _LOST,
-    Verdict.STATE_LOST: _LOST,
+    Verdict.STATE_LOST: _SALVAGE,
     Verdict.LIVE_UPDATED: _SALVAGE,
     Verdict.FOREIGN_KEXEC: _SALVAGE,
     Verdict.WRONG_KERNEL: _SALVAGE,
@@ -151,7 +154,7 @@ RECOVERY: Mapping[Phase, Mapping[Verdict, Row]] = {
     Phase.JUMPING: {
         Verdict.SAME_BOOT: _UNWIND,
         Verdict.LIVE_UPDATED: Row(Phase.RETRIEVING, Effect.RETRIEVE),
-        Verdict.STATE_LOST: _LOST,
+        Verdict.STATE_LOST: _SALVAGE,
         Verdict.COLD_BOOT: _LOST,
         Verdict.WRONG_KERNEL: _SALVAGE,
         Verdict.FOREIGN_KEXEC: _SALVAGE,

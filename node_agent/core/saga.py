@@ -16,7 +16,8 @@ Rules
    not survive the rollback's kexec.
 5. A rollback that fails or is unhealthy is QUARANTINED, never rolled back again. One that was
    merely interrupted (cancel, lease, restart) is ABORTED and may be tried again.
-6. A salvage (recovery.py) retrieves, resumes and finishes, and is then QUARANTINED.
+6. A salvage (recovery.py) retrieves, resumes and finishes, and is then QUARANTINED; where nothing
+   can be retrieved after STATE_LOST, COLD_BOOTED. Its problem stays the boot's.
 7. BootClassified is legal in every state and has a table of its own, recovery.RECOVERY.
 """
 
@@ -50,6 +51,7 @@ class Signal(enum.StrEnum):
     CANCEL_REQUESTED = "CancelRequested"
     STEP_FAILED = "StepFailed"
     TIMED_OUT = "TimedOut"
+    NOTHING_CROSSED = "StepFailed or TimedOut (state lost)"
     RETRIEVED = "Retrieved"
     RESUMED = "Resumed"
     RESUMED_SALVAGE = "Resumed (salvage)"
@@ -69,6 +71,7 @@ class Signal(enum.StrEnum):
 _UNWIND = Row(Phase.UNWINDING, Effect.UNWIND)
 _STAND_STILL = Row(Phase.QUARANTINED)
 _BRING_BACK = Row(Phase.QUARANTINED, Effect.BRING_BACK)
+_NOTHING_CROSSED = Row(Phase.COLD_BOOTED, Effect.BRING_BACK)
 
 TABLE: Mapping[Phase, Mapping[Signal, Row]] = {
     Phase.IDLE: {},
@@ -110,6 +113,7 @@ TABLE: Mapping[Phase, Mapping[Signal, Row]] = {
     },
     Phase.RETRIEVING: {
         Signal.RETRIEVED: Row(Phase.RESUMING, Effect.RESUME),
+        Signal.NOTHING_CROSSED: _NOTHING_CROSSED,
         Signal.STEP_FAILED: _BRING_BACK,
         Signal.TIMED_OUT: _BRING_BACK,
     },
@@ -197,6 +201,8 @@ def signal_of(attempt: Attempt, event: ev.Event) -> Signal:
     """The table's word for an event, given what the attempt is (rule 2)."""
     rollback = attempt.kind is AttemptKind.ROLLBACK
     match event:
+        case ev.StepFailed() | ev.TimedOut() if _state_lost(attempt):
+            return Signal.NOTHING_CROSSED
         case ev.Resumed() if attempt.salvage:
             return Signal.RESUMED_SALVAGE
         case ev.Finished():
@@ -293,7 +299,14 @@ def _enter(attempt: Attempt, row: Row) -> Attempt:
     return replace(attempt, phase=row.next, furthest=begun, salvage=salvage, healthy=healthy)
 
 
+def _state_lost(attempt: Attempt) -> bool:
+    return attempt.phase is Phase.RETRIEVING and attempt.verdict is Verdict.STATE_LOST
+
+
 def _failed(attempt: Attempt, problem: Problem) -> Attempt:
+    if attempt.salvage and attempt.problem is not None:
+        known = {**attempt.problem.fields, "salvage": problem.reason}
+        return replace(attempt, problem=replace(attempt.problem, fields=known))
     if attempt.phase is Phase.UNWINDING and attempt.problem is not None:
         because = {**problem.fields, "unwinding_because": attempt.problem.reason}
         return replace(attempt, problem=replace(problem, fields=because))

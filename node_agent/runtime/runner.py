@@ -190,9 +190,12 @@ class NodeRunner:
     async def note_incarnation(self, incarnation: str, serial: int) -> None:
         """The orchestrator said which incarnation its store is; only newer ones are kept."""
         self.renew()
-        if serial > self.node.incarnation_serial or not self.node.incarnation:
+        if self._is_newer(serial):
             with contextlib.suppress(asyncio.QueueFull):
                 self._inbox.put_nowait(Met(incarnation, serial))
+
+    def _is_newer(self, serial: int) -> bool:
+        return serial > self.node.incarnation_serial or not self.node.incarnation
 
     def renew(self) -> None:
         """The orchestrator was heard of: the wait for PROCEED begins anew."""
@@ -261,7 +264,8 @@ class NodeRunner:
                     await self._ledger.look_for_rollback()
                     await self._ledger.staged(result)
                 case Met(incarnation, serial):
-                    await self._ledger.met(incarnation, serial)
+                    if self._is_newer(serial):
+                        await self._ledger.met(incarnation, serial)
                 case Unreadable(refusal):
                     await self._ledger.refused(refusal)
                 case _:

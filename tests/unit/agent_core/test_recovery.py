@@ -81,15 +81,20 @@ def test_a_live_update_retrieves() -> None:
 
 
 @pytest.mark.parametrize("phase", [P.PRESERVING, P.PRESERVED, P.SUSPENDING, P.JUMPING, P.UNWINDING])
-@pytest.mark.parametrize("verdict", [V.FOREIGN_KEXEC, V.WRONG_KERNEL])
+@pytest.mark.parametrize("verdict", [V.FOREIGN_KEXEC, V.WRONG_KERNEL, V.STATE_LOST])
 def test_memory_that_crossed_is_salvaged(phase: Phase, verdict: Verdict) -> None:
     step = transition(attempt(phase), classified(verdict, problem=PROBLEM))
     assert (step.attempt.phase, step.effect, step.attempt.salvage) == (P.RETRIEVING, Effect.RETRIEVE, True)
     assert step.attempt.problem == PROBLEM
 
 
-@pytest.mark.parametrize("phase", [*BEFORE, *AFTER, P.UNWINDING])
-@pytest.mark.parametrize("verdict", [V.COLD_BOOT, V.STATE_LOST])
+@pytest.mark.parametrize(
+    ("phase", "verdict"),
+    [
+        *((phase, V.COLD_BOOT) for phase in (*BEFORE, *AFTER, P.UNWINDING)),
+        *((phase, V.STATE_LOST) for phase in (P.LOADING, P.DRAINING, *AFTER)),
+    ],
+)
 def test_lost_memory_is_called_that_in_every_state_of_an_attempt(phase: Phase, verdict: Verdict) -> None:
     step = transition(attempt(phase, healthy=True), classified(verdict))
     assert (step.attempt.phase, step.effect, step.attempt.healthy) == (P.COLD_BOOTED, None, False)

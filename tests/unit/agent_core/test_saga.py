@@ -8,7 +8,7 @@ import pytest
 
 from node_agent.core import events as ev
 from node_agent.core.model import AttemptKind, BlackoutSample, Lease, MemoryCheck, Problem, Vantage
-from node_agent.core.phases import SETTLED, Phase
+from node_agent.core.phases import SETTLED, Phase, Verdict
 from node_agent.core.saga import TABLE, IllegalTransition, Signal, signal_of, transition
 from node_agent.core.steps import STEPS, Effect
 from node_agent.errors import Retry
@@ -73,7 +73,7 @@ def test_every_state_and_event(phase: Phase, event: ev.Event) -> None:
 def test_the_table_has_an_entry_for_every_state_and_no_row_that_no_event_reaches() -> None:
     assert set(TABLE) == set(Phase)
     refined = {
-        Signal.RESUMED_SALVAGE, Signal.FINISHED_HEALTHY, Signal.FINISHED_SPOILT,
+        Signal.RESUMED_SALVAGE, Signal.NOTHING_CROSSED, Signal.FINISHED_HEALTHY, Signal.FINISHED_SPOILT,
         Signal.RELAPSED_ROLLBACK, Signal.UNWOUND_SPOILT,
     }  # fmt: skip
     rows = {(phase, signal) for phase, known in TABLE.items() for signal in known if signal not in refined}
@@ -198,3 +198,16 @@ def test_a_commit_that_fails_may_be_asked_for_again() -> None:
 def test_signals_are_named_after_their_events() -> None:
     assert signal_of(attempt(), ev.Loaded()) is Signal.LOADED
     assert signal_of(attempt(), ev.Unwound()) is Signal.UNWOUND
+
+
+@pytest.mark.parametrize("event", [ev.StepFailed(PROBLEM), ev.TimedOut(PROBLEM)])
+def test_where_nothing_crossed_the_state_is_lost(event: ev.Event) -> None:
+    lost = Problem("STATE_LOST", Retry.FIX_STATE, "lost")
+    before = attempt(P.RETRIEVING, salvage=True, verdict=Verdict.STATE_LOST, problem=lost)
+    after = transition(before, event)
+    assert (after.attempt.phase, after.effect) == (P.COLD_BOOTED, E.BRING_BACK)
+    assert after.attempt.problem is not None
+    assert (after.attempt.problem.reason, after.attempt.problem.fields) == (
+        "STATE_LOST",
+        {"salvage": "BROKEN"},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import inspect
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,7 @@ class VirtualBase:
         """Let things happen until done(); AssertionError after limit_s of virtual time."""
         end = self._now + limit_s
         while True:
-            for _ in range(60):
+            for _ in range(250):
                 await asyncio.sleep(0)
                 if done():
                     return
@@ -69,7 +70,7 @@ class VirtualBase:
 
 @dataclass
 class Trouble:
-    """What happens at the n-th call of a name, before or after it: fail, hang, crash, power."""
+    """What happens at the n-th call of a name, before or after it: fail, hang, crash, power, spoil."""
 
     call: str
     n: int
@@ -193,6 +194,9 @@ class Lab:
             self.troubles.remove(trouble)
             if trouble.action == "fail":
                 raise ERRORS[call.partition(".")[0]]()
+            if trouble.action == "spoil":
+                self._spoil()
+                return
             if trouble.action == "power":
                 self.node.power_loss()
             elif trouble.action == "crash":
@@ -200,6 +204,11 @@ class Lab:
                 self._crashed = True
                 self._run.cancel()
             await asyncio.get_running_loop().create_future()
+
+    def _spoil(self) -> None:
+        assert self.workloads is not None
+        memory = self.workloads._workloads["vm-0"].memory
+        os.pwrite(memory.fd, b"\xff" * 16, os.fstat(memory.fd).st_size - 16)
 
     async def _userspace(self, boot: NodeBoot) -> None:
         if self.workloads is not None:

@@ -268,26 +268,11 @@ async def test_power_loss_while_baking_and_after_commit() -> None:
 
 
 async def test_memory_that_differs_is_unhealthy() -> None:
-    async with Lab() as lab:
-        lab.runner.submit(lab.prepare())
-        await lab.reach(P.PRESERVED)
-        assert lab.workloads is not None
-        attempt = lab.runner.attempt
-        assert attempt is not None
-        suspend = lab.workloads.suspend
-
-        async def and_spoil() -> None:
-            await suspend()
-            assert lab.workloads is not None
-            import os
-
-            victim = lab.workloads._workloads["vm-0"].memory
-            os.pwrite(victim.fd, b"\xff" * 16, victim.size_bytes - 16)
-
-        lab.workloads.suspend = and_spoil  # type: ignore[method-assign]
-        lab.runner.submit(lab.proceed())
-        assert await lab.settle() is P.AWAITING_ROLLBACK
+    async with Lab(Trouble("workloads.suspend", 1, "after", "spoil")) as lab:
+        assert await lab.update() is P.AWAITING_ROLLBACK
         assert lab.problem() == "MEMORY_DIFFERS"
+        check = next(report.memory_check for report in lab.runner.reports() if report.memory_check)
+        assert (check.workloads, check.intact) == (2, 1)
 
 
 async def test_stage_runs_beside_an_attempt_and_reports() -> None:
