@@ -6,7 +6,10 @@ admitted in order, each seeing those admitted before it; one that is refused lea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import get_args
 
 from orchestrator.core.model import AttemptRow, Change, RolloutRow, Row, RowKey, row_key
 from orchestrator.core.phases import SETTLED
@@ -20,7 +23,25 @@ def is_open(row: AttemptRow) -> bool:
 
 def risen(change: Change) -> tuple[Row, ...]:
     """The change's rows as they are once committed: one revision on."""
-    return tuple([replace(row, revision=row.revision + 1) for row in change.writes])
+    return tuple([_RISE[type(row)](row) for row in change.writes])
+
+
+def _rise(cls: type[Row]) -> Callable[[Row], Row]:
+    """dataclasses.replace(row, revision=row.revision + 1), at a third of its time: every commit
+    of every row pays for it."""
+    names = [each.name for each in fields(cls)]
+    place = names.index("revision")
+    read = attrgetter(*names)
+
+    def rise(row: Row) -> Row:
+        values = list(read(row))
+        values[place] += 1
+        return cls(*values)
+
+    return rise
+
+
+_RISE = {cls: _rise(cls) for cls in get_args(Row)}
 
 
 def fenced(epoch: int, current: int) -> Conflict:

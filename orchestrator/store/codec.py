@@ -22,6 +22,7 @@ import collections.abc
 import dataclasses
 import enum
 import json
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -215,18 +216,27 @@ def _union(args: tuple[Any, ...]) -> tuple[Coder, Coder]:
     return encoded, decoded
 
 
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """All these attributes at once: half the time of encoding is reading them."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda value: tuple([getattr(value, name) for name in names])
+
+
 def _dataclass(cls: type) -> tuple[Coder, Coder]:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     writers = [(f.name, _coders(hints[f.name])[0]) for f in fields]
     plain = tuple(name for name, write in writers if write is _identity)
+    read_plain = _getter(plain)
     others = tuple((name, write) for name, write in writers if write is not _identity)
+    read_others = _getter(tuple(name for name, _ in others))
     readers = {f.name: _coders(hints[f.name])[1] for f in fields}
 
     def encoded(value: Any) -> Any:
-        document = {name: getattr(value, name) for name in plain}
-        for name, write in others:
-            document[name] = write(getattr(value, name))
+        document = dict(zip(plain, read_plain(value), strict=True))
+        for (name, write), item in zip(others, read_others(value), strict=True):
+            document[name] = write(item)
         return document
 
     def decoded(value: Any) -> Any:

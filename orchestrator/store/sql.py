@@ -166,7 +166,7 @@ class SqlStore:
             self._incarnation, self._serial = self._make_incarnation(), max(serial, known.serial + 1)
             await connection.execute(update(meta).values(incarnation=self._incarnation, serial=self._serial))
         # Epochs rise over the lost future's too, so that its planner stays fenced.
-        epoch = max(past.epoch, known.epoch) if older else known.epoch
+        epoch: int = max(past.epoch, known.epoch) if older else known.epoch
         free = {"holder": "", "until_us": 0} if self._database.exclusive else {}
         await connection.execute(update(fence).values(epoch=epoch, **free))
         return epoch

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncTransaction
 
-from orchestrator.core.model import Change, NewEvent, NodeRow
+from orchestrator.core.model import NewEvent, NodeRow
 from orchestrator.errors import Conflict, CorruptState, SettingsError, StoreUnavailable, Unsupported
 from orchestrator.store import sqlite as sqlite_module
 from orchestrator.store.admission import Ledger
@@ -264,7 +263,7 @@ class TestCommitInDoubt:
     """COMMIT itself failed: it may or may not have happened."""
 
     @pytest.fixture(params=[True, False], ids=["happened", "did not happen"])
-    def happened(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    def happened(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
         original = AsyncTransaction.commit
         failures = iter([True])
 
@@ -277,7 +276,7 @@ class TestCommitInDoubt:
 
         self.armed = False
         monkeypatch.setattr(AsyncTransaction, "commit", commit)
-        yield request.param
+        return bool(request.param)
 
     async def test_it_is_looked_up(self, place: Place, happened: bool) -> None:
         async with opened(place) as store:  # type: ignore[arg-type]
