@@ -17,6 +17,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.core import resolve, validate
+from orchestrator.core.gates import FAIL
+from orchestrator.core.halts import GATE_FAILED
 from orchestrator.core.model import Artifact, Change, MemberRow, NewEvent, RolloutRow
 from orchestrator.core.operations_nodes import (
     OnNodes,
@@ -61,6 +63,8 @@ __all__ = [
 
 NOTHING = Change()
 OPERATOR = "OPERATOR"
+GATES = frozenset({"blackout", "health"})
+"""Names of gates on a whole wave; a late pair's add which pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ def pause(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datetime)
 def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: str, now: datetime) -> Change:
     """End a pause and, if clear_halt says so, a halt: the failures so far are accepted.
 
-    A gate that has failed is accepted along with it; its verdict stays on record.
+    If a gate called for the halt, the gates of the wave are waived; their verdicts stay on record.
     """
     rollout, _ = _admitted(fleet, rollout_id, Operation.RESUME)
     if rollout.halted and not clear_halt and not rollout.paused:
@@ -156,25 +160,37 @@ def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: 
     if rollout.halted and clear_halt:
         word = f"resumed; halt {rollout.halted} cleared"
         index = fleet.indexes.get(rollout.rollout_id)
-        gated = rollout.wave_state is WaveState.GATED
+        waived = rollout.gates_waived
+        if rollout.halted == GATE_FAILED:
+            waived |= {rollout.wave}
         resumed = replace(
             resumed,
             halted="",
             halt_message="",
             failures_forgiven=index.failed if index is not None else 0,
-            wave_state=WaveState.PASSED if gated else rollout.wave_state,
+            gates_waived=waived,
         )
     return _changed(resumed, "rollout.resumed", word, reason, actor)
 
 
 def approve(fleet: Fleet, rollout_id: str, wave: str, remark: str, actor: str, now: datetime) -> Change:
-    """Let a wave begin. wave: by name; empty: the one that waits."""
+    """Let a wave begin, or waive the gates that hold the current one.
+
+    wave: by name; empty: whatever waits for a person. The verdicts stay on record.
+    """
     rollout, _ = _admitted(fleet, rollout_id, Operation.APPROVE)
-    index = _wave_index(rollout, wave)
+    index = _named_wave(rollout, wave) if wave else _waiting_wave(rollout)
+    name = rollout.wave_names[index]
+    if index == rollout.wave and _held_by_gate(rollout):
+        if index in rollout.gates_waived:
+            return NOTHING
+        waived = replace(rollout, gates_waived=rollout.gates_waived | {index})
+        return _changed(waived, "wave.gates_waived", f"gates of wave {name} waived", remark, actor)
+    if index == 0:
+        raise InvalidSpec([Violation("wave", "the canary needs no approval", "Name a later wave.")])
     if index in rollout.approved:
         return NOTHING
     approved = replace(rollout, approved=rollout.approved | {index})
-    name = rollout.wave_names[index]
     return _changed(approved, "wave.approved", f"wave {name} approved", remark, actor)
 
 
@@ -252,31 +268,37 @@ def _can_go_back(fleet: Fleet, rollout: RolloutRow, *, must_have: bool) -> None:
         )
 
 
-def _wave_index(rollout: RolloutRow, wave: str) -> int:
+def _named_wave(rollout: RolloutRow, wave: str) -> int:
     names = rollout.wave_names
-    if wave:
-        if wave not in names:
-            like = near(wave, names)
-            raise NotFound(
-                f"{rollout.rollout_id} has no wave {wave}",
-                remedy=f"Did you mean {like[0]}?" if like else f"Its waves: {', '.join(names)}.",
-            )
-        index = names.index(wave)
-        if index == 0:
-            raise InvalidSpec([Violation("wave", "the canary needs no approval", "Name a later wave.")])
-        return index
-    if rollout.wave_state is WaveState.AWAITING_APPROVAL:
+    if wave in names:
+        return names.index(wave)
+    like = near(wave, names)
+    raise NotFound(
+        f"{rollout.rollout_id} has no wave {wave}",
+        remedy=f"Did you mean {like[0]}?" if like else f"Its waves: {', '.join(names)}.",
+    )
+
+
+def _waiting_wave(rollout: RolloutRow) -> int:
+    """The wave that a person is waited for, or will be."""
+    if rollout.wave_state is WaveState.AWAITING_APPROVAL or _held_by_gate(rollout):
         return rollout.wave
-    index = rollout.wave + 1
-    if rollout.spec.promotion is Promotion.AUTOMATIC and rollout.wave_state is not WaveState.GATED:
-        index = len(names)
-    if index >= len(names):
+    following = rollout.wave + 1
+    if rollout.spec.promotion is Promotion.AUTOMATIC or following >= len(rollout.wave_names):
         raise Blocked(
             f"no wave of {rollout.rollout_id} waits for an approval",
             reason="NOTHING_TO_APPROVE",
             remedy="See `liveroll why` for what it waits for.",
         )
-    return index
+    return following
+
+
+def _held_by_gate(rollout: RolloutRow) -> bool:
+    """The current wave is gated, or a canary found late in it has failed its gate."""
+    if rollout.wave_state is WaveState.GATED:
+        return True
+    late = any(v.result == FAIL and v.gate not in GATES for v in rollout.gates)
+    return late and rollout.wave_state is WaveState.RUNNING
 
 
 def _why(reason: str, actor: str) -> str:

@@ -12,6 +12,7 @@ from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import (
     Change,
     DesiredCommit,
+    GateVerdict,
     Maintenance,
     MemberRow,
     NodeRow,
@@ -147,13 +148,36 @@ def test_pause_and_resume() -> None:
 
 
 def test_a_halt_must_be_cleared_aloud() -> None:
-    made = campaign(State.HALTED, wave_state=WaveState.GATED)
+    made = campaign(State.HALTED, halted="GATE_FAILED", wave_state=WaveState.GATED)
     with pytest.raises(IllegalTransition) as caught:
         op.resume(made, "k", "", False, "alice", NOW)
     assert "--clear-halt" in caught.value.remedy
     apply(made, op.resume(made, "k", "seen", True, "alice", NOW))
     row = made.rollouts["k"]
-    assert (row.halted, row.failures_forgiven, row.wave_state) == ("", 1, WaveState.PASSED)
+    assert (row.halted, row.failures_forgiven, row.gates_waived) == ("", 1, {0})
+
+
+def test_a_halt_by_failures_waives_no_gate() -> None:
+    made = campaign(State.HALTED)
+    apply(made, op.resume(made, "k", "", True, "alice", NOW))
+    assert made.rollouts["k"].gates_waived == frozenset()
+
+
+@pytest.mark.parametrize("wave", ["", "canary"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"wave_state": WaveState.GATED},
+        {"gates": (GateVerdict("blackout of a|b|m", "FAIL", "slow", 0),)},
+    ],
+    ids=["wave", "late pair"],
+)
+def test_approving_a_gated_wave_waives_its_gates(fields: dict[str, Any], wave: str) -> None:
+    made = campaign(**fields)
+    apply(made, op.approve(made, "k", wave, "looked at it", "alice", NOW))
+    row = made.rollouts["k"]
+    assert (row.gates_waived, row.approved) == ({0}, frozenset())
+    assert not op.approve(made, "k", wave, "", "alice", NOW)
 
 
 def test_a_paused_halt_keeps_its_halt() -> None:
@@ -168,7 +192,6 @@ def test_a_paused_halt_keeps_its_halt() -> None:
     [
         ({"wave": 1, "wave_state": WaveState.AWAITING_APPROVAL}, "", {1}),
         ({"spec": spec(promotion=Promotion.MANUAL)}, "", {1}),
-        ({"wave_state": WaveState.GATED}, "", {1}),
         ({}, "all", {1}),
     ],
 )
