@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
 
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.model import Change, NewEvent, Row
+from orchestrator.core.model import Change, Event, NewEvent, Row
+from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import Conflict, LiverollError
 from orchestrator.ports import Clock, Committed
 from orchestrator.runtime.observer import Observer
@@ -38,7 +40,22 @@ class Violated(Protocol):
     def message(self) -> str: ...
 
 
-Check = Callable[[Fleet, Sequence[Row]], Iterable[Violated]]
+class Check(Protocol):
+    """Follows commits (invariants.Checker)."""
+
+    def committed(
+        self, rows: Sequence[Row], events: Sequence[Event], now: datetime
+    ) -> Iterable[Violated]: ...
+
+
+class MakeCheck(Protocol):
+    """Begins at everything that is stored."""
+
+    def __call__(
+        self, rows: Iterable[Row], *, policy: FleetPolicy, incarnation: str, head_seq: int
+    ) -> Check: ...
+
+
 Commit = Callable[[Change], Coroutine[Any, Any, Committed]]
 
 
@@ -47,7 +64,6 @@ class Checker:
 
     def __init__(
         self,
-        check: Check,
         *,
         clock: Clock,
         observer: Observer,
@@ -55,7 +71,7 @@ class Checker:
         commit: Commit,
         fleet: Callable[[], Fleet],
     ) -> None:
-        self._check = check
+        self._check: Check | None = None
         self._clock = clock
         self._observer = observer
         self._spawn = spawn
@@ -65,9 +81,16 @@ class Checker:
         self.violations: list[str] = []
         """As sentences, for readiness."""
 
-    def __call__(self, fleet: Fleet, rows: Sequence[Row]) -> None:
+    def begin(self, check: Check) -> None:
+        """The store was loaded (again): it knows what was loaded."""
+        self._check = check
+
+    def __call__(self, committed: Committed) -> None:
+        if self._check is None:
+            return
         try:
-            found = [(each.invariant, each.message) for each in self._check(fleet, rows)]
+            broken = self._check.committed(committed.rows, committed.events, self._clock.now())
+            found = [(each.invariant, each.message) for each in broken]
         except Exception:  # a fault in the checker must not stop what it watches
             log.exception("the checker failed")
             found = [("CHECKER", "the checker itself failed; see the log")]

@@ -46,7 +46,7 @@ batches are full under load."""
 class AfterApply(Protocol):
     """Sees what was applied, right after it was (checker.py)."""
 
-    def __call__(self, fleet: Fleet, rows: Sequence[Row]) -> None: ...
+    def __call__(self, committed: Committed) -> None: ...
 
 
 class Commits:
@@ -149,18 +149,17 @@ class Commits:
                 reason="APPLY_FAILED",
                 remedy="see the log; the orchestrator reads everything again by itself",
             ) from error
-        if committed.events and fleet is self._fleet:
+        if committed.events:
             self._feed.publish(committed.events[-1].seq)
+        self._after_apply(committed)
 
     def _take_in(self, fleet: Fleet, rows: Sequence[Row], facts: Sequence[Fact]) -> None:
         hinted = []
-        applied = []
         for row in rows:
             before = known(fleet, row)
             if before is not None and before.revision >= row.revision:
                 continue
             fleet.apply(row)
-            applied.append(row)
             self._observer.row_applied(before, row)
             if isinstance(row, NodeRow) and (
                 not isinstance(before, NodeRow) or before.command_serial != row.command_serial
@@ -170,8 +169,6 @@ class Commits:
             fleet.apply(fact)
         if hinted:
             self._hints.hint(hinted)
-        if applied:
-            self._after_apply(fleet, applied)
         self._wake()
 
 

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
+from orchestrator.core import invariants
 from orchestrator.core.actions import Plan
 from orchestrator.core.facts import GraceEnds
 from orchestrator.core.fleet import Fleet
@@ -36,7 +37,7 @@ from orchestrator.errors import (
 from orchestrator.ports import ArtifactCatalogue, Clock, Lease, Store
 from orchestrator.runtime.alarm import Alarm
 from orchestrator.runtime.calls import Operated, Operation, operate
-from orchestrator.runtime.checker import Check, Checker
+from orchestrator.runtime.checker import Checker, MakeCheck
 from orchestrator.runtime.commits import Commits
 from orchestrator.runtime.eventlog import EventLog, EventsPage
 from orchestrator.runtime.feed import Feed
@@ -97,7 +98,7 @@ class Orchestrator:
 
     Args:
         holder: names this process for the planner lease.
-        check: core/invariants, over what was just applied.
+        planner, make_check: core's; tests give others.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Orchestrator:
         policy: FleetPolicy,
         holder: str,
         observer: Observer | None = None,
-        check: Check = lambda fleet, rows: (),
+        make_check: MakeCheck = invariants.Checker,
         planner: Planner = planned,
         lease_ttl: timedelta = TTL,
         retention: Retention | None = None,
@@ -119,6 +120,7 @@ class Orchestrator:
         self._store = store
         self._clock = clock
         self._policy = policy
+        self._make_check = make_check
         self._observer = observer or NullObserver()
         self._retention = retention or Retention()
         self._feed = Feed()
@@ -138,7 +140,6 @@ class Orchestrator:
             forget=self._forget,
         )
         self._checker = Checker(
-            check,
             clock=clock,
             observer=self._observer,
             spawn=self._tasks.spawn,
@@ -245,6 +246,14 @@ class Orchestrator:
         if snapshot.regressed and not fleet.row.stopped:
             head_seq = await self._stop_regressed(lease.epoch, fleet, snapshot.regressed, now)
         self._feed.restart(head_seq)
+        self._checker.begin(
+            self._make_check(
+                [*snapshot.rows, fleet.row],
+                policy=self._policy,
+                incarnation=snapshot.incarnation,
+                head_seq=head_seq,
+            )
+        )
         self._commits.begin(fleet, lease.epoch)
         self._silence.begin(grace_ends_at)
         self._alarm.wake()
