@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +10,16 @@ import pytest
 
 from orchestrator.core.actions import Action
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.model import Artifact, Change, DesiredStage, NewEvent, NodeRow, Row
+from orchestrator.core.model import Artifact, Change, DesiredStage, NewEvent, NodeRow
 from orchestrator.errors import (
-    AlreadyExists,
-    Blocked,
     InvalidSpec,
     NotLeader,
     OutOfRange,
     StaleGeneration,
-    StoreUnavailable,
 )
 from orchestrator.runtime.service import Command
 from orchestrator.store.memory import MemoryStore
-from tests.unit.runtime.world import World, beat, hello, no_store, report, run, seconds
+from tests.unit.runtime.world import World, beat, hello, report, run, seconds
 
 ARTIFACT = Artifact("kernel", "digest", "6.12.1", "http://artifacts")
 
@@ -219,231 +215,6 @@ def test_it_plans_again_at_next_wake_and_after_its_own_commits() -> None:
     run(main())
 
 
-class TestOperate:
-    async def call(self, orchestrator: Any, key: str = "k", request: str = "h", method: str = "M") -> Any:
-        def operation(fleet: Fleet, now: object) -> tuple[Change, str]:
-            name = f"made-{len(fleet.nodes)}"
-            return Change((NodeRow(name),), events=(NewEvent("made", name),)), name
-
-        return await orchestrator.operate(
-            actor="alice", idempotency_key=key, method=method, request_hash=request, operation=operation
-        )
-
-    def test_the_same_key_gets_the_first_answer(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                first = await self.call(orchestrator)
-                again = await self.call(orchestrator)
-                assert (first.response, first.replayed) == ("made-0", False)
-                assert (again.response, again.replayed) == ("made-0", True)
-                with pytest.raises(AlreadyExists) as caught:
-                    await self.call(orchestrator, request="other")
-                assert caught.value.reason == "IDEMPOTENCY_KEY_REUSED"
-                with pytest.raises(AlreadyExists):
-                    await self.call(orchestrator, method="Other")
-                assert list(orchestrator.fleet.nodes) == ["made-0"]
-            async with world.running() as orchestrator:  # over a restart too
-                assert (await self.call(orchestrator)).replayed
-
-        run(main())
-
-    def test_two_at_once_with_one_key_are_one(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                answers = await asyncio.gather(*(self.call(orchestrator) for _ in range(5)))
-                assert sorted(answer.replayed for answer in answers) == [False] + [True] * 4
-                assert list(orchestrator.fleet.nodes) == ["made-0"]
-
-        run(main())
-
-    def test_calls_that_race_are_redone_on_the_fleet_as_it_then_is(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                await asyncio.gather(*(self.call(orchestrator, key=str(n)) for n in range(5)))
-                assert sorted(orchestrator.fleet.nodes) == [f"made-{n}" for n in range(5)]
-                assert world.heard.conflicts == 10
-
-        run(main())
-
-    def test_a_call_outlives_its_caller(self) -> None:
-        async def main() -> None:
-            world = World()
-            world.faults.delay_s = 1
-            async with world.running() as orchestrator:
-                call = asyncio.ensure_future(self.call(orchestrator))
-                await world.passes(0.5)
-                call.cancel()
-                await world.passes(1)
-                assert call.cancelled()
-                assert list(orchestrator.fleet.nodes) == ["made-0"]
-                assert (await self.call(orchestrator)).replayed
-
-        run(main())
-
-    def test_what_the_operation_raises_leaves_the_key_free(self) -> None:
-        async def main() -> None:
-            world = World()
-
-            def refuse(fleet: Fleet, now: object) -> tuple[Change, str]:
-                raise Blocked("not now")
-
-            async with world.running() as orchestrator:
-                with pytest.raises(Blocked):
-                    await orchestrator.operate(
-                        actor="alice", idempotency_key="k", method="M", request_hash="h", operation=refuse
-                    )
-                assert not (await self.call(orchestrator)).replayed
-
-        run(main())
-
-
-class TestStoreTrouble:
-    def test_nothing_is_lost_and_readiness_says_so(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                world.planned.decide = lambda fleet, now: (
-                    [Action("progress", Change((NodeRow("n1"),)))] if "n1" not in fleet.nodes else []
-                )
-                world.faults.refuse = no_store()
-                orchestrator.wake()
-                await world.passes(20)
-                assert orchestrator.ready() == (False, ("planner: the disk is full",))
-                assert "n1" not in orchestrator.fleet.nodes
-                tries = world.heard.failures.count("DISK_FULL")
-                assert 4 <= tries <= 12  # backs off
-                with pytest.raises(StoreUnavailable):
-                    await orchestrator.open_link(hello("n9"))
-                world.faults.refuse = None
-                await world.passes(6)
-                assert orchestrator.ready() == (True, ())
-                assert "n1" in orchestrator.fleet.nodes
-
-        run(main())
-
-    def test_a_commit_of_unknown_outcome_makes_it_load_again(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                link = await orchestrator.open_link(hello("n1"))
-                before = orchestrator.fleet
-                world.faults.lose_answers = StoreUnavailable("gone", reason="COMMIT_IN_DOUBT")
-                with pytest.raises(StoreUnavailable):
-                    await link.report(report(3))
-                world.faults.lose_answers = None
-                assert not orchestrator.ready()[0]
-                await world.passes(2)
-                assert orchestrator.ready() == (True, ())
-                assert orchestrator.fleet is not before
-                assert orchestrator.fleet.nodes["n1"].acknowledged_seq == 3
-                with pytest.raises(NotLeader):  # the agent dials again
-                    await link.report(report(4))
-                again = await orchestrator.open_link(hello("n1"))
-                assert again.welcome.acknowledged_seq == 3
-
-        run(main())
-
-    def test_the_lease_lost_it_stands_down_and_leads_again_later(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                link = await orchestrator.open_link(hello("n1"))
-                other = MemoryStore(world.disk, world.clock)
-                await other.open()
-                world.disk.until = world.clock.now()
-                lease = await other.acquire("b", seconds(20))
-                await other.commit(lease.epoch, Change((NodeRow("theirs"),), events=(NewEvent("x", "y"),)))
-                with pytest.raises(NotLeader):
-                    await link.report(report(1))
-                await world.passes(6)
-                ready, reasons = orchestrator.ready()
-                assert not ready
-                assert "b holds" in reasons[0]
-                with pytest.raises(NotLeader):
-                    _ = orchestrator.fleet
-                with pytest.raises(NotLeader):
-                    await orchestrator.open_link(hello("n1"))
-                plans = len(world.planned.times)
-                await world.passes(5)
-                assert len(world.planned.times) == plans
-                await world.passes(15)
-                assert orchestrator.ready() == (True, ())
-                assert "theirs" in orchestrator.fleet.nodes
-                assert world.disk.epoch == lease.epoch + 1
-
-        run(main())
-
-    def test_a_lease_that_cannot_be_renewed_runs_out(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                world.faults.refuse_reading = no_store()
-                await world.passes(10)
-                assert not orchestrator.ready()[0]
-                assert orchestrator.fleet.nodes == {}  # still led
-                await world.passes(10)
-                with pytest.raises(NotLeader):
-                    _ = orchestrator.fleet
-                world.faults.refuse_reading = None
-                await world.passes(3)
-                assert orchestrator.ready() == (True, ())
-
-        run(main())
-
-    def test_a_second_one_does_not_start(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running("a"):
-                with pytest.raises(NotLeader) as caught:
-                    async with world.running("b"):
-                        pass
-                assert caught.value.fields["holder"] == "a"
-
-        run(main())
-
-
-class TestPlannerTrouble:
-    def test_a_planner_that_raises_does_not_end_the_service(self) -> None:
-        async def main() -> None:
-            world = World()
-
-            def fail(fleet: Fleet, now: object) -> list[Action]:
-                raise ZeroDivisionError
-
-            async with world.running() as orchestrator:
-                world.planned.decide = fail
-                orchestrator.wake()
-                await world.passes(10)
-                assert orchestrator.ready() == (False, ("planner: planning failed; see the log",))
-                link = await orchestrator.open_link(hello("n1"))
-                assert await link.report(report(1)) == 1
-                world.planned.decide = lambda fleet, now: ()
-                await world.passes(6)
-                assert orchestrator.ready() == (True, ())
-
-        run(main())
-
-    def test_plans_that_only_lose_make_it_load_again(self) -> None:
-        async def main() -> None:
-            world = World()
-            async with world.running() as orchestrator:
-                world.planned.decide = lambda fleet, now: (
-                    [Action("progress", Change((NodeRow("n1", revision=5),)))] if lost else []
-                )
-                lost = True
-                before = orchestrator.fleet
-                orchestrator.wake()
-                await world.passes(0.5)
-                lost = False
-                await world.passes(2)
-                assert orchestrator.fleet is not before
-
-        run(main())
-
-
 class TestEvents:
     def test_pages_follow_a_cursor_and_never_run_ahead(self) -> None:
         async def main() -> None:
@@ -509,57 +280,6 @@ class TestEvents:
                 await asyncio.sleep(0)
             await task
             assert seen == [2, 3]
-
-        run(main())
-
-
-class Check:
-    """Finds what the test says."""
-
-    def __init__(self, find: Callable[[Sequence[Row]], list[Any]]) -> None:
-        self.find = find
-
-    def begin(self, rows: object, **_: object) -> Check:
-        return self
-
-    def committed(self, rows: Sequence[Row], events: object, now: object) -> list[Any]:
-        return self.find(rows)
-
-
-class TestChecker:
-    def test_a_violation_stops_the_fleet_once_and_ends_nothing(self) -> None:
-        class Broken:
-            invariant = "I1"
-            message = "a budget is overrun"
-
-        async def main() -> None:
-            world = World()
-            check = Check(lambda rows: [Broken()] if any(row.key == ("n1",) for row in rows) else [])
-            async with world.running(make_check=check.begin) as orchestrator:
-                await orchestrator.open_link(hello("n1"))
-                await world.passes(1)
-                assert orchestrator.fleet.row.stopped == "INVARIANT_VIOLATED"
-                assert orchestrator.fleet.row.stop_message == "I1: a budget is overrun"
-                await orchestrator.open_link(hello("n2"))
-                await world.passes(1)
-                assert world.heard.violations == ["I1"]
-                assert world.told().count("fleet.stopped") == 1
-                assert orchestrator.violations() == ("I1: a budget is overrun",)
-
-        run(main())
-
-    def test_a_checker_that_fails_is_a_violation_of_its_own(self) -> None:
-        def fail(rows: object) -> list[object]:
-            raise ZeroDivisionError
-
-        async def main() -> None:
-            world = World()
-            async with world.running(make_check=Check(fail).begin) as orchestrator:
-                link = await orchestrator.open_link(hello("n1"))
-                await world.passes(1)
-                assert world.heard.violations == ["CHECKER"]
-                assert orchestrator.fleet.row.stopped == "INVARIANT_VIOLATED"
-                assert await link.report(report(1)) == 1
 
         run(main())
 
