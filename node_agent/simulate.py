@@ -247,16 +247,16 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
     log = Log(options.log_format, options.log_level)
     meter = Meter()
     up: set[str] = set()
-    complained = False
+    fault: Problem | None = None
 
     def seen(node_id: str, view: LinkView) -> None:
-        nonlocal complained
+        nonlocal fault
         if view.up:
             up.add(node_id)
             if len(up) == len(options.nodes):
                 log.info("every node is linked", nodes=len(up))
-        elif not up and not complained and view.problem is not None:
-            complained = True
+        elif not up and fault is None and view.problem is not None:
+            fault = view.problem
             log.warning("no link yet", why=view.problem.message, remedy=view.problem.remedy)
 
     async with AsyncExitStack() as stack:
@@ -295,11 +295,11 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
         finally:
             waiting.cancel()
             await end(fleet)
-    if not up and complained:
+    if not up and fault is not None:
         raise LinkError(
             f"no node ever reached the orchestrator at {options.orchestrator}",
-            reason="UNREACHABLE",
-            remedy="see that liveroll-orchestrator runs there and that the address is right",
+            reason=fault.reason,
+            remedy=fault.remedy,
         )
     return 0
 

@@ -42,7 +42,8 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
 
     Args:
         artifact: what to roll; None sends no command at all.
-        plan: the phases that are commanded onwards; drop "COMMIT" to leave nodes baking.
+        commit, proceed: False leaves nodes baking, or PRESERVED.
+        refuse: code, details and serialised google.rpc.Status of a refusal of every link.
     """
 
     def __init__(
@@ -50,12 +51,16 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
         artifact: pb.ArtifactRef | None = None,
         *,
         commit: bool = True,
+        proceed: bool = True,
+        verifying_s: int = 60,
         active_heartbeat_s: float = 0.5,
         refuse: tuple[grpc.StatusCode, str, bytes] | None = None,
         command_line: str = "kho=on liveupdate=on",
     ) -> None:
         self.artifact = artifact
         self.commit = commit
+        self.proceed = proceed
+        self.verifying_s = verifying_s
         self.nodes: dict[str, SeenNode] = {}
         self.changed = asyncio.Condition()
         self.address = ""
@@ -79,7 +84,7 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
         if self._server is not None:
             await self._server.stop(None)
 
-    async def until(self, condition: Callable[[dict[str, SeenNode]], bool], timeout_s: float = 60) -> None:
+    async def until(self, condition: Callable[[dict[str, SeenNode]], bool], timeout_s: float = 30) -> None:
         """Wait until the nodes are as the condition wants them."""
         async with asyncio.timeout(timeout_s), self.changed:
             await self.changed.wait_for(lambda: condition(self.nodes))
@@ -152,7 +157,7 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
             )
         if node.phase == common.PHASE_LOADING:
             node.generation = max(node.generation, *(r.attempt.generation for r in node.reports.values()), 0)
-        if node.phase == common.PHASE_PRESERVED and node.stamp is not None:
+        if node.phase == common.PHASE_PRESERVED and node.stamp is not None and self.proceed:
             ref.generation = max(r.attempt.generation for r in node.reports.values())
             proceed = pb.Proceed(attempt=ref, stamp=node.stamp)
             proceed.valid_for.FromSeconds(30)
@@ -163,7 +168,10 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
         return None
 
     def _prepare(self, node: SeenNode, ref: common.AttemptRef, artifact: pb.ArtifactRef) -> pb.Prepare:
+        timeouts = common.StepTimeouts()
+        timeouts.verifying.FromSeconds(self.verifying_s)
         return pb.Prepare(
+            timeouts=timeouts,
             attempt=ref,
             kind=pb.Prepare.KIND_FORWARD,
             method=common.UPDATE_METHOD_LIVE,
