@@ -94,6 +94,7 @@ class Checker:
         broken = list(self._events(events))
         prepared: list[AttemptRow] = []
         proceeded: list[NodeRow] = []
+        highest = {r.node_id: known.highest(r.node_id) for r in rows if isinstance(r, AttemptRow)}
         freed = known.freeze([r.node_id for r in rows if isinstance(r, NodeRow | AttemptRow)])
         for row in rows:
             match row:
@@ -103,7 +104,7 @@ class Checker:
                         proceeded.append(row)
                 case AttemptRow():
                     before = known.attempts.get((row.node_id, row.generation))
-                    broken += _attempt(before, row, known.highest(row.node_id))
+                    broken += _attempt(before, row, highest[row.node_id])
                     if before is None:
                         prepared.append(row)
                 case _:
