@@ -90,9 +90,9 @@ class RolloutIndex:
     flagged: dict[Flag, set[str]] = field(default_factory=lambda: {flag: set() for flag in Flag})
     last_order: int = 0
     """Highest updated_order given so far."""
-    version: int = 0
+    version: int = field(default=0, compare=False)
     """Rises with every change of a member's standing; memos of gates go by it."""
-    judged: tuple[int, int, tuple[GateVerdict, ...]] | None = None
+    judged: tuple[int, int, tuple[GateVerdict, ...]] | None = field(default=None, compare=False)
     """Memo: (version, wave, verdicts)."""
 
     def add(self, node_id: str, m: MemberStanding) -> None:

@@ -471,7 +471,7 @@ class World:
 
     def _move(self, a: AttemptRow, phase: Phase, problem: Problem | None = None) -> None:
         script = self.scripts.get(a.node_id, Script())
-        changes: dict[str, Any] = {"phase": phase, "phase_at": self.now}
+        changes: dict[str, Any] = {"phase": phase, "phase_at": self.now, "acknowledged": True}
         if problem is not None:
             changes["problem"] = problem
         if phase in SETTLED:
