@@ -211,6 +211,7 @@ class World:
         self.now: datetime = NOW
         self.rows: dict[RowKey, Row] = {}
         self.seq = 0
+        self.refusals: list[LiverollError] = []
         self.policy = FleetPolicy()
         self.checker = Checker([], policy=self.policy, incarnation=INCARNATION, tolerance=timedelta(0))
         self.fleet = self.restart()
@@ -333,7 +334,7 @@ class World:
                 case _:
                     raise AssertionError(operation)
         except LiverollError as error:
-            assert error.remedy, error
+            self.refusals.append(error)
             return
         assert self.commit(change)
         assert now == self.now
@@ -418,6 +419,7 @@ def test_no_commit_breaks_a_promise_and_everything_ends(
         world.plan()
         do(world, "agents", 3)
         world.plan()
+    assert all(error.remedy for error in world.refusals), "a refusal says what to do"
     row = world.fleet.rollouts["k"]
     view = views.rollout_view(world.fleet, "k", plan(world.fleet, world.now), world.now)
     assert row.ended_at is not None, (view.state, view.blockers, world.fleet.members("k"))
