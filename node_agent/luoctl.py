@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-DEFAULT_SOCKET = "/run/liveroll/control.sock"
+DEFAULT_SOCKET = "/run/liveroll-agent/control.sock"
 SOCKET_ENV = "LIVEROLL_AGENT_CONTROL_SOCKET"
 OK, INVALID, BLOCKED, FAILED, UNREACHABLE, DENIED = 0, 2, 3, 4, 6, 7
 ANSWER_S = 3600.0

@@ -95,7 +95,7 @@ class AgentSettings:
     """Root directory of the emulated node; below the state directory if it was not said."""
     emulated: EmulatedKernel = EmulatedKernel()
     broker_socket: Path = Path("/run/luod/liveupdate.sock")
-    control_socket: Path = Path("/run/liveroll/control.sock")
+    control_socket: Path = Path("/run/liveroll-agent/control.sock")
     metrics_listen: str = ""
     """host:port of /metrics, empty: none."""
     running_artifact: Path | None = None

@@ -196,12 +196,12 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
     metrics = read.text("metrics.listen", "")
     if metrics:
         _check_address(read, "metrics.listen", metrics)
-    state_dir = read.path("state_dir") or Path("/var/lib/liveroll")
+    state_dir = read.path("state_dir") or Path("/var/lib/liveroll-agent")
     kernel = read.choice("kernel", "emulated", ("emulated", "real"))
     # An emulated node is no part of this machine: it must not take the machine's own sockets.
     run_dir = state_dir if kernel == "emulated" else None
     broker = read.path("broker.socket") or (run_dir or Path("/run/luod")) / "liveupdate.sock"
-    control = read.path("control.socket") or (run_dir or Path("/run/liveroll")) / "control.sock"
+    control = read.path("control.socket") or (run_dir or Path("/run/liveroll-agent")) / "control.sock"
     for key, path in (("broker.socket", broker), ("control.socket", control)):
         if len(os.fsencode(path)) > SOCKET_PATH_MAX:
             read.fault(

@@ -10,8 +10,10 @@ Rules:
 - A peer that does not read for SEND_S is cut off. The node waits without end for one that is
   away: its state, its lease and its floor of generations are the runner's and do not depend on
   the link.
-- Reconnects back off exponentially with full jitter. A refusal that time does not heal is
-  reported once, clearly, and retried slowly.
+- Reconnects back off exponentially with full jitter, up to the pause between heartbeats that the
+  last Welcome asked for: dialling so often loads nobody more than a link would, and a node that
+  waits PRESERVED must not wait longer. A refusal that time does not heal is reported once,
+  clearly, and retried slowly.
 
 Free of gRPC: it speaks to a Transport. Not here: what commands mean (core), when a lease has
 run out (runner).
@@ -147,8 +149,14 @@ class Link:
                 await asyncio.sleep(wait * self._rng.uniform(0.5, 1.0))
             else:
                 failures, refusals = failures + 1, 0
-                first, most = self._backoff
-                await asyncio.sleep(self._rng.uniform(0, min(first * 2 ** min(failures - 1, 16), most)))
+                await asyncio.sleep(self._rng.uniform(0, self._wait_s(failures)))
+
+    def _wait_s(self, failures: int) -> float:
+        first, most = self._backoff
+        terms = self.view.terms
+        if terms is not None:
+            most = min(most, max(first, _cadence_s(self._node.status().phase, terms)))
+        return min(first * 2.0 ** min(failures - 1, 16), most)
 
     def _see(self, view: LinkView) -> None:
         if view != self.view:
@@ -234,7 +242,7 @@ class Link:
             changes.clear()
             await self._send_reports(transport)
             status = self._node.status()
-            every = terms.active_heartbeat_s if is_active(status.phase) else terms.idle_heartbeat_s
+            every = _cadence_s(status.phase, terms)
             if self._beat_now or loop.time() >= last_beat + every:
                 self._beat_now = False
                 await self._send(
@@ -270,6 +278,10 @@ class Link:
 def is_active(phase: Phase) -> bool:
     """In an attempt or baking: beats at the active cadence."""
     return phase not in SETTLED or phase is Phase.BAKING
+
+
+def _cadence_s(phase: Phase, terms: Terms) -> float:
+    return terms.active_heartbeat_s if is_active(phase) else terms.idle_heartbeat_s
 
 
 def _protocol(what: str) -> LinkError:

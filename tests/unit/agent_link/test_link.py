@@ -272,6 +272,40 @@ async def test_waits_between_links_grow_and_are_bounded(monkeypatch: pytest.Monk
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
+async def test_a_welcomed_node_dials_again_at_least_as_often_as_it_would_beat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await real(0)
+
+    class TopOfRange:
+        def uniform(self, _low: float, high: float) -> float:
+            return high
+
+    monkeypatch.setattr(link_module.asyncio, "sleep", sleep)
+    node, network = FakeNode(), FakeNetwork()
+    node.phase = Phase.PRESERVED
+    link = Link(node, network.connect, rng=TopOfRange())  # type: ignore[arg-type]
+    task = asyncio.create_task(link.run())
+    transport = await network.next()
+    await transport.sent("hello")
+    terms = pb.Welcome(incarnation="i1")
+    terms.active_heartbeat.FromSeconds(3)
+    terms.idle_heartbeat.FromSeconds(3000)
+    transport.down.put_nowait(pb.LinkResponse(welcome=terms))
+    await transport.sent("heartbeat")
+    network.refuse = [LinkError("away", reason="UNREACHABLE")] * 5
+    transport.cut()
+    await network.next()
+    task.cancel()
+    await asyncio.wait([task])
+    assert waits == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
+
+
 async def test_what_the_runner_raises_comes_out() -> None:
     node, network = FakeNode(), FakeNetwork()
     node.fail_with = JournalCorrupt("torn")
