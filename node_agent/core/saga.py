@@ -192,7 +192,9 @@ def transition(attempt: Attempt, event: ev.Event, story: Sequence[str] = ()) -> 
         return _recover(attempt, event)
     signal = signal_of(attempt, event)
     row = TABLE[attempt.phase].get(signal)
-    if row is None:
+    # A second intent would be a second reboot (rule 3).
+    again = attempt.jumped and signal is Signal.JUMP_INTENT_RECORDED
+    if row is None or again:
         raise IllegalTransition(attempt.phase, signal.value, story)
     return Transition(_enter(absorb(attempt, event), row), row.effect)
 

@@ -43,10 +43,10 @@ from node_agent.core.report import CommandRefusal, Disposition, NodeStatus, Outc
 from node_agent.core.saga import transition
 from node_agent.core.steps import STEPS, Effect
 from node_agent.core.timing import PRE_REBOOT
-from node_agent.errors import JournalUnavailable, KernelError, Retry
+from node_agent.errors import JournalUnavailable, KernelError
 from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
-from node_agent.runtime.runner_items import Happened, Identity, Item, Met, Staged, Unreadable
+from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met, Staged, Unreadable
 from node_agent.runtime.runner_ledger import Ledger, with_attempt
 from node_agent.runtime.runner_report import build_hello
 from node_agent.runtime.runner_stages import Stages
@@ -168,7 +168,7 @@ class NodeRunner:
         try:
             self._inbox.put_nowait(command)
         except asyncio.QueueFull:
-            return Disposition(Outcome.REFUSED, self.status(), _BUSY, ref)
+            return Disposition(Outcome.REFUSED, self.status(), BUSY, ref)
         if isinstance(decision, Refuse):
             return Disposition(Outcome.REFUSED, self.status(), decision.problem, ref)
         return Disposition(Outcome.ACCEPTED, self.status(), attempt=ref)
@@ -398,11 +398,3 @@ class NodeRunner:
         if self.attempt is not None:
             await self._effects.make_safe(self.attempt)
         self.changes.set()
-
-
-_BUSY = Problem(
-    "AGENT_BUSY",
-    Retry.CALL,
-    "the agent's inbox is full",
-    "Send it again; the agent is working through what it has.",
-)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from node_agent.core import commands as cmd
 from node_agent.core import events as ev
+from node_agent.core.model import Problem
 from node_agent.core.report import CommandRefusal, StageResult
+from node_agent.errors import Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,11 @@ class Unreadable:
 
 
 Item = cmd.LinkCommand | Happened | Staged | Met | Unreadable
+
+BUSY = Problem(
+    "AGENTBUSY",
+    Retry.CALL,
+    "the agent's inbox is full",
+    "Send it again; the agent is working through what it has.",
+)
+"""The answer where a command found no place."""

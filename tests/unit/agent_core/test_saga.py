@@ -211,3 +211,9 @@ def test_where_nothing_crossed_the_state_is_lost(event: ev.Event) -> None:
         "STATE_LOST",
         {"salvage": "BROKEN"},
     )
+
+
+def test_an_attempt_never_jumps_twice() -> None:
+    jumped = transition(attempt(P.JUMPING), ev.JumpIntentRecorded()).attempt
+    with pytest.raises(IllegalTransition):
+        transition(jumped, ev.JumpIntentRecorded())
