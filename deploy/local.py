@@ -123,7 +123,14 @@ class LocalFleet:
         files = (
             ()
             if tls is None
-            else ("--ca", str(tls.ca), "--cert", str(tls.operator.certificate), "--key", str(tls.operator.key))
+            else (
+                "--ca",
+                str(tls.ca),
+                "--cert",
+                str(tls.operator.certificate),
+                "--key",
+                str(tls.operator.key),
+            )
         )
         return [
             sys.executable, "-m", "orchestrator.cli.main", "--server", self.operators, *files, *arguments

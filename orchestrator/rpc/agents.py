@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import grpc
 from liveroll.v1 import agent_pb2, agent_pb2_grpc
 
 from orchestrator.errors import Capacity, InvalidSpec, LiverollError, NotLeader, Violation
@@ -30,6 +31,10 @@ BEATS_PER_S = 50.0
 BEATS_BURST = 200.0
 """Heartbeats cost no commit, so nothing else slows a node that floods them; agents send at most
 20 a second, and replay bursts are reports, not heartbeats."""
+
+
+class HungUp(Exception):
+    """The node went away while something was on its way to it, as every kexec does."""
 
 
 def shutting_down() -> NotLeader:
@@ -85,8 +90,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 await _read(link, context, down)
                 for task in others:
                     task.cancel()
+        except HungUp:
+            cause = "cut"
         except BaseExceptionGroup as group:
             first = unwrap(group)
+            if isinstance(first, HungUp):
+                cause = "cut"
+                return
             cause = first.reason if isinstance(first, LiverollError) else "failed"
             raise
         except asyncio.CancelledError:
@@ -174,6 +184,8 @@ async def _send(context: Context, message: agent_pb2.LinkResponse) -> None:
     try:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await context.write(message)
+    except grpc.aio.BaseError as error:
+        raise HungUp from error
     except TimeoutError as error:
         raise Capacity(
             f"the node took nothing for {SEND_TIMEOUT_S:g} s",

@@ -45,9 +45,7 @@ class Done:
 
 def run(command: Sequence[str], *, timeout_s: float = WAIT_S, cwd: Path = REPOSITORY) -> Done:
     """A command to its end. Whatever it is, it shows nobody a traceback."""
-    ended = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert "Traceback" not in ended.stdout + ended.stderr, ended.stdout + ended.stderr
     return Done(ended.returncode, ended.stdout, ended.stderr)
 
@@ -114,7 +112,7 @@ class Operator:
 
     def wait_for_end(self, rollout: str) -> pb.Rollout:
         """Its last snapshot."""
-        last = None
+        last: pb.Rollout | None = None
         with Client(self.fleet.connection) as client:
             for update in _bounded(client.watch(rollout)):
                 last = update.rollout
@@ -143,7 +141,9 @@ def _bounded(stream: Any) -> Iterator[Any]:
     try:
         yield from stream
     except Failed as failed:
-        raise AssertionError(f"the stream ended{' (too late)' if late.is_set() else ''}: {failed}") from failed
+        raise AssertionError(
+            f"the stream ended{' (too late)' if late.is_set() else ''}: {failed}"
+        ) from failed
     finally:
         timer.cancel()
         stream.cancel()

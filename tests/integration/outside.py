@@ -61,9 +61,13 @@ class Audit:
             assert self.phase.get(node, "IDLE") not in OPEN, f"{node}: a second attempt beside an open one"
             self.generation[node] = generation
             self.phase[node] = "LOADING"
-        elif generation and "phase" in event.fields and event.kind.startswith(("attempt.", "node.settled")):
-            if generation == self.generation[node]:
-                self.phase[node] = event.fields["phase"]
+        elif (
+            generation
+            and "phase" in event.fields
+            and event.kind.startswith(("attempt.", "node.settled"))
+            and generation == self.generation[node]
+        ):
+            self.phase[node] = event.fields["phase"]
 
     def _check(self, event: Any) -> None:
         unavailable = [n for n, phase in self.phase.items() if phase not in AVAILABLE]

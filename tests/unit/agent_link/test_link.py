@@ -299,7 +299,7 @@ async def test_a_welcomed_node_dials_again_at_least_as_often_as_it_would_beat(
     transport.down.put_nowait(pb.LinkResponse(welcome=terms))
     await transport.sent("heartbeat")
     network.refuse = [LinkError("away", reason="UNREACHABLE")] * 5
-    transport.cut()
+    transport.end()
     await network.next()
     task.cancel()
     await asyncio.wait([task])
