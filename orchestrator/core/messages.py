@@ -77,11 +77,6 @@ class MemoryCheck:
     intact: int
     bytes_checked: int
 
-    @property
-    def passed(self) -> bool:
-        """No workload that checked found a difference."""
-        return self.intact == self.workloads
-
 
 @dataclass(frozen=True, slots=True)
 class StageResult:

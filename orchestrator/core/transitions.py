@@ -81,7 +81,7 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
         return Observation(Change(rows, events=(event,)), refusal=found)
     writes: list[Row] = [node]
     events = list(_link_events(known, node, actor))
-    learnt = _seen_again(fleet, node, message, now)
+    learnt = _seen_again(fleet, known, node, message, now)
     if learnt is not None:
         writes.append(learnt.attempt)
         events += learnt.events
@@ -115,7 +115,7 @@ def heartbeat(fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, n
     writes: list[Row] = [replace(node, healthy=status.healthy, problem=status.problem)]
     attempt = fleet.newest_attempt(node_id)
     if attempt is not None and attempt.phase is Phase.BAKING:
-        writes.append(replace(attempt, healthy_since=now if status.healthy else None))
+        writes.append(_baking_edge(attempt, status.healthy, now))
     word = "healthy again" if status.healthy else "unhealthy"
     reason = f": {status.problem.message}" if status.problem is not None else ""
     event = NewEvent(
@@ -171,6 +171,9 @@ def report(fleet: Fleet, node_id: str, message: Report, link_epoch: int, now: da
         node = answered(node, learnt.attempt)
     else:
         events.append(_node_event(node, message))
+        resting = fleet.newest_attempt(node_id)
+        if resting is not None and resting.phase is Phase.BAKING and node.healthy is not known.healthy:
+            writes.append(_baking_edge(resting, node.healthy, now))
     return Observation(Change((node, *writes), events=tuple(events)), facts, acknowledge_seq=message.seq)
 
 
@@ -182,6 +185,11 @@ def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Obs
     down = replace(node, link_up=False, link_changed_at=now)
     event = NewEvent("node.unlinked", f"{node_id}: the link ended", node_id=node_id)
     return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
+
+
+def _baking_edge(attempt: AttemptRow, healthy: bool, now: datetime) -> AttemptRow:
+    """A bake counts from when the node is healthy again."""
+    return replace(attempt, healthy_since=now if healthy else None)
 
 
 def _attempt_of(fleet: Fleet, message: Report) -> AttemptRow | None:
@@ -197,11 +205,14 @@ def _newest(fleet: Fleet, node_id: str) -> int:
     return newest.generation if newest is not None else 0
 
 
-def _seen_again(fleet: Fleet, node: NodeRow, message: Hello, now: datetime) -> Learnt | None:
+def _seen_again(
+    fleet: Fleet, known: NodeRow | None, node: NodeRow, message: Hello, now: datetime
+) -> Learnt | None:
     """What a Hello alone proves of the newest attempt.
 
     The gap in the link over a kexec; that a PREPARE whose floor was raised by its CANCEL never
-    started; that a LOST node lives, if it has no report left that would say so.
+    started; that a LOST node lives, if it has no report left that would say so; that a baking
+    node's health has changed.
     """
     attempt = fleet.newest_attempt(node.node_id)
     if attempt is None:
@@ -217,6 +228,8 @@ def _seen_again(fleet: Fleet, node: NodeRow, message: Hello, now: datetime) -> L
     )
     if attempt.phase is Phase.LOADING and not attempt.acknowledged and floor_raised:
         return never_started(attempt, None, now)
+    if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
+        return Learnt(_baking_edge(attempt, node.healthy, now), ())
     if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
         told = Report(
             seq=max(attempt.seq + 1, said.seq),

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from orchestrator.core.messages import CommandRefusal, Hello, Report, StageResult
 from orchestrator.core.model import (
     AttemptRow,
-    Desired,
     DesiredCancel,
     DesiredCommit,
     DesiredPrepare,
@@ -120,7 +119,9 @@ def refused_command(
     return node, None
 
 
-def _is_answered(desired: Desired, attempt: AttemptRow) -> bool:
+def _is_answered(
+    desired: DesiredPrepare | DesiredProceed | DesiredCancel | DesiredCommit, attempt: AttemptRow
+) -> bool:
     match desired:
         case DesiredPrepare():
             return attempt.acknowledged
@@ -130,8 +131,6 @@ def _is_answered(desired: Desired, attempt: AttemptRow) -> bool:
             return attempt.phase not in BEFORE_JUMP
         case DesiredCommit():
             return attempt.phase is not Phase.BAKING
-        case DesiredStage():
-            return False
 
 
 def _staged(node: NodeRow, result: StageResult, now: datetime) -> NodeRow:

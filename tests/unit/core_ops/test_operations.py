@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core import operations as op
+from orchestrator.core.facts import LinkDown
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import (
     Change,
@@ -154,7 +155,7 @@ def test_a_halt_must_be_cleared_aloud() -> None:
     assert "--clear-halt" in caught.value.remedy
     apply(made, op.resume(made, "k", "seen", True, "alice", NOW))
     row = made.rollouts["k"]
-    assert (row.halted, row.failures_forgiven, row.gates_waived) == ("", 1, {0})
+    assert (row.halted, row.failures_forgiven, row.gates_waived) == ("", 1, frozenset({0}))
 
 
 def test_a_halt_by_failures_waives_no_gate() -> None:
@@ -176,7 +177,7 @@ def test_approving_a_gated_wave_waives_its_gates(fields: dict[str, Any], wave: s
     made = campaign(**fields)
     apply(made, op.approve(made, "k", wave, "looked at it", "alice", NOW))
     row = made.rollouts["k"]
-    assert (row.gates_waived, row.approved) == ({0}, frozenset())
+    assert (row.gates_waived, row.approved) == (frozenset({0}), frozenset())
     assert not op.approve(made, "k", wave, "", "alice", NOW)
 
 
@@ -251,12 +252,9 @@ def test_what_cannot_be_rolled_back() -> None:
     with pytest.raises(Blocked) as caught:
         op.roll_back(made, "k", "", "alice", NOW)
     assert caught.value.reason == "NOTHING_TO_ROLL_BACK"
-    for call in (
-        lambda f: op.roll_back(f, "k", "", "alice", NOW),
-        lambda f: op.cancel(f, "k", "", True, "alice", NOW),
-    ):
+    for operation in (Operation.ROLL_BACK, Operation.CANCEL):
         with pytest.raises(Blocked) as caught:
-            call(campaign(spec=spec(rollback=RollbackPolicy(none=True))))
+            CALLS[operation](campaign(spec=spec(rollback=RollbackPolicy(none=True))))
         assert caught.value.reason == "ROLLBACK_NONE"
 
 
@@ -345,8 +343,6 @@ def test_write_off() -> None:
         op.write_off(made, ["n00"], "gone", "alice", NOW)
     assert "not been heard of" in caught.value.message, "no write-off before the grace has ended"
     later = NOW + timedelta(minutes=5)
-    from orchestrator.core.facts import LinkDown
-
     made.apply(LinkDown("n00", NOW))
     done = op.write_off(made, ["n00"], "gone", "alice", later)
     apply(made, done.change)
@@ -398,3 +394,11 @@ def test_long_refusals_are_cut() -> None:
 
 def test_amounts_of_a_created_rollout_are_of_its_members() -> None:
     assert Amount(percent=10).of(op.resolved(fleet(*nodes(30)), spec(), ARTIFACT, NOW).members) == 3
+
+
+def test_a_node_that_is_already_committed_needs_no_command() -> None:
+    made = campaign(State.CANCELLED)
+    made.apply(attempt("n01", Phase.BAKING, generation=2, rollout_id="other"))
+    with pytest.raises(Blocked) as caught:
+        op.commit_nodes(made, "k", ["n01"], "", "alice", NOW)
+    assert caught.value.reason == "NOT_UNCOMMITTED"

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.core import dryrun, operations, resolve
 from orchestrator.core.cmdline import compose, words
-from orchestrator.core.model import Maintenance, NodeRow
+from orchestrator.core.model import FleetRow, Maintenance, NodeRow
 from orchestrator.core.phases import Phase
 from orchestrator.core.spec import (
     Amount,
@@ -278,3 +278,15 @@ def test_dry_run_warns() -> None:
         "same quantile",
     ):
         assert piece in told
+
+
+def test_more_warnings() -> None:
+    made = fleet(*[node(f"n{i}", hardware_model="m1") for i in range(3)])
+    made.apply(FleetRow(stopped="OPERATOR"))
+    both = Budgets(max_in_blackout=Amount(count=3), domain=DomainBudget("zone", Amount(count=1)))
+    plan = dryrun.dry_run(made, spec(budgets=both, canary=Canary(2, ("n0", "n1"))), ARTIFACT, NOW)
+    told = "\n".join(plan.warnings)
+    assert told.count("never matters") == 1
+    assert "n1 would be nobody's canary" in told
+    assert "all members have the same zone" in told
+    assert "the fleet is stopped" in told

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.core import transitions
+from orchestrator.core.facts import Heard
 from orchestrator.core.messages import Hello, NodeStatus
 from orchestrator.core.model import AttemptRow, FleetRow, NodeRow
 from orchestrator.core.phases import Phase, Verdict
@@ -165,3 +166,16 @@ def test_a_lost_node_with_news_waits_for_its_reports() -> None:
     verdict = Verdict.LIVE_UPDATED
     seen = transitions.hello(made, hello(highest_generation=1, status=status, boot_verdict=verdict), "", NOW)
     assert len(seen.change.writes) == 1
+
+
+def test_a_node_that_the_store_forgot_stops_the_fleet_too() -> None:
+    seen = transitions.hello(fleet(), hello(highest_generation=8), "", NOW)
+    assert isinstance(seen.refusal, StoreRegressed)
+    assert [type(r) for r in seen.change.writes] == [FleetRow]
+
+
+def test_the_gap_begins_with_the_last_heartbeat() -> None:
+    made = fleet(node("n00", highest_generation=1), attempt(phase=Phase.JUMPING))
+    made.apply(Heard("n00", NOW + timedelta(seconds=2)))
+    seen = transitions.hello(made, hello(boot_id="b2", release=NEW), "", NOW + timedelta(seconds=3))
+    assert row(seen, AttemptRow).samples[0].duration == timedelta(seconds=1)  # type: ignore[attr-defined]

@@ -28,7 +28,19 @@ from orchestrator.core.model import (
 from orchestrator.core.phases import SETTLED, Kind, Method, Phase, Verdict
 from orchestrator.core.transitions_tables import FOLLOWS, NEVER_REPORTED
 from orchestrator.errors import Retry, StaleGeneration, StoreRegressed
-from tests.unit.core_ops.build import ARTIFACT, LATER, NEW, NOW, apply, attempt, fleet, node, ref, report
+from tests.unit.core_ops.build import (
+    ARTIFACT,
+    LATER,
+    NEW,
+    NOW,
+    apply,
+    attempt,
+    fleet,
+    hello,
+    node,
+    ref,
+    report,
+)
 
 STAMP = Stamp("boot-n00", timedelta(seconds=100))
 REFUSED = Problem("FREEZE_REFUSED", Retry.REPLAN, "a file refuses to freeze")
@@ -511,3 +523,56 @@ def test_a_report_of_the_node_at_rest() -> None:
     assert (n.boot_id, n.rollback_artifact, n.healthy, n.acknowledged_seq) == ("boot-2", "e" * 64, False, 1)
     assert [e.kind for e in seen.change.events] == ["node.reported"]
     assert isinstance(seen.change.writes[0], NodeRow)
+
+
+def test_health_edges_while_baking_restart_the_bake() -> None:
+    """By whatever message they come."""
+    f = made(attempt(phase=Phase.BAKING, verdict=Verdict.LIVE_UPDATED, settled_at=NOW, healthy_since=NOW))
+    take(f, report("Noted", Phase.IDLE, 1, attempt=None, healthy=False))
+    assert newest(f).healthy_since is None
+    back = transitions.hello(
+        f, hello(highest_generation=1, status=NodeStatus(ref(), Phase.BAKING)), "", LATER
+    )
+    apply(f, back.change)
+    assert newest(f).healthy_since == LATER
+
+
+def test_an_attempts_own_older_report_changes_nothing() -> None:
+    f = made(attempt(phase=Phase.DRAINING, seq=9))
+    take(f, report("Loaded", Phase.DRAINING, 5))
+    assert newest(f).seq == 9
+
+
+def test_a_refusal_without_its_attempt_clears_the_command() -> None:
+    f = fleet(node("n00", highest_generation=7, desired=DesiredCommit(7), command_serial=5))
+    take(f, refusal())
+    assert f.nodes["n00"].desired is None
+
+
+def test_a_command_of_another_attempt_is_not_answered() -> None:
+    f = made(attempt(phase=Phase.UNWINDING), attempt(generation=2), desired=CANCEL, command_serial=5)
+    take(f, report("Prepared", Phase.LOADING, 1, attempt=ref(generation=2)))
+    assert f.nodes["n00"].desired is None, "the command was for an attempt that a newer one has followed"
+
+
+def test_a_link_down_of_nobody() -> None:
+    assert transitions.link_down(made(), "nobody", 1, NOW) == transitions.Observation()
+
+
+def test_a_hello_between_two_phases_of_the_blackout() -> None:
+    f = made(attempt(phase=Phase.SUSPENDING))
+    seen = transitions.hello(f, hello(highest_generation=1), "", LATER)
+    assert len(seen.change.writes) == 1, "the same boot: no gap to measure"
+
+
+def test_a_stage_that_fails_for_another_artifact_keeps_the_command() -> None:
+    f = made(desired=STAGE, command_serial=5, stage_problem=REFUSED, stage_problem_digest="x")
+    take(f, report("Staged", Phase.IDLE, 1, attempt=None, stage=StageResult("y" * 64, True)))
+    assert (f.nodes["n00"].desired, f.nodes["n00"].stage_problem) == (STAGE, REFUSED)
+
+
+def test_an_idle_node_that_falls_ill() -> None:
+    f = made()
+    seen = transitions.heartbeat(f, "n00", Heartbeat(NodeStatus(healthy=False)), 1, LATER)
+    assert len(seen.change.writes) == 1
+    assert seen.change.events[0].message == "n00 is unhealthy"

@@ -19,6 +19,7 @@ from orchestrator.core.model import (
     DesiredStage,
     FleetRow,
     Problem,
+    Row,
     Sample,
     Stamp,
 )
@@ -283,9 +284,8 @@ def test_large_rollouts_are_seen_in_one_pass() -> None:
 
     plain = halfway()
     made = Counting(plain.policy, plain.incarnation)
-    for row in [*plain.nodes.values(), *plain.rollouts.values(), *plain.attempts.values()]:
+    rows: list[Row] = [*plain.nodes.values(), *plain.rollouts.values(), *plain.attempts.values()]
+    for row in [*rows, *plain.members("k").values()]:
         made.apply(row)
-    for m in plain.members("k").values():
-        made.apply(m)
     rollout_view(made, "k", None, NOW)
     assert asked == ["n00", "n01", "n02"]
