@@ -287,6 +287,7 @@ def _prepare(command_id: str, message: pb.Prepare, check: _Check) -> Prepare:
         timeouts=model.StepTimeouts(**bounds),
         health_hold_s=hold_s,
         rollback_none=message.rollback_none,
+        operator_word=message.operator_word,
     )
 
 
