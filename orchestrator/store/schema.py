@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
@@ -123,6 +124,13 @@ meta = Table(
 
 ONLY = 1
 """id of the one row of fence and meta."""
+
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def instant(us: int) -> datetime:
+    """Of a stored instant."""
+    return UNIX_EPOCH + timedelta(microseconds=us)
 
 
 @dataclass(frozen=True, slots=True)

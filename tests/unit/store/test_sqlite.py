@@ -303,18 +303,19 @@ class TestCommitInDoubt:
             assert isinstance(store, SqlStore)
             lease = await store.acquire("a", TTL)
             self.armed = True
-            connect = store._connect
+            writer = store._writer
+            connect = writer.connect
 
             async def broken() -> Any:
-                if store._connection is None:
+                if writer._connection is None:
                     raise OperationalError("connect", {}, sqlite3.OperationalError("no disk"))
                 return await connect()
 
-            monkeypatch.setattr(store, "_connect", broken)
+            monkeypatch.setattr(writer, "connect", broken)
             with pytest.raises(StoreUnavailable) as caught:
                 await put(store, lease.epoch, NodeRow("n1"))
             assert caught.value.reason == "COMMIT_IN_DOUBT"
-            monkeypatch.setattr(store, "_connect", connect)
+            monkeypatch.setattr(writer, "connect", connect)
             assert len((await store.load()).rows) == int(happened)
 
 
