@@ -376,7 +376,8 @@ def test_maintenance() -> None:
         op.set_maintenance(made, ["n01"], wanted, "alice", NOW)
     assert caught.value.reason == "ATTEMPT_OPEN"
     apply(made, op.set_maintenance(made, ["n00"], None, "alice", NOW).change)
-    assert made.nodes["n00"].maintenance is None
+    ended = made.nodes["n00"]
+    assert ended.maintenance is None
     for bad in (Maintenance("", "x"), Maintenance("x", " "), Maintenance("x", "y", NOW)):
         with pytest.raises(InvalidSpec):
             op.set_maintenance(made, ["n00"], bad, "alice", NOW)
