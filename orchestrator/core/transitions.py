@@ -83,7 +83,8 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
     events = list(_link_events(known, node, actor))
     learnt = _seen_again(fleet, known, node, message, now)
     if learnt is not None:
-        writes.append(learnt.attempt)
+        node = answered(node, learnt.attempt)
+        writes = [node, learnt.attempt]
         events += learnt.events
     welcome = Welcome(
         incarnation=fleet.incarnation,
@@ -210,9 +211,9 @@ def _seen_again(
 ) -> Learnt | None:
     """What a Hello alone proves of the newest attempt.
 
-    The gap in the link over a kexec; that a PREPARE whose floor was raised by its CANCEL never
-    started; that a LOST node lives, if it has no report left that would say so; that a baking
-    node's health has changed.
+    The gap in the link over a kexec; that a PREPARE never started (its CANCEL has raised the
+    floor, or the node was LOST before it came); that a LOST node lives, if it has no report left
+    that would say so; that a baking node's health has changed.
     """
     attempt = fleet.newest_attempt(node.node_id)
     if attempt is None:
@@ -223,11 +224,11 @@ def _seen_again(
         sample = _link_gap(fleet, attempt, now)
         samples = add_sample(attempt.samples, (sample,))
         return Learnt(replace(attempt, samples=samples), ()) if samples != attempt.samples else None
-    floor_raised = message.highest_generation >= attempt.generation and (
-        said.attempt is None or said.attempt.generation < attempt.generation
-    )
-    if attempt.phase is Phase.LOADING and not attempt.acknowledged and floor_raised:
-        return never_started(attempt, None, now)
+    before = said.attempt is None or said.attempt.generation < attempt.generation
+    if before and not attempt.acknowledged:
+        floor_raised = message.highest_generation >= attempt.generation
+        if attempt.phase is Phase.LOST or (attempt.phase is Phase.LOADING and floor_raised):
+            return never_started(attempt, None, now)
     if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
         return Learnt(_baking_edge(attempt, node.healthy, now), ())
     if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:

@@ -24,7 +24,7 @@ from orchestrator.core.model import (
     NodeRow,
     Problem,
 )
-from orchestrator.core.phases import BEFORE_JUMP, Phase
+from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, never_started
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _is_answered(
 ) -> bool:
     match desired:
         case DesiredPrepare():
-            return attempt.acknowledged
+            return attempt.acknowledged or attempt.phase in SETTLED
         case DesiredProceed():
             return attempt.phase not in BEFORE_JUMP or attempt.phase is Phase.SUSPENDING
         case DesiredCancel():

@@ -8,10 +8,10 @@ import pytest
 from orchestrator.core import transitions
 from orchestrator.core.facts import Heard
 from orchestrator.core.messages import Hello, NodeStatus
-from orchestrator.core.model import AttemptRow, FleetRow, NodeRow
+from orchestrator.core.model import AttemptRow, DesiredPrepare, FleetRow, NodeRow
 from orchestrator.core.phases import Phase, Verdict
 from orchestrator.errors import NodeIdConflict, StoreRegressed
-from tests.unit.core_ops.build import LATER, NEW, NOW, apply, attempt, fleet, hello, node, ref
+from tests.unit.core_ops.build import ARTIFACT, LATER, NEW, NOW, apply, attempt, fleet, hello, node, ref
 
 
 def row(observed: transitions.Observation, kind: type) -> object:
@@ -179,3 +179,15 @@ def test_the_gap_begins_with_the_last_heartbeat() -> None:
     made.apply(Heard("n00", NOW + timedelta(seconds=2)))
     seen = transitions.hello(made, hello(boot_id="b2", release=NEW), "", NOW + timedelta(seconds=3))
     assert row(seen, AttemptRow).samples[0].duration == timedelta(seconds=1)  # type: ignore[attr-defined]
+
+
+def test_a_node_that_was_lost_before_its_prepare_came_has_not_started() -> None:
+    lost = attempt(phase=Phase.LOST, settled_at=NOW, ever_lost=True, failed=True, failure="lost")
+    wanted = DesiredPrepare(1, ARTIFACT, "")
+    made = fleet(node("n00", highest_generation=1, desired=wanted, command_serial=1), lost)
+    seen = transitions.hello(made, hello(), "", NOW)
+    back, told = row(seen, AttemptRow), row(seen, NodeRow)
+    assert isinstance(back, AttemptRow)
+    assert (back.phase, back.failed, back.failure, back.ever_lost) == (Phase.ABORTED, True, "lost", True)
+    assert isinstance(told, NodeRow)
+    assert (told.desired, told.command_serial) == (None, 2), "the PREPARE is not sent any more"
