@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.artifacts.manifest import Manifest
+from orchestrator.cli.failure import Exit, Failed
+from orchestrator.errors import AlreadyExists, LiverollError, NotFound
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,15 +52,16 @@ def build_command(
     """
     from orchestrator.artifacts.build import build  # heavy only for this command
 
-    manifest = build(
-        out,
-        kernel=kernel,
-        initrd=initrd,
-        config=config,
-        name=name,
-        remove=tuple(remove or ()),
-        append=tuple(append or ()),
-    )
+    with _refusals():
+        manifest = build(
+            out,
+            kernel=kernel,
+            initrd=initrd,
+            config=config,
+            name=name,
+            remove=tuple(remove or ()),
+            append=tuple(append or ()),
+        )
     _show(manifest, out / manifest.name, output)
 
 
@@ -73,7 +78,8 @@ def emulated_command(
     """
     from orchestrator.artifacts.build import build_emulated
 
-    manifest = build_emulated(out, release=release, name=name)
+    with _refusals():
+        manifest = build_emulated(out, release=release, name=name)
     _show(manifest, out / manifest.name, output)
 
 
@@ -84,7 +90,26 @@ def verify_command(
     """Read every file of an artifact and compare it with its manifest."""
     from orchestrator.artifacts.build import verify
 
-    _show(verify(directory), directory, output)
+    with _refusals():
+        manifest = verify(directory)
+    _show(manifest, directory, output)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the artifact code refuses, told as the other commands tell it."""
+    try:
+        yield
+    except LiverollError as error:
+        status = Exit.INVALID if isinstance(error, NotFound | AlreadyExists) else Exit.BLOCKED
+        raise Failed(status, error.message, error.reason, error.remedy, fields=error.fields) from None
+    except OSError as error:
+        raise Failed(
+            Exit.INVALID,
+            f"cannot use {error.filename}: {error.strerror}",
+            "FILE_UNUSABLE",
+            "Give files that you may read, and a directory that you may write.",
+        ) from None
 
 
 def _show(manifest: Manifest, path: Path, output: str) -> None:
