@@ -40,6 +40,7 @@ from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor import NodeLife, corrupt_problem, end, open_journal
 from node_agent.runtime.supervisor_log import Log
+from node_agent.simulate_link import FaultyLink
 from node_agent.simulate_options import NodeSpec, SimulateOptions, read_options
 from node_agent.version import version
 from node_agent.workloads.inprocess import InProcessWorkloads
@@ -118,7 +119,8 @@ class SimulatedNode:
         self._durable = durable
         self._disk = MemoryDisk()
         self._executor = executor
-        self._meter, self._log, self._connect, self._on_view = meter, log, connect, on_view
+        self._meter, self._log, self._on_view = meter, log, on_view
+        self._link = FaultyLink(connect, spec.faults, lambda: self.emulated.model.reboots)
         self._rng = random.Random(f"{options.seed}/{spec.node_id}")  # noqa: S311 - jitter, no secret
         self._workloads: InProcessWorkloads | None = None
         self._boots = 0
@@ -184,7 +186,7 @@ class SimulatedNode:
             boot=BootFound(facts, quarantine=quarantine),
             meter=self._meter,
             log=self._log,
-            connect=self._connect,
+            connect=self._link.connect,
             pace=PACE,
             rng=self._rng,
             on_view=self._on_view,

@@ -83,6 +83,11 @@ class GrpcDialer:
         finally:
             users.remove(user)
 
+    @property
+    def channels(self) -> int:
+        """How many channels there are."""
+        return len(self._channels)
+
     async def close(self) -> None:
         """End every channel."""
         for channel, _ in self._channels:

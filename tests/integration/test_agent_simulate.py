@@ -161,6 +161,18 @@ async def test_an_orchestrator_that_comes_back_hears_everything(tmp_path: Path) 
         assert node.events == WHOLE, "replayed, complete, in order"
 
 
+@pytest.mark.parametrize("fault", ["cut_link=0.05", "slow_link=0.01", "cut_link=0,slow_link=0.01"])
+async def test_a_bad_link_loses_and_repeats_nothing(tmp_path: Path, fault: str) -> None:
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "2", "--faults", f"*={fault}"),
+    ):
+        await orchestrator.until(lambda n: len(n) == 2 and all("Committed" in x.events for x in n.values()))
+    for node in orchestrator.nodes.values():
+        assert node.events == WHOLE
+        assert node.hellos >= (3 if "cut" in fault else 2)
+
+
 async def test_state_survives_the_end_of_the_process(tmp_path: Path) -> None:
     state = ("--state-dir", str(tmp_path / "state"))
     async with orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator:
