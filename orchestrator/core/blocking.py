@@ -151,8 +151,8 @@ def _pairs(index: RolloutIndex, held: Held) -> Iterator[Blocker]:
             yield _on(
                 "CANARY_FAILED",
                 f"{node_id}, the canary of {key}, is {member.outcome} ({member.reason})",
-                f"An operator must mend it and retry it (`liveroll retry {row.spec.name} {node_id}`), exclude "
-                "the nodes of its kind, or cancel the rollout.",
+                f"An operator must mend it and retry it (`liveroll retry {row.spec.name} {node_id}`), "
+                "exclude the nodes of its kind, or cancel the rollout.",
                 orders,
             )
         elif member.outcome is Outcome.UPDATED:

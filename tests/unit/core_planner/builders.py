@@ -87,7 +87,7 @@ def nodes(count: int, zone: str = "", **changes: Any) -> list[NodeRow]:
     made = []
     for i in range(count):
         labels = {"zone": zone[i % len(zone)]} if zone else {}
-        made.append(node(f"n{i}", labels=labels, **changes))
+        made.append(node(f"n{i}", **{"labels": labels, **changes}))
     return made
 
 
@@ -158,7 +158,7 @@ class Script:
     """How often, then it works."""
     retry: Retry = Retry.REPLAN
     end: Phase | None = None
-    """Instead of BAKING it ends here."""
+    """Instead of BAKING a forward attempt ends here."""
     deaf: bool = False
     """Follows no command."""
     blackout: timedelta = timedelta(milliseconds=300)
@@ -461,7 +461,7 @@ class World:
             self._move(a, ended, problem=problem)
             return True
         after = STEPS[STEPS.index(a.phase) + 1]
-        if after is Phase.BAKING and script.end is not None:
+        if after is Phase.BAKING and a.kind is Kind.FORWARD and script.end is not None:
             after = script.end
         if after is Phase.RETRIEVING:
             self.jumps[a.node_id, a.generation] = self.jumps.get((a.node_id, a.generation), 0) + 1

@@ -271,8 +271,8 @@ def test_a_node_that_returns_from_lost_before_its_jump_is_undone_and_takes_no_bl
 # --- ends and retries --------------------------------------------------------------------
 
 
-def aborted(retry: Retry, **changes: object) -> World:
-    return ended(Phase.ABORTED, problem=Problem("FREEZE", retry, "refused"), **changes)
+def aborted(retry: Retry) -> World:
+    return ended(Phase.ABORTED, problem=Problem("FREEZE", retry, "refused"))
 
 
 def test_a_retryable_failure_goes_round_again_after_its_backoff() -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 import pytest
 
 from orchestrator.core.budgets import uses
 from orchestrator.core.model import DesiredPrepare, DesiredStage, Maintenance, Problem
-from orchestrator.core.phases import Goal, Kind, Outcome, Phase, WaveState
+from orchestrator.core.phases import Goal, Outcome, Phase, WaveState
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.spec import Amount, DomainBudget, Embargo, RollbackPolicy, Schedule, Window
 from orchestrator.errors import Retry
 from tests.unit.core_planner.builders import NEW, START, World, node, nodes, planned, settled_attempt, spec
 
 
-def opened(w: World, **changes: object) -> World:
+def opened(w: World, **changes: Any) -> World:
     """Past its canary: wave 1 runs and the pair has passed."""
     pair = ("6.19.0", NEW, "m1")
     changes = {"wave": 1, "wave_state": WaveState.RUNNING, "pairs_passed": frozenset({pair}), **changes}
@@ -323,7 +324,7 @@ def test_in_wave_0_another_member_of_the_pair_takes_the_canarys_place() -> None:
         ({"goal": Goal.CANCEL}, None),
     ],
 )
-def test_a_closed_gate_lets_nothing_start_and_says_so(change: dict[str, object], reason: str | None) -> None:
+def test_a_closed_gate_lets_nothing_start_and_says_so(change: dict[str, Any], reason: str | None) -> None:
     w = begun(3)
     w.set_rollout(**change)
     assert planned(w, "prepare") == []
@@ -402,7 +403,9 @@ def test_a_failed_stage_is_tried_again_and_says_why() -> None:
     w.settle_plans()
     serial = w.node("n0").command_serial
     problem = Problem("DISK_FULL", Retry.FIX_STATE, "the disk is full", "Make room.")
-    w.set_node("n0", stage_problem=problem, stage_problem_digest="sha-new", stage_failed_at=w.now, desired=None)
+    w.set_node(
+        "n0", stage_problem=problem, stage_problem_digest="sha-new", stage_failed_at=w.now, desired=None
+    )
     w.settle_plans()
     (blocker,) = [b for b in w.plan().blockers["r1"] if b.reason == "STAGE_FAILED"]
     assert "the disk is full" in blocker.message
@@ -428,4 +431,4 @@ def test_the_plan_is_deterministic() -> None:
     w = begun(9, zone="abc", unavailable=4)
     first = w.plan()
     assert first == w.plan()
-    assert [a.change.writes for a in first.actions if a.kind == "prepare"][0][1].kind is Kind.FORWARD  # type: ignore[union-attr]
+    assert [a.kind for a in first.actions].count("prepare") == 4
