@@ -48,7 +48,9 @@ class Draft:
         """Take the action in, unless rule 1 forbids it now."""
         keys = {row_key(row) for row in writes}
         relied = {row_key(row): row.revision for row in guards if row_key(row) not in keys}
-        if keys & (self._written | self._guarded) or self._written & relied.keys():
+        if not (keys.isdisjoint(self._written) and keys.isdisjoint(self._guarded)):
+            return False
+        if any(key in self._written for key in relied):
             return False
         self._written |= keys
         self._guarded |= relied.keys()
