@@ -2,6 +2,9 @@
 
 Nothing in a simulation may wait for a file descriptor or a thread; a loop with neither timers
 nor ready callbacks can never go on, and says so instead of hanging.
+
+Tasks and futures are hashed by the order in which they were made, not by their address, so that
+sets of them (task groups cancel by walking one) have the same order in every run.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -40,6 +44,26 @@ class _Selector(selectors.SelectSelector):
         return ready
 
 
+class _Task(asyncio.Task[Any]):
+    """Hashed by its number, which it must have before it registers itself."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **how: Any) -> None:
+        self.number = number
+        super().__init__(coro, **how)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Future(asyncio.Future[Any]):
+    """Hashed by its number."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """`time()` is the virtual clock, in seconds since the simulation began."""
 
@@ -48,9 +72,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual)
         # Timers closer together than this run in one go; virtual time needs no slack.
         self._clock_resolution = 1e-9
+        self._made = 0
+        self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         return self._virtual.now_s
+
+    def create_future(self) -> asyncio.Future[Any]:
+        self._made += 1
+        future = _Future(loop=self)
+        future.number = self._made
+        return future
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        context: Context | None = None,
+    ) -> asyncio.Task[Any]:
+        self._made += 1
+        return _Task(self._made, coro, loop=loop, context=context)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

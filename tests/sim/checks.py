@@ -1,0 +1,250 @@
+"""The promises, watched from outside: at the disk, at the wire, at each node's kernel.
+
+I1 I2 I3 I5 I6 I11 I12 I14  core/invariants.Checker, over every commit as the disk took it.
+I3  at the kernel: at most one reboot call an attempt; what is loaded is of rising generation,
+    and never of an attempt whose CANCEL the node had taken before it began.
+I4  at the kernel: no reboot without a committed PROCEED of this boot that is still valid.
+I8  what counts as updated really crossed, with every workload's memory bit-identical; at the end
+    no session is left but on a node that says it is quarantined.
+DISPATCH  a command on the wire is one that the disk holds. ACK  so is what is acknowledged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from liveroll.v1 import agent_pb2 as pb
+
+from node_agent.core.recovery import attempt_on_command_line
+from node_agent.kernel.emulated.node import Boot
+from node_agent.ports import KexecImage
+from orchestrator.core import invariants
+from orchestrator.core.model import (
+    AttemptRow,
+    Desired,
+    DesiredProceed,
+    Event,
+    NodeRow,
+    RolloutRow,
+)
+from orchestrator.core.phases import SETTLED, Phase
+from orchestrator.ports import Committed
+from tests.sim.story import Violation
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+    from tests.sim.world import World
+
+UPDATED = frozenset({Phase.BAKING, Phase.COMMITTED})
+
+
+@dataclass(slots=True)
+class Truth:
+    """What really became of one attempt, as its node's hardware saw it."""
+
+    loads: int = 0
+    reboots: int = 0
+    refused: bool = False
+    arrived: bool = False
+    """Its own kernel booted, with every session that was preserved."""
+    intact: bool = False
+    """Every workload found its memory bit-identical in that boot."""
+    to_release: str = ""
+    boot: int = 0
+
+
+@dataclass(slots=True)
+class _Jump:
+    generation: int
+    sessions: frozenset[str]
+
+
+@dataclass(slots=True)
+class Checks:
+    """Told by the store, the wire and the nodes; raises (or notes) Violation."""
+
+    world: World
+    truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
+    proceeds: dict[tuple[str, int], list[DesiredProceed]] = field(default_factory=dict)
+    desired: dict[str, dict[int, Desired | None]] = field(default_factory=dict)
+    """Node → command serial → what was committed under it."""
+    events: list[Event] = field(default_factory=list)
+    _jumps: dict[str, _Jump] = field(default_factory=dict)
+    _loaded: dict[str, int] = field(default_factory=dict)
+    _rows: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
+    _nodes: dict[str, NodeRow] = field(default_factory=dict)
+    _checker: invariants.Checker | None = None
+
+    # --- at the disk
+
+    def committed(self, committed: Committed, now: datetime) -> None:
+        if self._checker is None:
+            disk = self.world.disk
+            self._checker = invariants.Checker(
+                (), policy=self.world.scenario.policy, incarnation=disk.incarnation
+            )
+        story = self.world.story
+        for event in committed.events:
+            self.events.append(event)
+            new = event.new
+            who = new.node_id or new.rollout_id or "orchestrator"
+            story.tell(who, f"[{event.seq}] {new.kind} {new.rollout_id} {new.message}")
+            story.count(f"event {new.kind}")
+        for row in committed.rows:
+            if isinstance(row, NodeRow):
+                self._node(row)
+            elif isinstance(row, AttemptRow):
+                self._attempt(row)
+            elif isinstance(row, RolloutRow) and row.ended_at is not None:
+                story.count(f"rollout {row.ended_as}")
+        for broken in self._checker.committed(committed.rows, committed.events, now):
+            self.world.violated(broken.invariant, broken.message, broken.node_id, broken.rollout_id)
+
+    def _node(self, row: NodeRow) -> None:
+        self._nodes[row.node_id] = row
+        serials = self.desired.setdefault(row.node_id, {})
+        if serials.get(row.command_serial) != row.desired:
+            serials[row.command_serial] = row.desired
+            if isinstance(row.desired, DesiredProceed):
+                self.proceeds.setdefault((row.node_id, row.desired.generation), []).append(row.desired)
+
+    def _attempt(self, row: AttemptRow) -> None:
+        key = (row.node_id, row.generation)
+        before = self._rows.get(key)
+        self._rows[key] = row
+        if before is None or before.phase is not row.phase:
+            self.world.story.count(f"phase {row.phase}")
+        if before is None or before.verdict is not row.verdict:
+            self.world.story.count(f"verdict {row.verdict}")
+        if row.failure and (before is None or before.failure != row.failure):
+            self.world.story.count(f"failure {row.failure}")
+        if before is None and row.opened_at:
+            self.world.story.count(f"attempt {row.kind}")
+        if row.phase in UPDATED and (before is None or before.phase not in UPDATED):
+            truth = self.truths.get(key, Truth())
+            if not truth.arrived or not truth.intact:
+                what = "never arrived" if not truth.arrived else "lost memory"
+                self.world.violated(
+                    "I8", f"attempt {row.generation} of {row.node_id} is {row.phase}, but {what}", row.node_id
+                )
+            if truth.to_release != row.to_release:
+                self.world.violated(
+                    "I11",
+                    f"attempt {row.generation} of {row.node_id} is {row.phase} on {truth.to_release}, "
+                    f"not {row.to_release}",
+                    row.node_id,
+                )
+
+    def open_attempts(self) -> list[AttemptRow]:
+        """As the disk has them."""
+        return [row for row in self._rows.values() if row.phase not in SETTLED]
+
+    def newest(self, node_id: str) -> AttemptRow | None:
+        """The node's newest attempt, as the disk has it."""
+        generations = [g for n, g in self._rows if n == node_id]
+        return self._rows[node_id, max(generations)] if generations else None
+
+    # --- at the wire
+
+    def sent(self, node_id: str, message: pb.LinkResponse) -> None:
+        """A live orchestrator writes this to the node's stream."""
+        which = message.WhichOneof("message")
+        known = self._nodes.get(node_id)
+        if which == "ack":
+            if known is None or message.ack.seq > known.acknowledged_seq:
+                self.world.violated(
+                    "ACK", f"report {message.ack.seq} of {node_id} is acknowledged, not stored", node_id
+                )
+        elif which == "command":
+            serial = int(message.command.command_id.rpartition(":")[2])
+            wanted = self.desired.get(node_id, {}).get(serial)
+            action = message.command.WhichOneof("action")
+            if wanted is None or wanted.kind != action:
+                self.world.violated(
+                    "DISPATCH",
+                    f"{action} (command {serial}) goes to {node_id}, but the disk has {wanted}",
+                    node_id,
+                )
+
+    # --- at the kernel
+
+    def loading(self, node: SimNode, image: KexecImage) -> None:
+        """kexec_file_load is about to be called."""
+        generation = generation_of(image.command_line)
+        highest = self._loaded.get(node.node_id, 0)
+        node.tell(f"loads {image.release} for attempt {generation}")
+        if generation < highest:
+            self.world.violated(
+                "I3", f"{node.node_id} loads for attempt {generation} after {highest}", node.node_id
+            )
+        self._loaded[node.node_id] = max(highest, generation)
+        truth = self.truths.setdefault((node.node_id, generation), Truth())
+        truth.loads += 1
+        if truth.loads > 1:
+            self.world.violated(
+                "I3", f"{node.node_id} begins attempt {generation} a second time", node.node_id
+            )
+
+    def rebooting(self, node: SimNode) -> None:
+        """reboot(KEXEC) is about to be called."""
+        loaded = node.emulated.model._loaded
+        if loaded is None:
+            node.tell("reboot without an image")
+            return
+        generation = generation_of(loaded.command_line)
+        truth = self.truths.setdefault((node.node_id, generation), Truth())
+        truth.reboots += 1
+        node.tell(f"reboot for attempt {generation}")
+        self.world.story.count("reboot")
+        if truth.reboots > 1:
+            self.world.violated(
+                "I3", f"{node.node_id} calls reboot {truth.reboots} times in attempt {generation}", node.node_id
+            )
+        assert node.life is not None
+        boot_id = node.emulated.model.boot_id
+        now_s = node.life.ports.clock.boottime_s()
+        leases = self.proceeds.get((node.node_id, generation), [])
+        if not any(
+            lease.stamp.boot_id == boot_id
+            and now_s < (lease.stamp.boottime + lease.valid_for).total_seconds() + 1e-6
+            for lease in leases
+        ):
+            self.world.violated(
+                "I4",
+                f"{node.node_id} jumps at {now_s:.3f} s of its boot without a valid PROCEED; it had {leases}",
+                node.node_id,
+            )
+        sessions = frozenset(node.emulated.model.sessions())
+        self._jumps[node.node_id] = _Jump(generation, sessions)
+
+    def reboot_refused(self, node: SimNode) -> None:
+        self._jumps.pop(node.node_id, None)
+
+    def booted(self, node: SimNode, boot: Boot) -> None:
+        """A userspace begins."""
+        if boot.starts != 1:
+            return
+        jump = self._jumps.pop(node.node_id, None)
+        model = node.emulated.model
+        if jump is None or not model.facts().kexec_count:
+            return
+        truth = self.truths[node.node_id, jump.generation]
+        present = frozenset(model.sessions())
+        truth.arrived = jump.sessions <= present
+        truth.to_release = boot.release
+        truth.boot = boot.boots
+        if not truth.arrived:
+            self.world.story.count("sessions did not cross")
+
+    def resumed(self, node: SimNode, *, crossed: bool, intact: bool) -> None:
+        """All workloads run again."""
+        for (node_id, _), truth in self.truths.items():
+            if node_id == node.node_id and truth.boot == node.boots and truth.arrived:
+                truth.intact = crossed and intact
+
+
+def generation_of(command_line: str) -> int:
+    """Of the attempt that a command line names."""
+    return int(attempt_on_command_line(command_line).partition("-")[0])

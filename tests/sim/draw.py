@@ -1,0 +1,344 @@
+"""Everything that a seed decides before its world begins: fleet, faults, rollouts, operators.
+
+Nothing here is random but by the seed. Ranges are small on purpose: short waits and tight
+budgets make more happen in an hour of virtual time.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+from node_agent.kernel.emulated.phases import PhaseTimes
+from node_agent.kernel.faults import Fault, FaultKind, FaultPlan
+from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.spec import (
+    Amount,
+    Bake,
+    BlackoutGate,
+    Budgets,
+    Canary,
+    DomainBudget,
+    Embargo,
+    FailureBudget,
+    Gate,
+    HealthGate,
+    LateNodes,
+    OnFail,
+    Promotion,
+    RetryRule,
+    RollbackPolicy,
+    RolloutSpec,
+    Schedule,
+    Selection,
+    Target,
+    Timeouts,
+    WaveSpec,
+    Window,
+)
+from orchestrator.errors import Retry
+from tests.sim.virtual import EPOCH
+
+OLD = ("6.12.1", "6.12.9")
+NEW = ("6.19.1", "6.19.2")
+ZONES = ("a", "b", "c")
+MODELS = ("m1", "m2")
+
+KERNEL_FAULTS = (
+    FaultKind.REFUSE_FREEZE,
+    FaultKind.PANIC,
+    FaultKind.POWER_LOSS,
+    FaultKind.NEVER_BACK,
+    FaultKind.WRONG_KERNEL,
+    FaultKind.SESSION_LOST,
+    FaultKind.POISON,
+    FaultKind.RETRIEVE_ERROR,
+    FaultKind.BUSY,
+    FaultKind.SLOW_BOOT,
+    FaultKind.SLOW_SHUTDOWN,
+    FaultKind.HANG,
+)
+KEXECS = 6
+"""reboot calls of a node for which faults are drawn; few nodes make more before the healing."""
+
+
+def seconds(number: float) -> timedelta:
+    return timedelta(seconds=number)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDraw:
+    """One node."""
+
+    node_id: str
+    release: str
+    model: str
+    zone: str
+    faults: FaultPlan
+    workloads: int
+    joins_at_s: float
+    """When it is first powered on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often things go wrong while faults last: probabilities a chance, or mean intervals."""
+
+    agent_crash: float
+    """At each point that an agent passes (port calls, journal writes)."""
+    power_loss: float
+    """As above."""
+    orchestrator_crash: float
+    """At each batch of the store, before or after it is written."""
+    orchestrator_restart_s: float
+    """Mean time between crashes at any moment; 0 never."""
+    store_refuses: float
+    store_conflicts: float
+    store_in_doubt: float
+    store_spell_s: float
+    """Mean time between spells without a store; 0 never."""
+    link_cut_s: float
+    """Mean time between cuts of a node's link; 0 never."""
+    partition_s: float
+    """Mean time between partitions; 0 never."""
+    latency_s: float
+    """Most that a message takes."""
+    duplicates: float
+    stale: float
+    """An old command of the node is delivered once more."""
+    hooks_fail: float
+    hooks_slow: float
+    unhealthy: float
+    """A node is unhealthy for good on a new kernel."""
+    relapse_s: float
+    """Mean time between spells of ill health; 0 never."""
+    staging_fails: float
+    disk_full_s: float
+    sync_fails: float
+    workloads_fail: float
+    memory_spoilt: float
+    operator_s: float
+    """Mean time between an operator's random calls; 0 never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One seed's world."""
+
+    seed: int
+    nodes: tuple[NodeDraw, ...]
+    policy: FleetPolicy
+    rates: Rates
+    rollouts: tuple[tuple[float, RolloutSpec], ...]
+    """(when, what)"""
+    phases: PhaseTimes
+    chaos_s: float
+    """When everything is mended."""
+    same_holder: bool
+    """A restarted orchestrator calls itself by the same name."""
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    rng = random.Random(f"scenario {seed}")
+    profile = rng.choice(("calm", "nodes", "links", "orchestrator", "operators", "storm", "storm", "storm"))
+    zones = ZONES[: rng.randint(1, 3)]
+    models = MODELS[: rng.randint(1, 2)]
+    releases = OLD[: rng.randint(1, 2)]
+    count = rng.choice((3, 3, 4, 4, 5, 5, 6, 7, 8, 12))
+    nodes = tuple(
+        NodeDraw(
+            node_id=f"n{number}",
+            release=rng.choice(releases),
+            model=rng.choice(models),
+            zone=rng.choice(zones),
+            faults=_faults(rng, profile),
+            workloads=rng.randint(1, 2),
+            joins_at_s=rng.uniform(200, 900) if rng.random() < 0.05 else rng.uniform(0, 5),
+        )
+        for number in range(count)
+    )
+    rollouts = [(rng.uniform(20, 60), _spec(rng, "first", NEW[0], zones, count))]
+    if rng.random() < 0.4:
+        rollouts.append((rng.uniform(60, 900), _spec(rng, "second", rng.choice(NEW), zones, count)))
+    return Scenario(
+        seed=seed,
+        nodes=nodes,
+        policy=_policy(rng),
+        rates=_rates(rng, profile),
+        rollouts=tuple(rollouts),
+        phases=PhaseTimes(
+            shutdown_s=0.3, purgatory_s=0.2, boot_s=rng.uniform(0.5, 5), panic_s=5, firmware_s=40
+        ),
+        chaos_s=rng.uniform(900, 2400),
+        same_holder=rng.random() < 0.5,
+    )
+
+
+def _faults(rng: random.Random, profile: str) -> FaultPlan:
+    if profile not in ("nodes", "storm"):
+        return FaultPlan()
+    rate = rng.choice((0.0, 0.03, 0.06, 0.1))
+    faults = []
+    for at in range(1, KEXECS + 1):
+        for kind in KERNEL_FAULTS:
+            if rng.random() >= rate * (0.3 if kind is FaultKind.HANG else 1.0):
+                continue
+            value = ""
+            if kind in (FaultKind.SLOW_BOOT, FaultKind.SLOW_SHUTDOWN):
+                value = f"{rng.choice((5, 40, 150, 400))}"
+            elif kind is FaultKind.HANG:
+                value = rng.choice(("reboot", "create_session", "retrieve_session", "load", "finish"))
+            elif kind is FaultKind.WRONG_KERNEL:
+                value = rng.choice(("6.0.0-wrong", OLD[0]))
+            elif kind is FaultKind.BUSY:
+                value = str(rng.choice((1, 3, 60)))
+            faults.append(Fault(kind, at, value))
+    return FaultPlan(tuple(faults))
+
+
+def _policy(rng: random.Random) -> FleetPolicy:
+    return FleetPolicy(
+        max_unavailable=rng.choice((None, None, Amount(count=2), Amount(percent=50))),
+        max_in_blackout=rng.choice((None, None, Amount(count=1), Amount(count=2))),
+        max_staging=rng.choice((1, 2, 50)),
+        restart_grace=seconds(rng.choice((15, 30, 60))),
+        silence=seconds(rng.choice((15, 30))),
+        active_heartbeat=seconds(5),
+        min_idle_heartbeat=seconds(30),
+        stage_retry=seconds(rng.choice((5, 30))),
+    )
+
+
+def _rates(rng: random.Random, profile: str) -> Rates:
+    storm = profile == "storm"
+
+    def some(on: str, *values: float) -> float:
+        """0 unless the profile has such faults; then one of the values, or 0 as often as not."""
+        if profile != on and not storm:
+            return 0.0
+        return rng.choice(values) if rng.random() < (0.8 if profile == on else 0.45) else 0.0
+
+    return Rates(
+        agent_crash=some("nodes", 0.003, 0.01, 0.03),
+        power_loss=some("nodes", 0.001, 0.005),
+        orchestrator_crash=some("orchestrator", 0.003, 0.01, 0.03),
+        orchestrator_restart_s=some("orchestrator", 60, 200, 500),
+        store_refuses=some("orchestrator", 0.01, 0.05),
+        store_conflicts=some("orchestrator", 0.01, 0.05),
+        store_in_doubt=some("orchestrator", 0.003, 0.01),
+        store_spell_s=some("orchestrator", 200, 500),
+        link_cut_s=some("links", 60, 200),
+        partition_s=some("links", 150, 400),
+        latency_s=rng.choice((0.001, 0.02)) if profile == "calm" else rng.choice((0.001, 0.02, 0.5, 3.0)),
+        duplicates=some("links", 0.05, 0.3),
+        stale=some("links", 0.05, 0.3),
+        hooks_fail=some("nodes", 0.01, 0.05),
+        hooks_slow=some("nodes", 0.01, 0.05),
+        unhealthy=some("nodes", 0.1, 0.4),
+        relapse_s=some("nodes", 150, 600),
+        staging_fails=some("nodes", 0.05, 0.3),
+        disk_full_s=some("nodes", 200, 600),
+        sync_fails=some("nodes", 0.001, 0.005),
+        workloads_fail=some("nodes", 0.02, 0.1),
+        memory_spoilt=some("nodes", 0.05, 0.2),
+        operator_s=some("operators", 30, 90, 200),
+    )
+
+
+def _amount(rng: random.Random, count: int) -> Amount:
+    if rng.random() < 0.5:
+        return Amount(count=rng.randint(1, max(1, count // 2)))
+    return Amount(percent=rng.choice((10, 25, 50, 100)))
+
+
+def _spec(rng: random.Random, name: str, release: str, zones: tuple[str, ...], count: int) -> RolloutSpec:
+    waves = [WaveSpec("all")]
+    if rng.random() < 0.6:
+        waves = [WaveSpec("some", Amount(percent=rng.choice((25, 50)))), WaveSpec("rest")]
+    if rng.random() < 0.1:
+        waves = [WaveSpec("zone", selector=f"zone={zones[0]}"), WaveSpec("rest")]
+    none = rng.random() < 0.1
+    on_fail = (OnFail.HALT, OnFail.HOLD) if none else tuple(OnFail)
+    gates: list[Gate] = []
+    if rng.random() < 0.4:
+        gates.append(HealthGate(rng.choice((50.0, 100.0)), rng.choice(on_fail)))
+    if rng.random() < 0.4:
+        gates.append(
+            BlackoutGate(
+                quantile=rng.choice((0.5, 0.99)),
+                max=seconds(rng.choice((3, 30))),
+                hard_max=rng.choice((None, seconds(60))),
+                on_fail=rng.choice(on_fail),
+            )
+        )
+    domain = DomainBudget("zone", Amount(count=1)) if rng.random() < 0.3 else None
+    unavailable = _amount(rng, count)
+    halt_on = frozenset(
+        kind
+        for kind in ("lost", "state_lost", "cold_booted", "wrong_kernel", "quarantined")
+        if rng.random() < 0.3
+    )
+    preserved_s = rng.choice((30, 60))
+    rules = {
+        Retry.CALL: RetryRule(rng.randint(1, 4), seconds(2), seconds(20)),
+        Retry.REPLAN: RetryRule(rng.randint(1, 3), seconds(rng.choice((5, 20))), seconds(60)),
+        Retry.FIX_STATE: RetryRule(1, seconds(0), seconds(0)),
+        Retry.NEVER: RetryRule(1, seconds(0), seconds(0)),
+    }
+    return RolloutSpec(
+        name=name,
+        target=Target(release),
+        selection=Selection(selector=f"zone={rng.choice(zones)}" if rng.random() < 0.1 else ""),
+        canary=Canary(max_nodes=rng.choice((1, 2, 4))),
+        waves=tuple(waves),
+        late_nodes=rng.choice((LateNodes.IGNORE, LateNodes.LAST_WAVE)),
+        budgets=Budgets(
+            max_unavailable=unavailable,
+            max_in_blackout=_amount(rng, count),
+            max_uncommitted=rng.choice((Amount(percent=100), Amount(count=2), Amount(count=1))),
+            domain=domain,
+            failures=FailureBudget(
+                rng.choice((Amount(count=0), Amount(count=1), Amount(percent=50), Amount(percent=100))), halt_on
+            ),
+        ),
+        rollback=RollbackPolicy(none, _amount(rng, count), _amount(rng, count)),
+        gates=tuple(gates),
+        bake=Bake(seconds(rng.choice((0, 10, 40))), seconds(rng.choice((0, 10, 60)))),
+        promotion=rng.choice((Promotion.AUTOMATIC,) * 4 + (Promotion.MANUAL, Promotion.MANUAL_CANARY)),
+        retries=rules,
+        timeouts=Timeouts(
+            loading=seconds(20),
+            draining=seconds(20),
+            preserving=seconds(20),
+            preserved=seconds(preserved_s),
+            suspending=seconds(10),
+            retrieving=seconds(20),
+            resuming=seconds(20),
+            verifying=seconds(40),
+            finishing=seconds(40),
+            unwinding=seconds(40),
+        ),
+        schedule=_schedule(rng),
+        silence_lease=seconds(rng.choice((30, 60, 120))),
+        proceed_lease=seconds(rng.choice((8, 15, 25))),
+        health_hold=seconds(rng.choice((0, 3, 10))),
+        acknowledge_timeout=seconds(rng.choice((15, 60))),
+    )
+
+
+def _schedule(rng: random.Random) -> Schedule:
+    windows: tuple[Window, ...] = ()
+    embargoes: tuple[Embargo, ...] = ()
+    if rng.random() < 0.15:
+        # Open for a quarter of an hour, closed for a quarter, and so on all day.
+        starts = [EPOCH + timedelta(minutes=30 * n) for n in range(48)]
+        ends = [start + timedelta(minutes=15) for start in starts]
+        windows = tuple(
+            Window(frozenset(), start.time(), end.time()) for start, end in zip(starts, ends, strict=True)
+        )
+    if rng.random() < 0.1:
+        begins = EPOCH + seconds(rng.uniform(60, 900))
+        embargoes = (Embargo(begins, begins + seconds(rng.uniform(60, 900)), "audit"),)
+    return Schedule(windows, embargoes)

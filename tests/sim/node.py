@@ -1,0 +1,429 @@
+"""One simulated node over all its boots: emulated kernel, journal disk, workloads, agent and link.
+
+Wired as node_agent/simulate.py wires its nodes, with everything in memory and on the virtual
+clock. Every call that the agent makes of a port passes a point at which the node may crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from node_agent.core.model import ArtifactRef
+from node_agent.core.phases import SETTLED, Phase
+from node_agent.errors import AgentError, ArtifactError, HookFailed, JournalCorrupt
+from node_agent.kernel.emulated.image import ImageTable
+from node_agent.kernel.emulated.inprocess import InProcessKernel, InProcessSession
+from node_agent.kernel.emulated.model import Machine
+from node_agent.kernel.emulated.node import Boot, EmulatedNode
+from node_agent.kernel.faults import FaultPlan
+from node_agent.ports import BootFacts, KexecImage, StagedArtifact, WorkloadPause
+from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
+from node_agent.runtime.metrics import Meter
+from node_agent.runtime.runner_boot import Boot as BootFound
+from node_agent.runtime.runner_effects import Pace, Ports
+from node_agent.runtime.runner_items import Identity
+from node_agent.runtime.supervisor import NodeLife, corrupt_problem
+from node_agent.runtime.supervisor_log import Log
+from node_agent.workloads.inprocess import InProcessWorkloads, WorkloadFaults, _Workload
+from tests.sim.draw import NodeDraw
+from tests.sim.virtual import EPOCH
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+PACE = Pace(probe_s=1.0, watch_s=10.0)
+MEMORY_BYTES = 8192
+RESTART_S = 1.0
+"""How long a service manager takes to start a dead agent again."""
+
+
+def digest_of(release: str) -> str:
+    """The artifact of a release: the same everywhere."""
+    return hashlib.sha256(release.encode()).hexdigest()
+
+
+class VirtualBase:
+    """kernel.emulated.clock.BaseClock over the running virtual loop."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float, /) -> None:
+        await asyncio.sleep(seconds)
+
+
+class QuietLog(Log):
+    """The journal tells the story already."""
+
+    def __init__(self) -> None:
+        super().__init__("console", "error")
+
+    def _write(self, level: str, event: str, fields: Any) -> None:
+        return
+
+
+async def for_ever() -> NoReturn:
+    """Where a dead process's code waits until it is cancelled."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody can resolve this")
+
+
+class SimKernel:
+    """ports.Kernel: the emulated one, with points to crash at and the kernel's own checks."""
+
+    def __init__(self, node: SimNode, kernel: InProcessKernel) -> None:
+        self._node, self._kernel = node, kernel
+
+    async def facts(self) -> BootFacts:
+        return await self._kernel.facts()
+
+    async def create_session(self, name: str) -> InProcessSession:
+        return await self._node.passing("create_session", lambda: self._kernel.create_session(name))
+
+    async def retrieve_session(self, name: str) -> InProcessSession:
+        return await self._node.passing("retrieve_session", lambda: self._kernel.retrieve_session(name))
+
+    async def load(self, image: KexecImage) -> None:
+        self._node.world.checks.loading(self._node, image)
+        await self._node.passing("load", lambda: self._kernel.load(image))
+
+    async def unload(self) -> None:
+        await self._node.passing("unload", self._kernel.unload)
+
+    async def loaded(self) -> bool:
+        return await self._kernel.loaded()
+
+    async def reboot_kexec(self) -> NoReturn:
+        node = self._node
+        await node.point("reboot")
+        node.world.checks.rebooting(node)
+        node.vanishing = True
+        try:
+            await self._kernel.reboot_kexec()
+        except AgentError as error:
+            node.vanishing = False
+            node.world.checks.reboot_refused(node)
+            node.tell(f"reboot refused: {error.message}")
+            node.world.story.count("freeze refused")
+            raise
+
+
+class SimWorkloads(InProcessWorkloads):
+    """Workloads that tell what became of their memory."""
+
+    node: SimNode
+
+    def _running(self) -> dict[str, _Workload]:
+        fresh = not self._started
+        found = super()._running()
+        if fresh:
+            self.node.tell("workloads start with fresh memory")
+        return found
+
+    async def retrieve(self, kernel: Any, sessions: Any) -> None:
+        await self.node.point("retrieve")
+        await super().retrieve(kernel, sessions)
+        for workload in self._workloads.values():
+            if self.node.take_chance(self.node.world.rates.memory_spoilt):
+                self.node.spoil(workload)
+
+    async def resume(self) -> Sequence[WorkloadPause]:
+        pauses = await self.node.passing("resume", super().resume)
+        intact = all(w.memory.verify().intact for w in self._workloads.values())
+        self.node.world.checks.resumed(self.node, crossed=self._all_crossed(), intact=intact)
+        return pauses
+
+    def _all_crossed(self) -> bool:
+        found = self._workloads.values()
+        return len(found) == self.count and all(w.crossed for w in found)
+
+    def suspended(self) -> list[str]:
+        """Workloads that stand still."""
+        return [w.id for w in self._workloads.values() if w.memory.fd >= 0 and w.memory.suspended]
+
+
+class SimHooks:
+    """ports.Hooks: fails, dawdles and sickens as the seed says."""
+
+    def __init__(self, node: SimNode, release: str) -> None:
+        self._node, self._release = node, release
+
+    async def drain(self) -> None:
+        await self._act("drain")
+
+    async def undrain(self) -> None:
+        await self._act("undrain")
+
+    async def _act(self, what: str) -> None:
+        node, rates = self._node, self._node.world.rates
+        await node.point(what)
+        if node.take_chance(rates.hooks_slow):
+            node.world.story.count("slow hook")
+            await asyncio.sleep(node.rng.uniform(5, 60))
+        if node.take_chance(rates.hooks_fail):
+            node.world.story.count("hook failed")
+            raise HookFailed(f"{what} failed")
+
+    async def healthy(self) -> tuple[bool, str]:
+        node = self._node
+        if self._release in node.sick_on:
+            return False, f"sick on {self._release}"
+        if asyncio.get_running_loop().time() < node.sick_until_s:
+            return False, "a spell of ill health"
+        return True, ""
+
+    async def set_default_kernel(self, artifact_digest: str) -> None:
+        await self._node.point("set_default")
+        release = self._node.cache[artifact_digest]
+        self._node.emulated.set_default(release)
+
+
+class SimArtifacts:
+    """ports.Artifacts: a cache that survives boots; fetching takes a moment and may fail."""
+
+    def __init__(self, node: SimNode, release: str) -> None:
+        self._node, self._release = node, release
+        node.cache[digest_of(release)] = release
+
+    async def stage(self, ref: ArtifactRef) -> StagedArtifact:
+        node = self._node
+        await asyncio.sleep(node.rng.uniform(0.1, 3))
+        if node.take_chance(node.world.rates.staging_fails):
+            node.world.story.count("staging failed")
+            raise ArtifactError("the download broke off", reason="ARTIFACT_FETCH_FAILED")
+        node.cache[ref.digest] = ref.release
+        return await self.get(ref.digest)
+
+    async def get(self, digest: str) -> StagedArtifact:
+        release = self._node.cache.get(digest)
+        if release is None:
+            raise ArtifactError("the artifact is not staged", reason="ARTIFACT_NOT_STAGED")
+        return StagedArtifact(digest, release, f"/kernels/{release}", "", {})
+
+    async def staged(self) -> Sequence[str]:
+        return tuple(self._node.cache)
+
+    async def rollback_artifact(self) -> str:
+        return digest_of(self._release)
+
+
+class SimNode:
+    """See the module. All that lasts beyond a boot is here."""
+
+    def __init__(self, world: World, spec: NodeDraw) -> None:
+        self.world, self.spec, self.node_id = world, spec, spec.node_id
+        self.rng = random.Random(f"node {world.scenario.seed} {spec.node_id}")
+        self.disk = MemoryDisk()
+        self.disk.before_sync = self._syncing
+        self.cache: dict[str, str] = {}
+        self.sick_on: set[str] = set()
+        self.sick_until_s = 0.0
+        self.vanishing = False
+        """Its userspace is about to go without a word: power, or a kexec."""
+        self.boots = 0
+        self.life: NodeLife | None = None
+        self.workloads: SimWorkloads | None = None
+        self.emulated = EmulatedNode(
+            spec.release,
+            images=ImageTable(),
+            faults=spec.faults,
+            machine=Machine(spec.model),
+            phases=world.scenario.phases,
+            base=VirtualBase(),
+            seed=zseed(world.scenario.seed, spec.node_id),
+            restart_s=RESTART_S,
+            epoch=EPOCH,
+        )
+
+    # --- what the world does to it
+
+    async def run(self) -> None:
+        """Power on at its time, until cancelled."""
+        await asyncio.sleep(self.spec.joins_at_s)
+        try:
+            await self.emulated.run(self._userspace)
+        finally:
+            if self.workloads is not None:
+                self.workloads.node_died()
+
+    def crash_agent(self) -> None:
+        """SIGKILL; the workloads live."""
+        if self.emulated.running:
+            self.world.story.count("agent crashed")
+            self.tell("the agent is killed")
+            self.emulated.kill_userspace()
+
+    def lose_power(self) -> None:
+        """Power fails and returns; also the power button of a node that is off."""
+        self.world.story.count("power lost" if self.emulated.running else "power button")
+        self.tell("power is lost, and returns" if self.emulated.running else "somebody presses the power button")
+        self.vanishing = True
+        self.emulated.power_loss()
+
+    def heal(self) -> None:
+        """Nothing goes wrong here any more; what is broken stays so until somebody mends it."""
+        self.emulated.model.faults = FaultPlan()
+        self.disk.full = self.disk.tight = self.disk.fail_sync = False
+        self.sick_on.clear()
+        self.sick_until_s = 0.0
+        if self.workloads is not None:
+            self.workloads.faults.clear()
+
+    def spoil(self, workload: _Workload) -> None:
+        """A bit flips in the new kernel."""
+        self.world.story.count("memory spoilt")
+        self.tell(f"memory of {workload.id} is spoilt")
+        import os
+
+        size = os.fstat(workload.memory.fd).st_size
+        os.pwrite(workload.memory.fd, b"\xff" * 8, size - 8)
+
+    # --- points
+
+    def tell(self, text: str) -> None:
+        self.world.story.tell(self.node_id, text)
+
+    def take_chance(self, rate: float) -> bool:
+        return rate > 0 and self.world.chaos and self.rng.random() < rate
+
+    async def point(self, name: str) -> None:
+        """The agent passes here, and may not get beyond."""
+        rates = self.world.rates
+        if self.take_chance(rates.agent_crash):
+            self.world.story.count(f"agent crashed at {name}")
+            self.crash_agent()
+            await for_ever()
+        if self.take_chance(rates.power_loss):
+            self.lose_power()
+            await for_ever()
+
+    async def passing(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """A call with a point on either side."""
+        await self.point(name)
+        result = await call()
+        await self.point(f"{name} done")
+        return result
+
+    async def _syncing(self) -> None:
+        """Between a journal's write and its fsync."""
+        await self.point("journal")
+        if self.take_chance(self.world.rates.sync_fails):
+            self.world.story.count("fsync failed")
+            self.disk.fail_sync = True
+
+    # --- its userspace
+
+    async def _userspace(self, boot: Boot) -> None:
+        self.vanishing = False
+        self.world.checks.booted(self, boot)
+        if boot.boots != self.boots:
+            self.boots = boot.boots
+            if boot.boots > 1:
+                self.disk.power_loss(self.rng.randint(0, 200))
+            await self._start_workloads(boot)
+        else:
+            self.disk.process_died()
+            assert self.workloads is not None
+            await self.workloads.agent_died()
+        self.disk.process_died()
+        self.disk.fail_sync = False
+        facts = await boot.kernel.facts()
+        self.tell(f"userspace {boot.starts} of boot {boot.boots} on {facts.release}")
+        if boot.starts == 1 and self.take_chance(self.world.rates.unhealthy) and "6.19" in facts.release:
+            self.world.story.count("sick on the new kernel")
+            self.sick_on.add(facts.release)
+        try:
+            await self._live(boot, facts)
+        except BaseExceptionGroup as group:
+            errors = leaves(group)
+            if not all(isinstance(e, AgentError) for e in errors):
+                raise
+            self.tell(f"the agent ended: {errors[0]}")
+            self.world.story.count("agent ended by itself")
+            asyncio.get_running_loop().call_later(1.0, self.emulated.kill_userspace)
+            await for_ever()
+
+    async def _live(self, boot: Boot, facts: BootFacts) -> None:
+        assert self.workloads is not None
+        journal, quarantine = self._journal()
+        self.life = NodeLife(
+            identity=Identity(
+                node_id=self.node_id,
+                labels={"zone": self.spec.zone, "hardware_model": self.spec.model},
+                capabilities=("luo", "kho", "emulated"),
+                agent_version="sim",
+            ),
+            ports=Ports(
+                kernel=SimKernel(self, boot.kernel),
+                journal=journal,
+                clock=boot.clock,
+                workloads=self.workloads,
+                hooks=SimHooks(self, facts.release),
+                artifacts=SimArtifacts(self, facts.release),
+            ),
+            boot=BootFound(facts, quarantine=quarantine),
+            meter=Meter(),
+            log=QuietLog(),
+            connect=lambda: self.world.network.connect(self.node_id, lambda: self.vanishing),
+            pace=PACE,
+            rng=random.Random(self.rng.random()),
+            complain=False,
+        )
+        await self.life.live()
+
+    def _journal(self) -> tuple[MemoryJournal, Any]:
+        name = f"installation-{self.node_id}"
+        try:
+            return MemoryJournal(self.disk, name), None
+        except JournalCorrupt as error:
+            self.disk.data = b""
+            return MemoryJournal(self.disk, name), corrupt_problem(error, "memory")
+
+    async def _start_workloads(self, boot: Boot) -> None:
+        if self.workloads is not None:
+            self.workloads.node_died()
+        seed = zseed(self.world.scenario.seed, self.node_id)
+        self.workloads = SimWorkloads(
+            clock=boot.clock, count=self.spec.workloads, size_bytes=MEMORY_BYTES, tick_s=1.0, seed=seed
+        )
+        self.workloads.node = self
+        for number in range(self.spec.workloads):
+            faults = WorkloadFaults()
+            for name in ("refuse_ready", "hang_suspend", "hang_resume", "keep_session"):
+                if self.take_chance(self.world.rates.workloads_fail):
+                    self.world.story.count(f"workload: {name}")
+                    setattr(faults, name, self.rng.randint(1, 3))
+            self.workloads.faults[f"vm-{number}"] = faults
+
+    # --- how it stands
+
+    @property
+    def phase(self) -> Phase | None:
+        """None while no agent is up."""
+        if not self.emulated.running or self.life is None:
+            return None
+        with suppress(AttributeError):
+            if self.life.runner.ready.is_set():
+                return self.life.runner.status().phase
+        return None
+
+    @property
+    def settled(self) -> bool:
+        return self.phase in SETTLED
+
+
+def leaves(group: BaseException) -> list[BaseException]:
+    """The errors inside groups of groups."""
+    if not isinstance(group, BaseExceptionGroup):
+        return [group]
+    return [leaf for error in group.exceptions for leaf in leaves(error)]
+
+
+def zseed(seed: int, name: str) -> int:
+    """A seed of something's own."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7])

@@ -1,0 +1,277 @@
+"""People: one who presses buttons at random while faults last, and a fair one who answers blockers.
+
+Every call goes through Orchestrator.operate with an idempotency key, as rpc/rollouts.py does, and
+is repeated under the same key when its answer is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from orchestrator.core import operations as ops
+from orchestrator.core.blockers import Blocker
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.model import Artifact, Change, Maintenance, RolloutRow
+from orchestrator.core.phases import Goal, Outcome
+from orchestrator.core.spec import RolloutSpec
+from orchestrator.errors import InvalidSpec, LiverollError, NotLeader, StoreUnavailable
+from orchestrator.runtime.calls import Operation
+from tests.sim.node import digest_of
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+TRIES = 30
+RETRIES = 2
+"""How often the fair operator retries one node before giving up on it."""
+
+
+class Unanswered(Exception):
+    """The call's outcome is not known: nobody serves, or the answer was lost."""
+
+
+class Operator:
+    """A person with the CLI."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.rng = random.Random(f"{name} {world.scenario.seed}")
+        self._calls = 0
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """None while nobody serves."""
+        life = self.world.host.current
+        try:
+            return life.orchestrator.fleet if life is not None else None
+        except NotLeader:
+            return None
+
+    async def call(self, method: str, operation: Operation) -> str:
+        """The response; LiverollError if it was refused. Repeated while nobody answers."""
+        self._calls += 1
+        key = f"{self.name}-{self._calls}"
+        for _ in range(TRIES):
+            try:
+                response = await self._once(method, key, operation)
+            except (Unanswered, StoreUnavailable, NotLeader):
+                await asyncio.sleep(self.rng.uniform(0.5, 5))
+                continue
+            except LiverollError as refusal:
+                self.world.story.tell("operator", f"{self.name}: {method} is refused: {refusal.message}")
+                self.world.story.count(f"refused {method} {refusal.reason}")
+                raise
+            self.world.story.tell("operator", f"{self.name}: {method} is done")
+            self.world.story.count(f"did {method}")
+            return response
+        self.world.story.tell("operator", f"{self.name}: {method} was not answered")
+        raise Unanswered
+
+    async def _once(self, method: str, key: str, operation: Operation) -> str:
+        life = self.world.host.current
+        if life is None:
+            raise Unanswered
+        work = life.orchestrator.operate(
+            actor=self.name, idempotency_key=key, method=method, request_hash="h", operation=operation
+        )
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait((task,), timeout=30)
+        finally:
+            task.cancel()
+        if not task.done() or task.cancelled() or life.dead:
+            if task.done() and not task.cancelled():
+                task.exception()
+            raise Unanswered
+        return task.result().response
+
+    async def change(self, method: str, make: Callable[[Fleet, datetime], Change]) -> None:
+        await self.call(method, lambda fleet, now: (make(fleet, now), ""))
+
+    async def on_nodes(self, method: str, make: Callable[[Fleet, datetime], ops.OnNodes]) -> None:
+        def operation(fleet: Fleet, now: datetime) -> tuple[Change, str]:
+            done = make(fleet, now)
+            return done.change, json.dumps(done.nodes)
+
+        await self.call(method, operation)
+
+    # --- the calls
+
+    async def create(self, spec: RolloutSpec) -> None:
+        release = spec.target.artifact
+        artifact = Artifact(release, digest_of(release), release, "http://artifacts/", emulated=True)
+
+        def operation(fleet: Fleet, now: datetime) -> tuple[Change, str]:
+            made = ops.create(fleet, spec, artifact, self.name, now)
+            return made.change, made.rollout_id
+
+        await self.call("create", operation)
+
+    async def act(self, method: str, rollout: str, nodes: Sequence[str] = ()) -> None:
+        """One of the operators' verbs, with a reason."""
+        why, who = "the simulation wants it", self.name
+        match method:
+            case "pause":
+                await self.change(method, lambda f, n: ops.pause(f, rollout, why, who, n))
+            case "resume":
+                await self.change(method, lambda f, n: ops.resume(f, rollout, why, True, who, n))
+            case "approve":
+                await self.change(method, lambda f, n: ops.approve(f, rollout, "", why, who, n))
+            case "cancel":
+                await self.change(method, lambda f, n: ops.cancel(f, rollout, why, False, who, n))
+            case "cancel and roll back":
+                await self.change(method, lambda f, n: ops.cancel(f, rollout, why, True, who, n))
+            case "rollback":
+                await self.change(method, lambda f, n: ops.roll_back(f, rollout, why, who, n))
+            case "stop" | "release":
+                await self.change(method, lambda f, n: ops.fleet_stop(f, method == "stop", why, who, n))
+            case "retry":
+                await self.on_nodes(method, lambda f, n: ops.retry_nodes(f, rollout, nodes, why, who, n))
+            case "exclude":
+                await self.on_nodes(method, lambda f, n: ops.exclude_nodes(f, rollout, nodes, why, who, n))
+            case "commit":
+                await self.on_nodes(method, lambda f, n: ops.commit_nodes(f, rollout, nodes, why, who, n))
+            case "write off":
+                await self.on_nodes(method, lambda f, n: ops.write_off(f, nodes, why, who, n))
+            case "maintenance":
+
+                def maintain(fleet: Fleet, now: datetime) -> ops.OnNodes:
+                    until = Maintenance("ops", why, now + timedelta(seconds=120))
+                    return ops.set_maintenance(fleet, nodes, until, who, now)
+
+                await self.on_nodes(method, maintain)
+            case _:
+                raise ValueError(method)
+
+    async def try_to(self, method: str, rollout: str = "", nodes: Sequence[str] = ()) -> bool:
+        """act(), and whether it was done."""
+        try:
+            await self.act(method, rollout, nodes)
+        except (LiverollError, Unanswered):
+            return False
+        return True
+
+
+VERBS = (
+    ("pause", 4),
+    ("resume", 8),
+    ("approve", 6),
+    ("cancel", 1),
+    ("cancel and roll back", 1),
+    ("rollback", 2),
+    ("stop", 1),
+    ("release", 3),
+    ("retry", 6),
+    ("exclude", 2),
+    ("commit", 3),
+    ("write off", 3),
+    ("maintenance", 3),
+)
+
+
+async def press_buttons(world: World, every_s: float) -> None:
+    """Random calls, until cancelled."""
+    operator = Operator(world, "mallory")
+    rng = operator.rng
+    verbs, weights = zip(*VERBS, strict=True)
+    while True:
+        await asyncio.sleep(rng.expovariate(1 / every_s))
+        fleet = operator.fleet
+        if fleet is None or not fleet.rollouts:
+            continue
+        rollout = rng.choice(sorted(fleet.rollouts))
+        node = rng.choice(sorted(fleet.nodes))
+        verb = rng.choices(verbs, weights)[0]
+        await operator.try_to(verb, rollout, [node])
+
+
+class Fair:
+    """Answers every blocker as its remedy says, within minutes; gives up a rollout in the end."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.operator = Operator(world, "alice")
+        self._retried: Counter[tuple[str, str]] = Counter()
+        self.unexplained: Counter[str] = Counter()
+        """Rollout → looks in a row at which it stood still without a blocker or a wake."""
+
+    async def look(self, *, give_up: bool) -> None:
+        """Once round all rollouts."""
+        operator = self.operator
+        fleet = operator.fleet
+        life = self.world.host.current
+        if fleet is None or life is None:
+            return
+        plan = life.orchestrator.last_plan
+        if fleet.row.stopped:
+            await operator.try_to("release")
+        for row in sorted(fleet.rollouts.values(), key=lambda r: r.rollout_id):
+            if row.ended_at is not None:
+                continue
+            blockers = plan.blockers.get(row.rollout_id, ()) if plan is not None else ()
+            if not blockers and (plan is None or plan.next_wake is None):
+                self.unexplained[row.rollout_id] += 1
+            else:
+                self.unexplained.pop(row.rollout_id, None)
+            if give_up and row.goal is Goal.FORWARD:
+                await operator.try_to("cancel", row.rollout_id)
+                continue
+            for blocker in blockers:
+                await self._answer(row, blocker, give_up=give_up)
+
+    async def _answer(self, row: RolloutRow, blocker: Blocker, *, give_up: bool) -> None:
+        operator, rng, name = self.operator, self.operator.rng, row.rollout_id
+        self.world.story.count(f"blocker {blocker.reason}")
+        match blocker.reason:
+            case "PAUSED":
+                await operator.try_to("resume", name)
+            case "HALTED":
+                verb = rng.choice(("resume", "resume", "rollback", "cancel"))
+                await operator.try_to(verb, name) or await operator.try_to("resume", name)
+            case "AWAITING_APPROVAL" | "CANARY_GATED":
+                await operator.try_to("approve", name)
+            case "GATE_FAIL" | "GATE_INCONCLUSIVE" | "GATE_ERROR":
+                verb = rng.choice(("approve", "approve", "rollback", "cancel"))
+                await operator.try_to(verb, name) or await operator.try_to("approve", name)
+            case "CANARY_FAILED" | "NEEDS_OPERATOR" | "PAIR_WAITS" | "BUDGET_UNAVAILABLE" | "DOMAIN_CAP" if (
+                blocker.remedy
+            ):
+                await self._mend(row, blocker, give_up=give_up)
+            case "NODE_UNREACHABLE" | "ATTEMPT_SILENT" | "BAKING_STUCK" | "FLEET_BUDGET_UNAVAILABLE":
+                await self._reach(blocker)
+            case _:
+                pass
+
+    async def _mend(self, row: RolloutRow, blocker: Blocker, *, give_up: bool) -> None:
+        """Retry failed nodes by name, a few times; then write off, exclude or give up."""
+        operator, name = self.operator, row.rollout_id
+        fleet = operator.fleet
+        if fleet is None:
+            return
+        for member in sorted(fleet.members(name).values(), key=lambda m: m.node_id):
+            if member.outcome is not Outcome.FAILED:
+                continue
+            node_id = member.node_id
+            if self._retried[name, node_id] >= RETRIES:
+                continue
+            self._retried[name, node_id] += 1
+            await operator.try_to("retry", name, [node_id])
+            return
+        if row.goal is Goal.FORWARD:
+            await operator.try_to("cancel", name)
+        elif row.goal is Goal.BACK:
+            # What cannot be brought back is said to be so: the rollout ends FAILED by a cancel.
+            await operator.try_to("cancel", name)
+
+    async def _reach(self, blocker: Blocker) -> None:
+        """Bring the node back with its power button."""
+        for node_id in blocker.nodes:
+            node = self.world.nodes[node_id]
+            if not node.emulated.running or node.phase is None:
+                node.lose_power()

@@ -1,0 +1,353 @@
+"""A whole fleet with its orchestrator on one virtual loop, from a seed to a verdict.
+
+First faults, then none: everything is mended, a fair operator answers what blocks, and every
+rollout must end (I7). The first broken promise ends the world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from node_agent.core.phases import SETTLED, Phase
+from orchestrator.store.memory import Disk
+from tests.sim import chaos
+from tests.sim.checks import Checks
+from tests.sim.draw import Rates, Scenario, draw
+from tests.sim.host import Host
+from tests.sim.network import Network
+from tests.sim.node import SimNode, leaves
+from tests.sim.operators import Fair, Operator, Unanswered, press_buttons
+from tests.sim.story import Story, Violation
+from tests.sim.virtual import run
+from tests.sim.watcher import Watcher
+from orchestrator.errors import LiverollError
+
+LOOK_S = 20.0
+"""Between the fair operator's rounds."""
+GIVE_UP_S = 3600.0
+"""After the healing; then the fair operator cancels what goes forward."""
+BOUND_S = 3 * 3600.0
+"""After the healing every rollout must have ended."""
+QUIET_S = 180.0
+"""After the last rollout: time for nodes to say how they stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a seed ended. violation is None for a good one."""
+
+    seed: int
+    digest: str
+    virtual_s: float
+    took_s: float
+    seen: Counter[str]
+    violation: Violation | None = None
+    story: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.violation is None:
+            return f"seed {self.seed}: good, {self.virtual_s / 3600:.1f} h"
+        lines = "\n".join(self.story)
+        return f"seed {self.seed}: {self.violation}\n{lines}"
+
+
+class World:
+    """One seed's."""
+
+    def __init__(self, scenario: Scenario, *, verbose: bool = False) -> None:
+        self.scenario = scenario
+        self.rates: Rates = scenario.rates
+        self.chaos = True
+        self.story = Story(verbose=verbose)
+        self.disk = Disk()
+        self.no_store_until_s = 0.0
+        self.checks = Checks(self)
+        self.network = Network(self)
+        self.host = Host(self)
+        self.nodes = {spec.node_id: SimNode(self, spec) for spec in scenario.nodes}
+        self.watcher = Watcher(self)
+        self._broken: asyncio.Future[None]
+
+    # --- verdicts
+
+    def fail(self, error: BaseException) -> None:
+        """The world ends with this."""
+        if not self._broken.done():
+            self._broken.set_exception(error)
+
+    def violated(self, invariant: str, message: str, *names: str) -> None:
+        self.story.tell("world", f"VIOLATION {invariant}: {message}")
+        self.fail(Violation(invariant, message, *names))
+
+    # --- life
+
+    async def live(self) -> None:
+        """Raises Violation, or whatever else went wrong."""
+        self._broken = asyncio.get_running_loop().create_future()
+        tasks = [
+            asyncio.create_task(self.host.run(), name="host"),
+            *(asyncio.create_task(node.run(), name=node.node_id) for node in self.nodes.values()),
+            asyncio.create_task(self.watcher.run(), name="watcher"),
+        ]
+        script = asyncio.create_task(self._script(), name="script")
+        try:
+            await asyncio.wait((*tasks, script, self._broken), return_when=asyncio.FIRST_COMPLETED)
+            for task in (self._broken, *tasks, script):
+                if task.done():
+                    task.result()
+            if not script.done():
+                raise Violation("TASKS", "a task of the world ended early")
+        finally:
+            self.chaos = False
+            for task in (script, *tasks):
+                task.cancel()
+            await asyncio.wait((script, *tasks))
+            if self._broken.done():
+                self._broken.exception()
+
+    async def _script(self) -> None:
+        creator = Operator(self, "creator")
+        running = list(chaos.faults(self))
+        if self.rates.operator_s:
+            running.append(asyncio.create_task(press_buttons(self, self.rates.operator_s)))
+        creating = asyncio.create_task(self._create(creator))
+        try:
+            await self._until_ended(self.scenario.chaos_s, creating)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        for task in running:
+            if not task.cancelled() and task.exception() is not None:
+                task.result()
+        await creating
+        self._heal()
+        await self._settle()
+        await asyncio.sleep(QUIET_S)
+        self._look_at_the_end()
+
+    async def _create(self, creator: Operator) -> None:
+        loop = asyncio.get_running_loop()
+        for at_s, spec in self.scenario.rollouts:
+            await asyncio.sleep(max(0.0, at_s - loop.time()))
+            for _ in range(20):
+                try:
+                    await creator.create(spec)
+                    break
+                except (LiverollError, Unanswered):
+                    # Nobody serves, or nothing fits the selection yet.
+                    await asyncio.sleep(30)
+
+    async def _until_ended(self, limit_s: float, creating: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < limit_s:
+            await asyncio.sleep(10)
+            if creating.done() and not self.unended():
+                return
+
+    def unended(self) -> list[str]:
+        """Rollouts that have not ended, as the disk has them."""
+        rows = self.disk.rows
+        return sorted(key[1][0] for key, row in rows.items() if key[0] == "rollouts" and row.ended_at is None)  # type: ignore[union-attr]
+
+    def _heal(self) -> None:
+        self.story.tell("world", "everything is mended")
+        self.chaos = False
+        self.rates = QUIET
+        self.no_store_until_s = 0.0
+        self.network.heal()
+        for node in self.nodes.values():
+            node.heal()
+
+    async def _settle(self) -> None:
+        """The fair operator's time."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        fair = Fair(self)
+        turns: Counter[str] = Counter()
+        while self.unended():
+            since_s = loop.time() - began_s
+            if since_s > BOUND_S:
+                raise Violation("I7", f"after {since_s:.0f} s without faults: {self._blocked()}", *self.unended())
+            await asyncio.sleep(LOOK_S)
+            self._tend(turns)
+            await fair.look(give_up=since_s > GIVE_UP_S)
+            for rollout, looks in fair.unexplained.items():
+                if looks >= 5:
+                    raise Violation("I7", f"{rollout} stands still, with neither blocker nor wake", rollout)
+
+    def _tend(self, turns: Counter[str]) -> None:
+        """What a person does who walks past: dead agents are restarted, nodes switched on."""
+        for node in self.nodes.values():
+            phase = node.phase
+            stuck = phase is None or phase not in SETTLED or node.life is None or node.life.runner._halted
+            turns[node.node_id] = turns[node.node_id] + 1 if stuck else 0
+            if turns[node.node_id] < 30:
+                continue
+            turns[node.node_id] = 0
+            if node.emulated.running and self.story.seen["restarted by hand"] % 2 == 0:
+                self.story.count("restarted by hand")
+                node.crash_agent()
+            else:
+                self.story.count("restarted by hand")
+                node.lose_power()
+
+    def _blocked(self) -> str:
+        life = self.host.current
+        plan = life.orchestrator.last_plan if life is not None else None
+        if plan is None:
+            return "nobody plans"
+        told = [
+            f"{rollout}: {blocker.reason} {blocker.message} {','.join(blocker.nodes)}"
+            for rollout, blockers in plan.blockers.items()
+            for blocker in blockers
+        ]
+        return "; ".join(told) or "nothing blocks"
+
+    # --- the end
+
+    def _look_at_the_end(self) -> None:
+        """Everybody agrees, nothing is left over."""
+        life = self.host.current
+        if life is None:
+            raise Violation("END", "nobody serves at the end")
+        if (broken := life.orchestrator.violations()):
+            raise Violation("CHECKER", "; ".join(broken))
+        self.watcher.compare()
+        for node in self.nodes.values():
+            self._look_at(node)
+
+    def _look_at(self, node: SimNode) -> None:
+        phase = node.phase
+        if phase is None or node.life is None:
+            # Off, or still coming up: nobody needed it.
+            return
+        newest = self.checks.newest(node.node_id)
+        runner = node.life.runner
+        attempt = runner.attempt
+        mine = newest is not None and attempt is not None and newest.generation == attempt.ref.generation
+        if mine and newest is not None and not runner._halted and newest.phase.value != phase.value:
+            raise Violation(
+                "END",
+                f"{node.node_id} is {phase} in attempt {newest.generation}, the store has {newest.phase}",
+                node.node_id,
+            )
+        if runner.unacknowledged():
+            raise Violation("END", f"{node.node_id} has reports that nobody took", node.node_id)
+        excused = phase in (Phase.QUARANTINED, Phase.COLD_BOOTED)
+        if node.workloads is not None and (still := node.workloads.suspended()) and not excused:
+            raise Violation("I8", f"{', '.join(still)} of {node.node_id} still stand still in {phase}", node.node_id)
+        if (left := node.emulated.model.sessions()) and not excused:
+            raise Violation("I8", f"{node.node_id} is {phase} and keeps {', '.join(left)}", node.node_id)
+
+
+QUIET = replace(draw(0).rates, **{name: 0.0 for name in Rates.__dataclass_fields__})
+
+
+def run_seed(seed: int, *, verbose: bool = False) -> Result:
+    """One world from its seed. Never raises what the world found: see Result."""
+    world = World(draw(seed), verbose=verbose)
+    began_s = time.perf_counter()
+    violation: Violation | None = None
+    virtual_s = 0.0
+
+    async def main() -> None:
+        nonlocal virtual_s
+        try:
+            await world.live()
+        finally:
+            virtual_s = asyncio.get_running_loop().time()
+
+    with _watched_logs(world):
+        try:
+            run(main())
+        except Violation as found:
+            violation = found
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            violation = _crashed(error)
+    names = violation.nodes if violation is not None else ()
+    return Result(
+        seed=seed,
+        digest=world.story.digest,
+        virtual_s=virtual_s,
+        took_s=time.perf_counter() - began_s,
+        seen=world.story.seen,
+        violation=violation,
+        story=tuple(world.story.last(names)) if violation is not None else (),
+    )
+
+
+def _crashed(error: BaseException) -> Violation:
+    import traceback
+
+    first = leaves(error)[0]
+    where = "".join(traceback.format_exception(first))
+    return Violation("CRASH", f"{type(first).__name__}: {first}\n{where}")
+
+
+@contextmanager
+def _watched_logs(world: World) -> Iterator[None]:
+    """Errors that a service only logs are failures here."""
+
+    def processor(_: Any, method: str, event: Any) -> Any:
+        if method in ("error", "exception", "critical") and event.get("event") not in EXPECTED:
+            text = f"{event.get('event')} {({k: str(v) for k, v in event.items() if k != 'exc_info'})}"
+            info = event.get("exc_info")
+            if method == "exception":
+                import sys
+                import traceback
+
+                error = info if isinstance(info, BaseException) else sys.exc_info()[1]
+                if error is not None:
+                    text += "\n" + "".join(traceback.format_exception(error))
+            with suppress(RuntimeError):
+                world.violated("LOG", text)
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[processor])
+    handler = _Handler(world)
+    logger = logging.getLogger("node_agent")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    collecting = gc.isenabled()
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        structlog.configure(**before)
+        if collecting:
+            gc.enable()
+
+
+EXPECTED = frozenset({"an invariant is violated"})
+"""Told by the checker as well, with its nodes."""
+
+
+class _Handler(logging.Handler):
+    """The agent's own log."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None:
+            import traceback
+
+            error = record.exc_info[1]
+            text = "".join(traceback.format_exception(error)) if error is not None else ""
+            self._world.violated("LOG", f"{record.getMessage()}\n{text}")
