@@ -99,6 +99,8 @@ class LocalFleet:
     directory: Path
     heartbeat_s: float = 0.5
     grace_s: float = 5.0
+    fleet_settings: Mapping[str, float] = field(default_factory=dict)
+    """More of the [fleet] table of the orchestrator's settings."""
     operators: str = "127.0.0.1:0"
     agents: str = "127.0.0.1:0"
     http: str = "127.0.0.1:0"
@@ -140,6 +142,7 @@ class LocalFleet:
         """Writes its settings; the command line that serves them."""
         config = self.directory / "orchestrator.toml"
         settings = SETTINGS.format(heartbeat=self.heartbeat_s, grace=self.grace_s)
+        settings += "".join(f"{name} = {value}\n" for name, value in self.fleet_settings.items())
         config.write_text(settings + (self.tls.settings() if self.tls is not None else ""))
         return [
             sys.executable, "-m", "orchestrator.app", "run", "--config", str(config),
@@ -228,11 +231,22 @@ class LocalFleet:
 
 @contextlib.asynccontextmanager
 async def local_fleet(
-    directory: Path, *, heartbeat_s: float = 0.5, grace_s: float = 5.0, tls: Tls | None = None
+    directory: Path,
+    *,
+    heartbeat_s: float = 0.5,
+    grace_s: float = 5.0,
+    tls: Tls | None = None,
+    fleet_settings: Mapping[str, float] | None = None,
 ) -> AsyncIterator[LocalFleet]:
     """A fleet whose children do not outlive the context."""
     directory.mkdir(parents=True, exist_ok=True)
-    fleet = LocalFleet(directory, heartbeat_s=heartbeat_s, grace_s=grace_s, tls=tls)
+    fleet = LocalFleet(
+        directory,
+        heartbeat_s=heartbeat_s,
+        grace_s=grace_s,
+        tls=tls,
+        fleet_settings=fleet_settings or {},
+    )
     try:
         yield fleet
     finally:
