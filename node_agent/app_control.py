@@ -8,12 +8,15 @@ from pathlib import Path
 
 from node_agent.core import commands as cmd
 from node_agent.core.model import ArtifactRef, AttemptKind, Problem
-from node_agent.core.phases import Phase
+from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Disposition, Outcome
 from node_agent.errors import ArtifactError, CommandRefused
 from node_agent.runtime.artifacts_manifest import MANIFEST, digest_of
 from node_agent.runtime.control import ControlError, ControlServer, Handler
 from node_agent.runtime.supervisor import NodeLife
+
+_NOTHING_HELD = SETTLED - {Phase.QUARANTINED}
+"""Finished, unwound or lost; a quarantined node may still hold what it could not finish."""
 
 
 async def serve_control(path: Path, life: NodeLife) -> None:
@@ -73,9 +76,9 @@ class Control:
         return "connecting" if problem is None else f"down: {problem.message} [{problem.reason}]"
 
     async def sessions(self, _request: Mapping[str, object]) -> object:
-        """LUO sessions of the attempt that is under way."""
+        """LUO sessions that the attempt holds, or may hold."""
         attempt = self._life.runner.attempt
-        if attempt is None:
+        if attempt is None or attempt.phase in _NOTHING_HELD:
             return []
         return [{"workload": w, "session": s} for w, s in sorted(attempt.sessions.items())]
 

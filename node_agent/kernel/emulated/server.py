@@ -228,8 +228,8 @@ class KernelServer:
     def control(self, word: str, arguments: Sequence[str]) -> str:
         """facts · load KERNEL INITRD COMMAND_LINE RELEASE · unload · loaded · reboot, and for
         tests and demonstrations: default RELEASE [COMMAND_LINE] · faults PLAN · sessions · log ·
-        descriptors (how many this process has) · power_loss. Raises OSError: the call's own,
-        EINVAL for wrong arguments, ENOSYS."""
+        calls NAME (how many were made, hanging ones included) · descriptors (how many this process
+        has) · power_loss. Raises OSError: the call's own, EINVAL for wrong arguments, ENOSYS."""
         model = self._model
         match [word, *arguments]:
             case ["facts"]:
@@ -253,6 +253,8 @@ class KernelServer:
                     raise OSError(errno.EINVAL, "faults") from cause
             case ["sessions"]:
                 return "\n".join(model.sessions())
+            case ["calls", name]:
+                return str(model.calls(name))
             case ["descriptors"]:
                 return str(len(os.listdir("/proc/self/fd")))
             case ["log"]:
