@@ -78,7 +78,7 @@ class Failed(Exception):
         told.append(f"liveroll: {self.message}" + (f"; {self.nothing}" if self.nothing else ""))
         if self.remedy:
             told.append(f"    {self.remedy}")
-        if self.allowed:
+        elif self.allowed:
             told.append(f"    allowed now: {', '.join(self.allowed)}")
         if self.blockers:
             told.append(f"    in the way: {', '.join(self.blockers)}")

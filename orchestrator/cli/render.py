@@ -29,6 +29,8 @@ STATE_STYLES: Mapping[str, str] = {
     "FAILED": "bold red",
 }
 BAR_WIDTH = 24
+DOMAIN = "domain:"
+DOMAINS_SHOWN = 8
 FEW = 6
 """Names shown of a long list of nodes."""
 
@@ -44,10 +46,10 @@ def rollout_view(rollout: pb.Rollout, nodes: Iterable[pb.Node], now: datetime) -
     flying = in_flight(nodes)
     if flying is not None:
         parts += ["", flying]
-    parts += ["", figures(rollout)]
     waits = why(rollout.blockers, now)
     if waits is not None:
         parts += ["", waits]
+    parts += ["", figures(rollout)]
     verdicts = gates(rollout.gates)
     if verdicts is not None:
         parts += ["", verdicts]
@@ -87,6 +89,8 @@ def headline(rollout: pb.Rollout, now: datetime) -> Text:
 
 def waves_table(rollout: pb.Rollout) -> Table:
     table = _table("wave", "state", "", "nodes", "in progress", "baking", "updated", "failed")
+    table.columns[2].no_wrap = True
+    table.columns[2].min_width = BAR_WIDTH
     for column in table.columns[3:]:
         column.justify = "right"
     rolled_back = any(w.rolled_back for w in rollout.waves)
@@ -146,14 +150,29 @@ def figures(rollout: pb.Rollout) -> Text:
     lines.append(Text(memory, "red" if rollout.memory_checks_failed else ""))
     if rollout.retries:
         lines.append(Text(f"retries   {rollout.retries}"))
-    if rollout.budgets:
-        used = Text("budgets   ")
-        for i, budget in enumerate(rollout.budgets):
-            full = budget.used >= budget.limit and budget.used > 0
-            used.append(" · " if i else "")
-            used.append(f"{budget.budget} {budget.used}/{budget.limit}", "yellow" if full else "")
-        lines.append(used)
+    lines += budgets(rollout.budgets)
     return Text("\n").join(lines)
+
+
+def budgets(uses: Sequence[pb.BudgetUse], *, planned: bool = False) -> list[Text]:
+    """A line of the rollout's own, and one of the failure domains, the fullest first."""
+    own = [use for use in uses if not use.budget.startswith(DOMAIN)]
+    domains = [use for use in uses if use.budget.startswith(DOMAIN)]
+    domains.sort(key=lambda use: (use.limit - use.used, use.budget))
+    lines = []
+    for title, shown in (("budgets", own), ("domains", domains[:DOMAINS_SHOWN])):
+        if not shown:
+            continue
+        line = Text(f"{title:<10}")
+        for i, use in enumerate(shown):
+            full = use.used >= use.limit and use.used > 0
+            figure = str(use.limit) if planned else f"{use.used}/{use.limit}"
+            line.append(" · " if i else "")
+            line.append(f"{use.budget.removeprefix(DOMAIN)} {figure}", "yellow" if full else "")
+        if title == "domains" and len(domains) > DOMAINS_SHOWN:
+            line.append(f" · {len(domains) - DOMAINS_SHOWN} more", "dim")
+        lines.append(line)
+    return lines
 
 
 def blackout(summary: pb.BlackoutSummary) -> Text:
@@ -254,8 +273,7 @@ def plan_view(plan: pb.RolloutPlan) -> RenderableType:
             )
         parts += ["", pairs]
     if plan.budgets:
-        limits = " · ".join(f"{b.budget} {b.limit}" for b in plan.budgets)
-        parts += ["", Text(f"budgets   {limits}")]
+        parts += ["", *budgets(plan.budgets, planned=True)]
     for line in plan.command_lines:
         shown = line.command_line or "(empty)"
         parts.append(Text(f"command line of {line.nodes} nodes, e.g. {line.example_node}: {shown}", "dim"))

@@ -20,7 +20,8 @@ BROKEN = frozenset({"AWAITING_ROLLBACK", "QUARANTINED", "COLD_BOOTED", "LOST"})
 IN_FLIGHT_ROWS = 12
 """As many as a budget usually lets fly; the rest is counted."""
 _STORY_FIELDS = 8
-"""Shown of an event in a story, most telling first as they were recorded."""
+_SAID_ANYWAY = frozenset({"kind", "phase", "outcome"})
+"""Fields that an event's message says in words."""
 
 
 def phase_of(node: pb.Node) -> str:
@@ -149,17 +150,25 @@ def _maintenance(node: pb.Node) -> str:
 
 
 def event_line(event: pb.Event) -> Text:
-    """One line: when, what kind, about what, in words, by whom."""
-    line = Text(f"{friendly.clock(event.time.ToDatetime(UTC))}  ", "dim")
+    """One line, never wrapped: when, what kind, in words, by whom."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f"{friendly.clock(event.time.ToDatetime(UTC))}  ", "dim")
     line.append(f"{event.kind:<20} ", _event_style(event.kind))
-    if event.node_id:
-        line.append(f"{event.node_id}  ", "bold")
+    if event.node_id and not event.message.startswith(event.node_id):
+        line.append(f"{event.node_id}: ")
     line.append(event.message)
-    if event.cause:
-        line.append(f" ({event.cause})", "dim")
-    if event.actor and event.actor != "orchestrator" and not event.actor.startswith("agent:"):
-        line.append(f" by {event.actor}", "dim")
+    if event.node_id:
+        line.highlight_words([event.node_id], "bold")
+    _whence(line, event)
     return line
+
+
+def _whence(line: Text, event: pb.Event) -> None:
+    """Why and by whom, where that is news: nodes and the orchestrator itself are not."""
+    if event.cause:
+        line.append(f"  because of {event.cause}", "dim")
+    if event.actor.removeprefix("local:").removeprefix("agent:") not in ("", "orchestrator", event.node_id):
+        line.append(f"  by {event.actor}", "dim")
 
 
 def _event_style(kind: str) -> str:
@@ -189,16 +198,14 @@ def _chapter(generation: int, events: Sequence[pb.Event]) -> Iterator[Renderable
     )
     for event in events:
         after = friendly.duration(event.time.ToDatetime(UTC) - begun)
-        line = Text(f"  +{after:<8}", "dim")
+        line = Text(no_wrap=True, overflow="ignore")
+        line.append(f"  +{after:<8}", "dim")
         line.append(f"{event.kind:<20} ", _event_style(event.kind))
-        line.append(event.message)
-        fields = [f"{k}={v}" for k, v in sorted(event.fields.items()) if v][:_STORY_FIELDS]
-        if fields:
-            line.append(f"  {' '.join(fields)}", "dim")
-        if event.cause:
-            line.append(f"  because of {event.cause}", "dim")
-        if event.actor and event.actor != "orchestrator" and not event.actor.startswith("agent:"):
-            line.append(f"  by {event.actor}", "dim")
+        line.append(event.message.removeprefix(f"{event.node_id}: "))
+        told = sorted((k, v) for k, v in event.fields.items() if v and k not in _SAID_ANYWAY)
+        if told:
+            line.append("  " + " ".join(f"{k}={v}" for k, v in told[:_STORY_FIELDS]), "dim")
+        _whence(line, event)
         yield line
 
 

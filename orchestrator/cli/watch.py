@@ -128,23 +128,26 @@ def _messages(updates: Follow, output: Format, through_halt: bool) -> Exit:
 
 def _lines(updates: Follow, out: Console, through_halt: bool) -> Exit:
     """A line an event, and one whenever the state or what it waits for changes."""
-    state, waits = "", ""
+    state, reasons, lost = "", frozenset[str](), False
     last: pb.Rollout | None = None
     for update in updates:
         if update is None:
-            out.print("connection lost; trying again")
+            if not lost:
+                out.print("connection lost; trying again")
+            lost = True
             continue
+        lost, last = False, update.rollout
         for event in update.events:
             out.print(render_nodes.event_line(event), soft_wrap=True)
-        last = update.rollout
         if render.state_of(last) != state:
             state = render.state_of(last)
             out.print(render.headline(last, now()), soft_wrap=True)
-        held = "; ".join(f"{b.reason} {b.message}" for b in last.blockers)
-        if held != waits:
-            waits = held
+        held = [b for b in last.blockers if b.reason != "IN_PROGRESS"]
+        if frozenset(b.reason for b in held) != reasons:
+            reasons = frozenset(b.reason for b in held)
             if held:
-                out.print(Text(f"waits for {held}"), soft_wrap=True)
+                told = "; ".join(f"{b.reason}: {b.message}" for b in held)
+                out.print(Text(f"waits for {told}"), soft_wrap=True)
         if is_over(last, through_halt=through_halt):
             break
     if last is None:

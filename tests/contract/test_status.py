@@ -115,9 +115,8 @@ def test_blockers_are_named() -> None:
 
 
 def test_every_violation_is_a_field_violation() -> None:
-    made = status.status_of(
-        errors.InvalidSpec([Violation("a.b", "it is bad", "Mend it."), Violation("c", "d")])
-    )
+    found = [Violation("a.b", "it is bad", "Mend it."), Violation("c", "d")]
+    made = status.status_of(errors.InvalidSpec(found))
     bad = detail(made, details.BadRequest)
     assert bad is not None
     assert [(v.field, v.description, v.localized_message.message) for v in bad.field_violations] == [

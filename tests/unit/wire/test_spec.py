@@ -167,10 +167,9 @@ def test_reading_is_total(data: bytes) -> None:
         return
     try:
         spec = read_spec(proto)
-    except InvalidSpec as refused:
-        assert refused.violations
-    else:
-        assert read_spec(spec_of(spec)) == spec
+    except InvalidSpec:
+        return
+    assert read_spec(spec_of(spec)) == spec
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
@@ -182,11 +181,5 @@ def test_durations_and_instants_are_total(seconds: int, nanos: int) -> None:
 
 
 def test_durations_are_said_in_their_largest_unit() -> None:
-    spans = [
-        timedelta(0),
-        timedelta(seconds=90),
-        timedelta(minutes=5),
-        timedelta(hours=2),
-        timedelta(days=366),
-    ]
+    spans = [timedelta(seconds=s) for s in (0, 90, 300, 7200, 366 * 86400)]
     assert [say(span) for span in spans] == ["0s", "90s", "5m", "2h", "366d"]
