@@ -165,7 +165,14 @@ class LocalFleet:
              "--state-dir", str(self.directory / name), "--prefix", name, *arguments],
         )  # fmt: skip
 
-    async def start_node(self, name: str, *arguments: str, workloads: int = 1, mib: float = 1.0) -> Child:
+    async def start_node(
+        self,
+        name: str,
+        *arguments: str,
+        workloads: int = 1,
+        mib: float = 1.0,
+        env: Mapping[str, str] | None = None,
+    ) -> Child:
         """One real `liveroll-agent run` with an emulated kernel and example workloads, each a process
         of its own below the child that is the kernel."""
         state = self.directory / name
@@ -176,6 +183,7 @@ class LocalFleet:
             [sys.executable, "-m", "node_agent.cli", "run", "--orchestrator", self.agents,
              "--state-dir", str(state), "--root", str(state / "root"), "--node-id", name,
              *(word for service in services for word in ("--service", service)), *arguments],
+            env,
         )  # fmt: skip
 
     async def kill_orchestrator(self) -> None:

@@ -60,6 +60,16 @@ class RealNode:
         except OSError:
             return 0
 
+    def facts(self) -> dict[str, str]:
+        """What the node's kernel says of itself."""
+        return syncclient.facts(str(self.state / "root"))
+
+    async def until_subscribed(self, count: int) -> None:
+        """Until so many workloads take part."""
+        await self.until(lambda: self.log.count("fresh start") == count, "fresh")
+        while len(await self.luoctl("subscribers")) < count:
+            await asyncio.sleep(0.05)
+
     async def until(self, true: Callable[[], bool], what: str) -> None:
         """A node has no event that it would tell an outsider: its files are looked at."""
         give_up = time.monotonic() + WAIT_S
