@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
+import sys
 from dataclasses import asdict
 
 from rich.console import Console
@@ -23,6 +25,8 @@ def main() -> None:
     unknown = set(options.module) - set(MODULES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+    # An exit like any other, so that every bench ends its children on its way out.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     results: list[Result] = []
     for name in options.module or MODULES:
         results.extend(importlib.import_module(f"tests.bench.{name}").run())
@@ -45,4 +49,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

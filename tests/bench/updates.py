@@ -24,7 +24,7 @@ from orchestrator.cli.rollout_file import load
 from tests.bench.result import Result
 
 NODES = int(os.environ.get("BENCH_NODES", "1000"))
-MEMORY = "/dev/shm"  # noqa: S108 - a directory of the agents' own is made below it
+MEMORY = "/dev/shm"
 ROLLOUT = """\
 name: bench
 target: {artifact: linux-2.0.0}
