@@ -22,6 +22,8 @@ from orchestrator.core.phases import Outcome
 from orchestrator.core.standing import Lane, Place, pair_key
 
 _UNDER_WAY = frozenset({Outcome.OPEN, Outcome.BAKING})
+_ANSWERED = frozenset({Outcome.UPDATED, Outcome.ROLLED_BACK})
+"""It has jumped, and been found good or bad: a node that is back is no less an answer."""
 _WAITS = frozenset({Place.READY, Place.NOT_DUE, Place.NOT_STAGED, Place.STAGING, Place.STAGE_FAILED})
 """Places from which a canary will start without anybody's doing."""
 
@@ -40,7 +42,7 @@ def stands(index: RolloutIndex, key: str, node_id: str) -> bool:
     member, standing = index.members.get(node_id), index.standings.get(node_id)
     if member is None or standing is None:
         return False
-    if member.crossed or member.outcome in _UNDER_WAY or member.outcome is Outcome.UPDATED:
+    if member.crossed or member.outcome in _UNDER_WAY or member.outcome in _ANSWERED:
         return True
     return (
         standing.lane is Lane.FORWARD

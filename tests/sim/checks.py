@@ -1,6 +1,7 @@
 """The promises, watched from outside: at the disk, at the wire, at each node's kernel.
 
 I1 I2 I3 I5 I6 I11 I12 I14  core/invariants.Checker, over every commit as the disk took it.
+I5  a pair's canary is never replaced after its jump.
 I3  at the kernel: at most one reboot call an attempt; what is loaded is of rising generation,
     and never of an attempt whose CANCEL the node had taken before it began.
 I4  at the kernel: no reboot without a committed PROCEED of this boot that is still valid.
@@ -26,10 +27,11 @@ from orchestrator.core.model import (
     Desired,
     DesiredProceed,
     Event,
+    MemberRow,
     NodeRow,
     RolloutRow,
 )
-from orchestrator.core.phases import SETTLED, Phase
+from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
 from orchestrator.ports import Committed
 from tests.sim.story import Violation
 
@@ -46,7 +48,7 @@ class Truth:
 
     loads: int = 0
     reboots: int = 0
-    refused: bool = False
+    refusals: int = 0
     arrived: bool = False
     """Its own kernel booted, with every session that was preserved."""
     intact: bool = False
@@ -75,6 +77,7 @@ class Checks:
     _loaded: dict[str, int] = field(default_factory=dict)
     _rows: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
     _nodes: dict[str, NodeRow] = field(default_factory=dict)
+    _rollouts: dict[str, RolloutRow] = field(default_factory=dict)
     _checker: invariants.Checker | None = None
 
     # --- at the disk
@@ -97,8 +100,8 @@ class Checks:
                 self._node(row)
             elif isinstance(row, AttemptRow):
                 self._attempt(row)
-            elif isinstance(row, RolloutRow) and row.ended_at is not None:
-                story.count(f"rollout {row.ended_as}")
+            elif isinstance(row, RolloutRow):
+                self._rollout(row)
         for broken in self._checker.committed(committed.rows, committed.events, now):
             self.world.violated(broken.invariant, broken.message, broken.node_id, broken.rollout_id)
 
@@ -136,6 +139,34 @@ class Checks:
                     f"not {row.to_release}",
                     row.node_id,
                 )
+
+    def _rollout(self, row: RolloutRow) -> None:
+        before = self._rollouts.get(row.rollout_id)
+        self._rollouts[row.rollout_id] = row
+        if row.ended_at is not None:
+            self.world.story.count(f"rollout {row.ended_as}")
+        for key, node_id in before.pair_canaries.items() if before is not None else ():
+            now = row.pair_canaries.get(key)
+            if now == node_id:
+                continue
+            member = self.world.disk.rows.get((MemberRow.table, (row.rollout_id, node_id)))
+            if isinstance(member, MemberRow) and member.outcome is Outcome.PENDING and member.retries:
+                # A person has sent it round again: what it said before is forgotten.
+                continue
+            if self._jumped(node_id, row.rollout_id, key):
+                self.world.violated(
+                    "I5", f"{now} is the canary of {key} after {node_id} has jumped", node_id, row.rollout_id
+                )
+
+    def _jumped(self, node_id: str, rollout_id: str, pair: str) -> bool:
+        """Its forward attempt there went past the point of no return."""
+        for (name, generation), attempt in self._rows.items():
+            truth = self.truths.get((name, generation))
+            if name == node_id and attempt.rollout_id == rollout_id and attempt.kind is Kind.FORWARD:
+                of = (attempt.from_release, attempt.to_release, attempt.hardware_model)
+                if truth is not None and truth.reboots > truth.refusals and "|".join(of) == pair:
+                    return True
+        return False
 
     def open_attempts(self) -> list[AttemptRow]:
         """As the disk has them."""
@@ -220,7 +251,9 @@ class Checks:
         self._jumps[node.node_id] = _Jump(generation, sessions)
 
     def reboot_refused(self, node: SimNode) -> None:
-        self._jumps.pop(node.node_id, None)
+        jump = self._jumps.pop(node.node_id, None)
+        if jump is not None:
+            self.truths[node.node_id, jump.generation].refusals += 1
 
     def booted(self, node: SimNode, boot: Boot) -> None:
         """A userspace begins."""

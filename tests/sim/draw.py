@@ -332,11 +332,15 @@ def _schedule(rng: random.Random) -> Schedule:
     windows: tuple[Window, ...] = ()
     embargoes: tuple[Embargo, ...] = ()
     if rng.random() < 0.15:
-        # Open for a quarter of an hour, closed for a quarter, and so on all day.
-        starts = [EPOCH + timedelta(minutes=30 * n) for n in range(48)]
-        ends = [start + timedelta(minutes=15) for start in starts]
+        # Open for a quarter of an hour, closed for a quarter, three times; then open for the day.
+        minutes = ((0, 15), (30, 45), (60, 75), (90, 23 * 60))
         windows = tuple(
-            Window(frozenset(), start.time(), end.time()) for start, end in zip(starts, ends, strict=True)
+            Window(
+                frozenset(),
+                (EPOCH + timedelta(minutes=start)).time(),
+                (EPOCH + timedelta(minutes=end)).time(),
+            )
+            for start, end in minutes
         )
     if rng.random() < 0.1:
         begins = EPOCH + seconds(rng.uniform(60, 900))

@@ -18,7 +18,7 @@ from orchestrator.core import operations as ops
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import Artifact, Change, Maintenance, RolloutRow
-from orchestrator.core.phases import Goal, Outcome
+from orchestrator.core.phases import SETTLED, UNAVAILABLE, Goal, Link, Outcome
 from orchestrator.core.spec import RolloutSpec
 from orchestrator.errors import InvalidSpec, LiverollError, NotLeader, StoreUnavailable
 from orchestrator.runtime.calls import Operation
@@ -139,10 +139,10 @@ class Operator:
                 await self.on_nodes(method, lambda f, n: ops.commit_nodes(f, rollout, nodes, why, who, n))
             case "write off":
                 await self.on_nodes(method, lambda f, n: ops.write_off(f, nodes, why, who, n))
-            case "maintenance":
+            case "maintenance" | "take out":
 
                 def maintain(fleet: Fleet, now: datetime) -> ops.OnNodes:
-                    until = Maintenance("ops", why, now + timedelta(seconds=120))
+                    until = Maintenance("ops", why, now + timedelta(seconds=120) if method == "maintenance" else None)
                     return ops.set_maintenance(fleet, nodes, until, who, now)
 
                 await self.on_nodes(method, maintain)
@@ -223,9 +223,9 @@ class Fair:
                 await operator.try_to("cancel", row.rollout_id)
                 continue
             for blocker in blockers:
-                await self._answer(row, blocker, give_up=give_up)
+                await self._answer(row, blocker)
 
-    async def _answer(self, row: RolloutRow, blocker: Blocker, *, give_up: bool) -> None:
+    async def _answer(self, row: RolloutRow, blocker: Blocker) -> None:
         operator, rng, name = self.operator, self.operator.rng, row.rollout_id
         self.world.story.count(f"blocker {blocker.reason}")
         match blocker.reason:
@@ -239,35 +239,39 @@ class Fair:
             case "GATE_FAIL" | "GATE_INCONCLUSIVE" | "GATE_ERROR":
                 verb = rng.choice(("approve", "approve", "rollback", "cancel"))
                 await operator.try_to(verb, name) or await operator.try_to("approve", name)
-            case "CANARY_FAILED" | "NEEDS_OPERATOR" | "PAIR_WAITS" | "BUDGET_UNAVAILABLE" | "DOMAIN_CAP" if (
-                blocker.remedy
-            ):
-                await self._mend(row, blocker, give_up=give_up)
-            case "NODE_UNREACHABLE" | "ATTEMPT_SILENT" | "BAKING_STUCK" | "FLEET_BUDGET_UNAVAILABLE":
+            case "NODE_UNREACHABLE" | "ATTEMPT_SILENT" | "BAKING_STUCK":
                 await self._reach(blocker)
+            case "NODE_IN_MAINTENANCE":
+                # Those whose maintenance has an end come back by themselves.
+                if not await operator.try_to("exclude", name, blocker.nodes):
+                    await operator.try_to("cancel", name)
+            case "STAGE_FAILED" | "LINK_UNKNOWN" | "NODE_UNHEALTHY":
+                pass
+            case _ if blocker.remedy and blocker.until is None:
+                await self._mend(row)
             case _:
                 pass
 
-    async def _mend(self, row: RolloutRow, blocker: Blocker, *, give_up: bool) -> None:
-        """Retry failed nodes by name, a few times; then write off, exclude or give up."""
+    async def _mend(self, row: RolloutRow) -> None:
+        """Retry failed nodes by name, a few times; then take them out of the count, or give up."""
         operator, name = self.operator, row.rollout_id
         fleet = operator.fleet
         if fleet is None:
             return
         for member in sorted(fleet.members(name).values(), key=lambda m: m.node_id):
-            if member.outcome is not Outcome.FAILED:
-                continue
             node_id = member.node_id
-            if self._retried[name, node_id] >= RETRIES:
-                continue
-            self._retried[name, node_id] += 1
-            await operator.try_to("retry", name, [node_id])
-            return
-        if row.goal is Goal.FORWARD:
-            await operator.try_to("cancel", name)
-        elif row.goal is Goal.BACK:
-            # What cannot be brought back is said to be so: the rollout ends FAILED by a cancel.
-            await operator.try_to("cancel", name)
+            if member.outcome is Outcome.FAILED and self._retried[name, node_id] < RETRIES:
+                self._retried[name, node_id] += 1
+                await operator.try_to("retry", name, [node_id])
+                return
+        for node_id in sorted(fleet.nodes):
+            newest, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
+            bad = newest is not None and newest.phase in UNAVAILABLE & SETTLED
+            if bad and node.maintenance is None and not node.written_off:
+                verb = "take out" if fleet.link(node_id, fleet.now) is Link.UP else "write off"
+                await operator.try_to(verb, name, [node_id])
+                return
+        await operator.try_to("cancel", name)
 
     async def _reach(self, blocker: Blocker) -> None:
         """Bring the node back with its power button."""
