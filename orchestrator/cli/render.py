@@ -88,8 +88,9 @@ def headline(rollout: pb.Rollout, now: datetime) -> Text:
 
 
 def waves_table(rollout: pb.Rollout) -> Table:
-    table = _table("wave", "state", "", "nodes", "in progress", "baking", "updated", "failed")
-    table.columns[2].no_wrap = True
+    table = _table("wave", "state", "", "nodes", "open", "baking", "updated", "failed")
+    for column in table.columns[:3]:
+        column.no_wrap = True
     table.columns[2].min_width = BAR_WIDTH
     for column in table.columns[3:]:
         column.justify = "right"
@@ -129,17 +130,16 @@ def bar(wave: pb.WaveStatus, width: int = BAR_WIDTH) -> Text:
         (wave.rolled_back, "◁", "magenta"),
         (wave.left_out, " ", ""),
     )
-    drawn = Text()
     members = max(wave.members, 1)
-    done = cells = 0
-    for count, sign, style in parts:
-        done += count
-        upto = min(width, -(-done * width // members) if done == members else done * width // members)
-        if count and upto == cells and cells < width:
-            upto += 1  # whatever there is at least one of is seen
-        drawn.append(sign * (upto - cells), style)
-        cells = upto
-    return drawn.append("·" * (width - cells), "dim")
+    cells = [max(1, count * width // members) if count else 0 for count, _, _ in parts]
+    while sum(cells) > width:  # whatever there is at least one of is seen, at the largest's cost
+        cells[cells.index(max(cells))] -= 1
+    if sum(count for count, _, _ in parts) >= members:
+        cells[cells.index(max(cells))] += width - sum(cells)
+    drawn = Text()
+    for (_, sign, style), share in zip(parts, cells, strict=True):
+        drawn.append(sign * share, style)
+    return drawn.append("·" * (width - sum(cells)), "dim")
 
 
 def figures(rollout: pb.Rollout) -> Text:

@@ -59,7 +59,7 @@ def loads(text: str, file: str) -> Loaded:
         violations.append(
             Violation("", "it is not a mapping", "Begin with name: and target:.", document.file, 1)
         )
-    if violations and not document.data:
+    if violations and (not document.data or not isinstance(document.data, dict)):
         raise _failed(violations)
     shape, model = _shape(document)
     violations += shape

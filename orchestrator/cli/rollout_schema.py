@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from liveroll.v1 import rollout_pb2
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.cli import friendly
@@ -135,6 +135,12 @@ class Gate(_Model):
     blackout: BlackoutGate | None = None
     health: HealthGate | None = None
     on_fail: OnFail = "halt"
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Gate:
+        if self.blackout is not None and self.health is not None:
+            raise PydanticCustomError("friendly", "it has two rules", {"remedy": "Make two gates of it."})
+        return self
 
 
 class Bake(_Model):

@@ -1,0 +1,82 @@
+"""How a watch ends, and how it outlives the orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from liveroll.v1 import rollout_pb2 as pb
+
+from orchestrator.cli.client import Client
+from orchestrator.cli.failure import Exit, Failed
+from orchestrator.cli.watch import EXITS, Follow, exit_of, is_over
+from tests.unit.cli import samples
+
+
+def update(cursor: str) -> pb.WatchRolloutResponse:
+    return pb.WatchRolloutResponse(rollout=samples.rollout(), cursor=cursor)
+
+
+class Script:
+    """A client whose watches give what is listed, one list a call; an exception ends one."""
+
+    def __init__(self, *calls: list[Any]) -> None:
+        self.calls = list(calls)
+        self.cursors: list[str] = []
+
+    def watch(self, rollout: str, cursor: str = "") -> Iterator[Any]:
+        self.cursors.append(cursor)
+        for item in self.calls.pop(0):
+            if isinstance(item, Failed):
+                raise item
+            yield item
+
+
+def lost(reason: str = "UNREACHABLE") -> Failed:
+    return Failed(Exit.UNREACHABLE, "gone", reason)
+
+
+def test_a_lost_connection_is_sought_again_from_the_cursor() -> None:
+    script = Script([update("a:1"), lost()], [lost()], [update("a:2")])
+    naps: list[float] = []
+    follow = Follow(cast(Client, script), "k", "", sleep=naps.append)
+    assert [None if u is None else u.cursor for u in follow] == ["a:1", None, None, "a:2"]
+    assert script.cursors == ["", "a:1", "a:1"]
+    assert len(naps) == 2
+
+
+def test_a_slow_reader_goes_on_from_its_cursor() -> None:
+    slow = Failed(Exit.BLOCKED, "slow", "SLOW_READER")
+    script = Script([update("a:1"), slow], [update("a:2")])
+    follow = Follow(cast(Client, script), "k", "", sleep=lambda s: None)
+    assert [u.cursor for u in follow if u is not None] == ["a:1", "a:2"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script([lost()]),
+        Script([update("a:1"), Failed(Exit.INVALID, "trimmed", "OUT_OF_RANGE")]),
+    ],
+    ids=["never reached", "refused"],
+)
+def test_what_waiting_does_not_mend_is_raised(script: Script) -> None:
+    with pytest.raises(Failed):
+        list(Follow(cast(Client, script), "k", "", sleep=lambda s: None))
+
+
+@pytest.mark.parametrize("state", sorted(EXITS))
+def test_every_end_has_its_exit_code(state: str) -> None:
+    made = samples.rollout(state)
+    assert exit_of(made) is EXITS[state]
+
+
+def test_a_halt_ends_a_watch_once_nothing_is_in_flight() -> None:
+    made = samples.halted()
+    assert not is_over(made)
+    made.waves[1].in_progress = 0
+    assert is_over(made)
+    assert not is_over(made, through_halt=True)
+    assert not is_over(samples.rollout("RUNNING"))
+    assert is_over(samples.cancelled(), through_halt=True)
