@@ -145,9 +145,12 @@ def _without_details(exit_code: Exit, code: str, details: str, server: str) -> F
     """From the network or from gRPC itself: nobody of ours has said anything."""
     if code == "UNAVAILABLE":
         lowered = details.lower()
-        if any(word in lowered for word in ("handshake", "certificate", "ssl", "tls")):
+        # A server that refuses a certificate, or the lack of one, only hangs up: TLS 1.3 tells the
+        # reason after the client's handshake is over, and gRPC drops it.
+        hung_up = "failed to connect" in lowered and "socket closed" in lowered
+        if hung_up or any(word in lowered for word in ("handshake", "certificate", "ssl", "tls")):
             return Failed(
-                exit_code,
+                Exit.DENIED,
                 f"no secure connection to the orchestrator at {server}",
                 "TLS_FAILED",
                 "Check --ca, --cert and --key, and that the server's certificate names this address.",

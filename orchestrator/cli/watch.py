@@ -139,7 +139,8 @@ def _lines(updates: Follow, out: Console, through_halt: bool) -> Exit:
         lost, last = False, update.rollout
         for event in update.events:
             out.print(render_nodes.event_line(event), soft_wrap=True)
-        if render.state_of(last) != state:
+        over = is_over(last, through_halt=through_halt)
+        if render.state_of(last) != state and not over:
             state = render.state_of(last)
             out.print(render.headline(last, now()), soft_wrap=True)
         held = [b for b in last.blockers if b.reason != "IN_PROGRESS"]
@@ -148,7 +149,7 @@ def _lines(updates: Follow, out: Console, through_halt: bool) -> Exit:
             if held:
                 told = "; ".join(f"{b.reason}: {b.message}" for b in held)
                 out.print(Text(f"waits for {told}"), soft_wrap=True)
-        if is_over(last, through_halt=through_halt):
+        if over:
             break
     if last is None:
         return Exit.OK
