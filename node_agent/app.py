@@ -21,8 +21,6 @@ from node_agent.errors import AgentError, SettingsError
 from node_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
-    import ssl
-
     from node_agent.core.model import Mark
     from node_agent.ports import JournalRecord, Kernel
     from node_agent.resume.handover import Handover
@@ -139,6 +137,7 @@ async def _start(
     from node_agent.runtime.runner_effects import Ports
     from node_agent.runtime.runner_items import Identity
     from node_agent.runtime.supervisor import NodeLife, open_journal
+    from node_agent.runtime.tls_context import client_context
 
     kernel = ProcessKernel(root)
     facts, clock = await kernel.facts(), await kernel.clock()
@@ -163,7 +162,7 @@ async def _start(
         settings.artifacts_dir,
         running_release=facts.release,
         max_bytes=settings.artifacts_max_bytes,
-        tls=_tls_context(settings),
+        tls=client_context(settings.tls),
         on_bytes=meter.fetched,
     )
     if not await cache.capture_running(settings.running_artifact, emulated=facts.emulated):
@@ -242,20 +241,3 @@ def _version() -> str:
     from node_agent.version import version
 
     return version()
-
-
-def _tls_context(settings: AgentSettings) -> ssl.SSLContext | None:
-    if settings.tls is None:
-        return None
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=settings.tls.ca)
-        context.load_cert_chain(settings.tls.certificate, settings.tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"the TLS files cannot be used: {error}",
-            reason="TLS_UNREADABLE",
-            remedy="give PEM files: the authority, this node's certificate and the key that belongs to it",
-        ) from error
-    return context

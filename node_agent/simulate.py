@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from node_agent.core.model import Problem
 from node_agent.errors import JournalCorrupt, LinkError
@@ -40,10 +40,14 @@ from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor import NodeLife, corrupt_problem, end, open_journal
 from node_agent.runtime.supervisor_log import Log
+from node_agent.runtime.tls_context import client_context
 from node_agent.simulate_link import FaultyLink
 from node_agent.simulate_options import NodeSpec, SimulateOptions, read_options
 from node_agent.version import version
 from node_agent.workloads.inprocess import InProcessWorkloads
+
+if TYPE_CHECKING:
+    import ssl
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -99,6 +103,7 @@ class SimulatedNode:
     Args:
         directory: of this node's files.
         durable: its journal is a file there, else it is in memory.
+        tls: for artifacts over HTTPS.
     """
 
     def __init__(
@@ -112,9 +117,11 @@ class SimulatedNode:
         *,
         durable: bool,
         executor: Executor,
+        tls: ssl.SSLContext | None = None,
         on_view: Callable[[LinkView], None],
     ) -> None:
         self.spec, self.options = spec, options
+        self._tls = tls
         self._directory = directory
         self._durable = durable
         self._disk = MemoryDisk()
@@ -149,7 +156,10 @@ class SimulatedNode:
     def artifacts(self, release: str) -> ArtifactCache:
         """This node's cache, in a boot of that release."""
         return ArtifactCache(
-            self._directory / "artifacts", running_release=release, on_bytes=self._meter.fetched
+            self._directory / "artifacts",
+            running_release=release,
+            tls=self._tls,
+            on_bytes=self._meter.fetched,
         )
 
     def set_default(self, release: str) -> None:
@@ -266,6 +276,7 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
             stack.enter_context(tempfile.TemporaryDirectory(prefix="liveroll-simulate-"))
         )
         dialer = GrpcDialer(options.orchestrator, options.tls)
+        tls = client_context(options.tls)
         stack.push_async_callback(dialer.close)
         executors = [
             LentExecutor(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"journals-{i}")))
@@ -286,6 +297,7 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
                 dialer.connect,
                 durable=options.state_dir is not None,
                 executor=executors[i % len(executors)],
+                tls=tls,
                 on_view=lambda view, node_id=spec.node_id: seen(node_id, view),  # type: ignore[misc]
             )
             for i, spec in enumerate(options.nodes)

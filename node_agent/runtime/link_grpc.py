@@ -65,6 +65,7 @@ class GrpcDialer:
             )
         self._address = address
         self._credentials = _credentials(tls)
+        self._tls = tls is not None
         self._channels: list[tuple[grpc.aio.Channel, list[object]]] = []
 
     @asynccontextmanager
@@ -77,7 +78,7 @@ class GrpcDialer:
             await self._ready(channel)
             call = rpc.AgentServiceStub(channel).Link()  # type: ignore[no-untyped-call]
             try:
-                yield _GrpcTransport(call, self._address)
+                yield _GrpcTransport(call, self._address, tls=self._tls)
             finally:
                 call.cancel()
         finally:
@@ -112,10 +113,10 @@ class GrpcDialer:
             async with asyncio.timeout(CONNECT_S):
                 while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
                     if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                        raise _unreachable(self._address)
+                        raise _unreachable(self._address, tls=self._tls)
                     await channel.wait_for_state_change(state)
         except TimeoutError as error:
-            raise _unreachable(self._address) from error
+            raise _unreachable(self._address, tls=self._tls) from error
 
 
 _Call = grpc.aio.StreamStreamCall[pb.LinkRequest, pb.LinkResponse]
@@ -125,10 +126,11 @@ class _GrpcTransport:
     """One stream."""
 
     def __init__(
-        self, call: grpc.aio.StreamStreamCall[pb.LinkRequest, pb.LinkResponse], address: str
+        self, call: grpc.aio.StreamStreamCall[pb.LinkRequest, pb.LinkResponse], address: str, *, tls: bool
     ) -> None:
         self._call = call
         self._address = address
+        self._tls = tls
 
     async def send(self, message: pb.LinkRequest) -> None:
         """See Transport."""
@@ -159,7 +161,7 @@ class _GrpcTransport:
                 if key == "grpc-status-details-bin" and isinstance(value, bytes):
                     reason, remedy = _rich(value, reason)
         if code is grpc.StatusCode.UNAVAILABLE and not remedy:
-            return _unreachable(self._address)
+            return _unreachable(self._address, tls=self._tls)
         return LinkError(
             details or f"the orchestrator ended the link with {code.name}",
             reason=reason,
@@ -200,10 +202,12 @@ def _credentials(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:
     return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
-def _unreachable(address: str) -> LinkError:
+def _unreachable(address: str, *, tls: bool) -> LinkError:
+    # gRPC does not say why a channel cannot connect; a refused certificate looks like this too.
+    trust = ", and that each side trusts the other's certificate (tls.ca)" if tls else ""
     return LinkError(
         f"cannot reach the orchestrator at {address}",
         reason="UNREACHABLE",
-        remedy="see that liveroll-orchestrator runs there and that the address is right",
+        remedy=f"see that liveroll-orchestrator runs there and that the address is right{trust}",
         address=address,
     )

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.cli.failure import Exit, failed_call
 
 
-class Refused(grpc.RpcError):  # type: ignore[misc]
+class Refused(grpc.RpcError):
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         self._code, self._details = code, details
 
