@@ -201,7 +201,7 @@ def why(blockers: Sequence[pb.Blocker], now: datetime) -> RenderableType | None:
         text.append("\n  ")
         text.append(blocker.reason, "yellow")
         text.append(f"  {blocker.message}")
-        if blocker.wave:
+        if blocker.wave and blocker.wave not in blocker.message.split():
             text.append(f", before wave {blocker.wave}")
         if blocker.node_count:
             text.append(f" ({nodes_named(blocker.nodes, blocker.node_count)})", "dim")
@@ -327,7 +327,7 @@ def nodes_named(names: Sequence[str], count: int) -> str:
     shown = ", ".join(names[:FEW])
     more = count - len(names[:FEW])
     if not shown:
-        return f"{count} nodes"
+        return f"{count} node{'s' if count != 1 else ''}"
     return f"{shown} and {more} more" if more > 0 else shown
 
 
