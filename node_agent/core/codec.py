@@ -2,7 +2,7 @@
 
 Enums travel as their values, datetimes as ISO 8601, tuples as lists. Unknown keys are ignored
 and missing ones take the field's default, so that an agent reads what an older or newer
-one wrote.
+one wrote. What a type needs is worked out once.
 """
 
 from __future__ import annotations
@@ -11,27 +11,19 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Coder = Callable[[Any], Any]
 
 
 def encode(value: object) -> Any:
     """The JSON value of a dataclass, enum, datetime, tuple, mapping or scalar."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return value
+    coder = _encoder(typing.cast(Any, type(value)))
+    return value if coder is None else coder(value)
 
 
 def decode(kind: type[T], value: Any) -> T:
@@ -40,44 +32,60 @@ def decode(kind: type[T], value: Any) -> T:
     Raises:
         ValueError, TypeError, KeyError: it did not.
     """
-    return typing.cast(T, _decode(kind, value))
+    return typing.cast(T, _decoder(typing.cast(Any, kind))(value))
 
 
-@lru_cache(maxsize=64)
-def _hints(kind: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(kind)
+@cache
+def _encoder(kind: type) -> Coder | None:
+    """How values of a class are encoded; None: JSON has them as they are."""
+    if issubclass(kind, enum.Enum):
+        return lambda value: value.value
+    if issubclass(kind, datetime):
+        return datetime.isoformat
+    if issubclass(kind, (tuple, list)):
+        return lambda value: [encode(item) for item in value]
+    if issubclass(kind, Mapping):
+        return lambda value: {str(key): encode(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        names = tuple(f.name for f in dataclasses.fields(kind))
+        return lambda value: {name: encode(getattr(value, name)) for name in names}
+    return None
 
 
-def _decode(kind: Any, value: Any) -> Any:
+@cache
+def _decoder(kind: Any) -> Coder:
+    """How values of an annotation are decoded."""
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        (inner,) = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
-        return _decode(inner, value)
+        (inner,) = [_decoder(arg) for arg in typing.get_args(kind) if arg is not types.NoneType]
+        return lambda value: None if value is None else inner(value)
     if origin is tuple:
-        item = typing.get_args(kind)[0]
-        return tuple(_decode(item, part) for part in value)
+        item = _decoder(typing.get_args(kind)[0])
+        return lambda value: tuple([item(part) for part in value])
     if origin is not None:
-        item = typing.get_args(kind)[1]
-        return {key: _decode(item, part) for key, part in value.items()}
+        item = _decoder(typing.get_args(kind)[1])
+        return lambda value: {key: item(part) for key, part in value.items()}
     if dataclasses.is_dataclass(kind):
-        hints = _hints(typing.cast(type, kind))
-        return kind(
-            **{
-                f.name: _decode(hints[f.name], value[f.name])
-                for f in dataclasses.fields(kind)
-                if f.name in value
-            }
-        )  # type: ignore[operator]
-    if issubclass(kind, enum.Enum):
-        return kind(value)
+        return _of_dataclass(typing.cast(type, kind))
     if kind is datetime:
-        return datetime.fromisoformat(value)
+        return datetime.fromisoformat
     if kind is object:
+        return lambda value: value
+    if issubclass(kind, (enum.Enum, float)):
+        return typing.cast(Coder, kind)
+    return _of_scalar(kind)
+
+
+def _of_dataclass(kind: type) -> Coder:
+    hints = typing.get_type_hints(kind)
+    parts = [(f.name, _decoder(hints[f.name])) for f in dataclasses.fields(kind)]
+    return lambda value: kind(**{name: part(value[name]) for name, part in parts if name in value})
+
+
+def _of_scalar(kind: type) -> Coder:
+    def read(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} is not a {kind.__name__}")
         return value
-    if kind is float:
-        return float(value)
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is not a {kind.__name__}")
-    return value
+
+    return read
