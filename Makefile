@@ -8,7 +8,7 @@ SCENARIO ?= rollout
 SEEDS  ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint protos protos-check buf promtool-check bench sim clean
+.PHONY: help install demo test lint protos protos-check buf docs bench sim clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,13 @@ protos-check: $(STAMP) ## is the generated code what the .proto files say?
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$$tmp --pyi_out=$$tmp --grpc_python_out=$$tmp $(PROTOS) && \
 	for f in $$(cd $$tmp && find . -name '*_pb2*'); do diff -u protos/$$f $$tmp/$$f || exit 1; done && echo "generated code is up to date"
+
+buf: ## lint the .proto files with buf (needs npm)
+	@test -x $(VENV)/buf/node_modules/.bin/buf || npm install --silent --no-fund --no-audit --prefix $(VENV)/buf @bufbuild/buf@^1
+	cd protos && ../$(VENV)/buf/node_modules/.bin/buf lint && echo "buf has nothing to say"
+
+docs: $(STAMP) ## regenerate the pages that come from tables
+	$(BIN)/python -m node_agent.core.diagram > docs/state-machines.md
 
 test: $(STAMP) lint protos-check ## everything that must hold
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup tests
