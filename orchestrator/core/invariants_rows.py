@@ -122,11 +122,14 @@ class Rows:
             if newest is not None and rollout_id in ("", newest.rollout_id):
                 yield node_id
 
-    def values(self, node_id: str, key: str, *, kind: Kind | None = None) -> frozenset[str]:
+    def goes_back(self, node_id: str, rollout_id: str) -> bool:
+        """Whether the node's newest attempt is a rollback of that rollout."""
+        newest = self.newest(node_id)
+        return newest is not None and newest.kind is Kind.ROLLBACK and newest.rollout_id == rollout_id
+
+    def values(self, node_id: str, key: str) -> frozenset[str]:
         """Domain values that the node counts under: the current one, and the one it started with."""
         node, newest = self.nodes[node_id], self.newest(node_id)
-        if kind is not None and (newest is None or newest.kind is not kind):
-            return frozenset()
         current = node.labels.get(key, "")
         if newest is None or newest.phase not in UNAVAILABLE:
             return frozenset({current})

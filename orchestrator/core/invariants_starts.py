@@ -57,7 +57,8 @@ def _gates(
         yield "I6", f"{what}, although {name} is paused"
     if rollout.ended_at is not None:
         yield "I6", f"{what}, although {name} has ended"
-    if rollout.goal is Goal.CANCEL:
+    if kind is Kind.FORWARD and rollout.goal is Goal.CANCEL:
+        # Nodes found unhealthy are rolled back under a cancel, too.
         yield "I6", f"{what}, although {name} is cancelled"
     if kind is Kind.FORWARD and rollout.goal is Goal.BACK:
         yield "I6", f"{what}, although {name} goes back"
@@ -166,9 +167,8 @@ def _domain(
         return
     back = rollout.goal is Goal.BACK
     for value in rows.values(attempt.node_id, domain.key):
-        mine = sum(
-            1 for n in used if value in rows.values(n, domain.key, kind=Kind.ROLLBACK if back else None)
-        )
+        counted = [n for n in used if not back or rows.goes_back(n, rollout.rollout_id)]
+        mine = sum(1 for n in counted if value in rows.values(n, domain.key))
         carrying = rows.carrying(rollout.rollout_id, domain.key, value, attempt.opened_at)
         limit = domain.max_unavailable.of(carrying)
         if mine > limit:

@@ -85,6 +85,10 @@ class Checker:
         """The store was loaded (again): it knows what was loaded."""
         self._check = check
 
+    def end(self) -> None:
+        """What was committed is not known for certain: nothing is judged until the next load."""
+        self._check = None
+
     def __call__(self, committed: Committed) -> None:
         if self._check is None:
             return

@@ -154,7 +154,7 @@ class Orchestrator:
             observer=self._observer,
             after_apply=self._checker,
             wake=self._alarm.wake,
-            on_doubt=self._leader.doubt,
+            on_doubt=self._doubt,
         )
         self._reconciler = Reconciler(
             clock=clock,
@@ -162,7 +162,7 @@ class Orchestrator:
             commits=self._commits,
             hints=self._links,
             observer=self._observer,
-            on_doubt=self._leader.doubt,
+            on_doubt=self._doubt,
             planner=planner,
         )
         self._ingest = Ingest(clock=clock, commits=self._commits, links=self._links, tasks=self._tasks)
@@ -268,6 +268,11 @@ class Orchestrator:
         for row in committed.rows:
             fleet.apply(row)
         return committed.events[-1].seq
+
+    def _doubt(self, why: str) -> None:
+        # A commit that nobody heard of would look like a gap in what follows it.
+        self._checker.end()
+        self._leader.doubt(why)
 
     async def _forget(self, error: LiverollError) -> None:
         self._commits.end()

@@ -48,13 +48,16 @@ class Truth:
 
     loads: int = 0
     reboots: int = 0
-    refusals: int = 0
+    left: bool = False
+    """Another boot came of its reboot call."""
     arrived: bool = False
     """Its own kernel booted, with every session that was preserved."""
     intact: bool = False
     """Every workload found its memory bit-identical in that boot."""
     to_release: str = ""
     boot: int = 0
+    workloads: int = 0
+    """Preserved for it; the agent's own session left aside."""
 
 
 @dataclass(slots=True)
@@ -164,7 +167,7 @@ class Checks:
             truth = self.truths.get((name, generation))
             if name == node_id and attempt.rollout_id == rollout_id and attempt.kind is Kind.FORWARD:
                 of = (attempt.from_release, attempt.to_release, attempt.hardware_model)
-                if truth is not None and truth.reboots > truth.refusals and "|".join(of) == pair:
+                if truth is not None and truth.left and "|".join(of) == pair:
                     return True
         return False
 
@@ -251,31 +254,31 @@ class Checks:
         self._jumps[node.node_id] = _Jump(generation, sessions)
 
     def reboot_refused(self, node: SimNode) -> None:
-        jump = self._jumps.pop(node.node_id, None)
-        if jump is not None:
-            self.truths[node.node_id, jump.generation].refusals += 1
+        self._jumps.pop(node.node_id, None)
 
     def booted(self, node: SimNode, boot: Boot) -> None:
         """A userspace begins."""
         if boot.starts != 1:
             return
         jump = self._jumps.pop(node.node_id, None)
-        model = node.emulated.model
-        if jump is None or not model.facts().kexec_count:
+        if jump is None:
             return
-        truth = self.truths[node.node_id, jump.generation]
+        model, truth = node.emulated.model, self.truths[node.node_id, jump.generation]
+        truth.left = True
+        if not model.facts().kexec_count:
+            return
         present = frozenset(model.sessions())
         truth.arrived = jump.sessions <= present
         truth.to_release = boot.release
-        truth.boot = boot.boots
+        truth.boot, truth.workloads = boot.boots, len(jump.sessions) - 1
         if not truth.arrived:
             self.world.story.count("sessions did not cross")
 
-    def resumed(self, node: SimNode, *, crossed: bool, intact: bool) -> None:
-        """All workloads run again."""
+    def resumed(self, node: SimNode, *, crossed: int, intact: bool) -> None:
+        """All workloads run again; crossed: how many got their memory out of a session."""
         for (node_id, _), truth in self.truths.items():
             if node_id == node.node_id and truth.boot == node.boots and truth.arrived:
-                truth.intact = crossed and intact
+                truth.intact = intact and crossed == truth.workloads
 
 
 def generation_of(command_line: str) -> int:

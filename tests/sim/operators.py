@@ -146,6 +146,8 @@ class Operator:
                     return ops.set_maintenance(fleet, nodes, until, who, now)
 
                 await self.on_nodes(method, maintain)
+            case "end maintenance":
+                await self.on_nodes(method, lambda f, n: ops.set_maintenance(f, nodes, None, who, n))
             case _:
                 raise ValueError(method)
 
@@ -198,6 +200,8 @@ class Fair:
         self.world = world
         self.operator = Operator(world, "alice")
         self._retried: Counter[tuple[str, str]] = Counter()
+        self._kept: set[str] = set()
+        """Nodes that a rollout cannot end without."""
         self.unexplained: Counter[str] = Counter()
         """Rollout → looks in a row at which it stood still without a blocker or a wake."""
 
@@ -244,7 +248,8 @@ class Fair:
             case "NODE_IN_MAINTENANCE":
                 # Those whose maintenance has an end come back by themselves.
                 if not await operator.try_to("exclude", name, blocker.nodes):
-                    await operator.try_to("cancel", name)
+                    self._kept.update(blocker.nodes)
+                    await operator.try_to("end maintenance", name, blocker.nodes)
             case "STAGE_FAILED" | "LINK_UNKNOWN" | "NODE_UNHEALTHY":
                 pass
             case _ if blocker.remedy and blocker.until is None:
@@ -266,7 +271,7 @@ class Fair:
                 return
         for node_id in sorted(fleet.nodes):
             newest, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
-            bad = newest is not None and newest.phase in UNAVAILABLE & SETTLED
+            bad = newest is not None and newest.phase in UNAVAILABLE & SETTLED and node_id not in self._kept
             if bad and node.maintenance is None and not node.written_off:
                 verb = "take out" if fleet.link(node_id, fleet.now) is Link.UP else "write off"
                 await operator.try_to(verb, name, [node_id])
