@@ -56,7 +56,7 @@ class Report:
     healthy: bool
     attempt: AttemptRef | None = None
     marks: tuple[Mark, ...] = ()
-    """All marks of the attempt so far."""
+    """All marks of the attempt so far, if the event brought one."""
     samples: tuple[BlackoutSample, ...] = ()
     problem: Problem | None = None
     boot_verdict: Verdict | None = None

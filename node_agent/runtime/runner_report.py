@@ -33,7 +33,7 @@ def build_report(
         rollback: digest of the artifact that leads back.
 
     Samples, memory check and brownout are told once, with the event that brought them; marks are
-    told in full each time.
+    told in full with every event that brings one.
     """
     attempt = node.attempt if node.attempt is not None and node.attempt.ref == ref else None
     resumed = event if isinstance(event, ev.Resumed) else None
@@ -46,7 +46,7 @@ def build_report(
         release=facts.release,
         healthy=node.healthy,
         attempt=ref,
-        marks=attempt.marks if attempt is not None else (),
+        marks=attempt.marks if attempt is not None and getattr(event, "marks", ()) else (),
         samples=resumed.samples if resumed is not None else (),
         problem=attempt.problem if attempt is not None else node.quarantine,
         boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,
