@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from node_agent.errors import AgentError, SettingsError
+from node_agent.errors import SettingsError
 from node_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _default_kernel(settings: AgentSettings) -> str:
 
 async def serve(settings: AgentSettings, root: str, handover: Handover | None) -> int:
     """One life of the agent within an emulated node. Raises AgentError."""
+    from node_agent.runtime.supervisor import first_error
     from node_agent.runtime.supervisor_log import Log
 
     log = Log(settings.log_format, settings.log_level)
@@ -105,16 +106,8 @@ async def serve(settings: AgentSettings, root: str, handover: Handover | None) -
             for task in working:
                 task.cancel()
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_error(group) from group
     return 0
-
-
-def _first(error: BaseException) -> BaseException:
-    """What ended everything, out of its groups: an expected error before any other."""
-    if isinstance(error, BaseExceptionGroup):
-        inner = [_first(e) for e in error.exceptions]
-        return next((e for e in inner if isinstance(e, AgentError)), inner[0])
-    return error
 
 
 async def _start(

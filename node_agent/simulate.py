@@ -38,7 +38,7 @@ from node_agent.runtime.metrics import Meter
 from node_agent.runtime.runner_boot import Boot as BootFound
 from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
-from node_agent.runtime.supervisor import NodeLife, corrupt_problem, end, open_journal
+from node_agent.runtime.supervisor import NodeLife, corrupt_problem, end, first_error, open_journal
 from node_agent.runtime.supervisor_log import Log
 from node_agent.runtime.tls_context import client_context
 from node_agent.simulate_link import FaultyLink
@@ -245,7 +245,10 @@ def options(args: argparse.Namespace) -> SimulateOptions:
 
 def run(options: SimulateOptions) -> int:
     """Host the fleet until SIGINT or SIGTERM. Raises AgentError."""
-    return asyncio.run(host(options))
+    try:
+        return asyncio.run(host(options))
+    except BaseExceptionGroup as group:
+        raise first_error(group) from group
 
 
 async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> int:

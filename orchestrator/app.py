@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _exit_status(error: LiverollError) -> int:
     if isinstance(error, SettingsError):
         return EXIT_INVALID
-    if isinstance(error, NotLeader | CorruptState):
+    if isinstance(error, NotLeader | CorruptState) or error.reason == "STORE_IN_USE":
         return EXIT_BLOCKED
     return EXIT_UNREACHABLE if isinstance(error, StoreUnavailable) else EXIT_FAILED
 

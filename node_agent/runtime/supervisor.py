@@ -23,7 +23,7 @@ from node_agent.core.codec import decode
 from node_agent.core.model import Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Report
-from node_agent.errors import JournalCorrupt, Retry
+from node_agent.errors import AgentError, JournalCorrupt, Retry
 from node_agent.ports import Clock, Journal, JournalRecord
 from node_agent.runtime.journal import FileJournal
 from node_agent.runtime.link import Link, LinkView
@@ -212,3 +212,11 @@ async def end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def first_error(error: BaseException) -> BaseException:
+    """What ended everything, out of its groups: an expected error before any other."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = [first_error(e) for e in error.exceptions]
+        return next((e for e in inner if isinstance(e, AgentError)), inner[0])
+    return error

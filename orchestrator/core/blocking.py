@@ -48,7 +48,7 @@ def _gates(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
         yield Blocker(
             "FLEET_STOPPED",
             f"the fleet is stopped: {still.text}",
-            "An operator must look at why, then release it (`liveroll fleet-stop --release`).",
+            "An operator must look at why, then release it (`liveroll release`).",
         )
     if row.paused:
         yield Blocker(

@@ -95,7 +95,7 @@ def commit_nodes(
                 done.append(member.node_id)
                 continue
         refused[member.node_id] = "it is not updated and uncommitted"
-    _refuse(refused, "NOT_UNCOMMITTED", "Only nodes that bake can be committed (`liveroll status`).")
+    _refuse(refused, "NOT_UNCOMMITTED", "Only nodes that bake can be committed (`liveroll get`).")
     events = _events("node.commit_wanted", rollout, done, reason, actor)
     return OnNodes(Change(tuple(writes), guards=_guard(rollout), events=events), tuple(done))
 
@@ -261,7 +261,7 @@ def _chosen(
             like = near(name, members)
             raise NotFound(
                 f"{name} is no member of rollout {rollout.rollout_id}",
-                remedy=f"Did you mean {' or '.join(like)}?" if like else "See `liveroll status`.",
+                remedy=f"Did you mean {' or '.join(like)}?" if like else "See `liveroll get`.",
                 node=name,
                 rollout=rollout.rollout_id,
             )

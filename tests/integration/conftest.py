@@ -123,6 +123,13 @@ class Operator:
         with Client(self.fleet.connection) as client:
             return [event for page in client.events() for event in page.events]
 
+    def events_of(self, kind: str) -> list[Event]:
+        return [event for event in self.events() if event.kind == kind]
+
+    def rollout(self, name: str) -> pb.Rollout:
+        with Client(self.fleet.connection) as client:
+            return client.get(name)
+
     def nodes(self) -> dict[str, pb.Node]:
         with Client(self.fleet.connection) as client:
             return {n.node_id: n for n in client.nodes()}
