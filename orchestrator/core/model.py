@@ -269,6 +269,9 @@ class MemberRow:
     from_release: str = ""
     from_artifact: str = ""
     """What a rollback goes to: the rollback artifact's digest when its first attempt began."""
+    from_command_line: str | None = None
+    """What a rollback composes from: the node's command line when its first attempt began. None:
+    not known, the row was written by a release that did not keep it."""
     updated_order: int = 0
     failed: bool = False
     retries: int = 0

@@ -118,9 +118,11 @@ def _prepare(draft: Draft, index: RolloutIndex, lane: Lane, node_id: str) -> boo
     generation = max(node.highest_generation, node.attempt, newest.generation if newest else 0) + 1
     if lane is Lane.FORWARD:
         kind, artifact, target = Kind.FORWARD, row.artifact, row.spec.target
+        base = node.command_line
         member = _outbound(member, node)
     else:
-        kind, artifact, target = Kind.ROLLBACK, _previous(member, row.artifact), _undone(row.spec.target)
+        kind, artifact = Kind.ROLLBACK, _previous(member, row.artifact)
+        base, target = _undone(member, node, row.spec.target)
         own = fleet.attempts.get((node_id, member.generation))
         if own is not None and own.kind is Kind.FORWARD:
             member = replace(member, tries=NO_TRIES)
@@ -137,7 +139,7 @@ def _prepare(draft: Draft, index: RolloutIndex, lane: Lane, node_id: str) -> boo
         to_release=artifact.release,
         hardware_model=node.hardware_model,
         expected_boot_id=node.boot_id,
-        command_line=compose(node.command_line, target, attempt_id(generation, fleet.incarnation)),
+        command_line=compose(base, target, attempt_id(generation, fleet.incarnation)),
         opened_at=draft.now,
         phase_at=draft.now,
         domains=node.labels,
@@ -176,7 +178,12 @@ def _outbound(member: MemberRow, node: NodeRow) -> MemberRow:
     """What a rollback goes back to is what the node runs and keeps before it first crosses."""
     if member.crossed:
         return member
-    return replace(member, from_release=node.release, from_artifact=node.rollback_artifact)
+    return replace(
+        member,
+        from_release=node.release,
+        from_artifact=node.rollback_artifact,
+        from_command_line=node.command_line,
+    )
 
 
 def _previous(member: MemberRow, artifact: Artifact) -> Artifact:
@@ -190,9 +197,15 @@ def _previous(member: MemberRow, artifact: Artifact) -> Artifact:
     )
 
 
-def _undone(target: Target) -> Target:
-    """The target's command-line rules, taken back as far as they can be: what it added goes."""
-    return Target(artifact="", command_line_remove=target.command_line_append)
+def _undone(member: MemberRow, node: NodeRow, target: Target) -> tuple[str, Target]:
+    """What a rollback's command line is composed from, and by which rules.
+
+    The line that the node came with, as it was. Where that is not known, the one it has now less
+    what the target added: what the target took away cannot be brought back then.
+    """
+    if member.from_command_line is not None:
+        return member.from_command_line, Target(artifact="")
+    return node.command_line, Target(artifact="", command_line_remove=target.command_line_append)
 
 
 def stage(draft: Draft, index: RolloutIndex) -> None:
