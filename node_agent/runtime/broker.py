@@ -198,12 +198,14 @@ class Broker:
             for w in self._workloads.values()
             if w.retrieved or w.suspended or w.pause is not None or (w.kept and w.suspends)
         ]
-        pauses = await all_or_cancel(sorted(stopped), self._resume)
+        # To the end: one that cannot run again must not leave the others standing still.
+        pauses = await all_to_the_end(sorted(stopped), self._resume)
         return tuple(pause for pause in pauses.values() if pause is not None)
 
     async def _resume(self, id: str) -> WorkloadPause | None:
         """Until it runs: a workload that is restarted meanwhile may claim anew."""
         workload = self._workloads[id]
+        workload.given_up = False
         try:
             async with asyncio.timeout(self._timeouts.claim_s + self._timeouts.resume_s):
                 while workload.pause is None:
@@ -219,6 +221,8 @@ class Broker:
                         await self._ask_resume(workload, peer)
         except TimeoutError:
             raise self._absent(workload) from None
+        finally:
+            workload.given_up = workload.pause is None
         return workload.pause
 
     async def _ask_resume(self, workload: WorkloadRecord, peer: Peer) -> None:
@@ -297,7 +301,7 @@ class Broker:
     def _settle(self, workload: WorkloadRecord) -> None:
         """The attempt is over for this workload."""
         workload.session_name = ""
-        workload.ready = workload.retrieved = workload.kept = False
+        workload.ready = workload.retrieved = workload.kept = workload.given_up = False
         workload.pause = None
         workload.notify()
         self._roster.forget(workload)

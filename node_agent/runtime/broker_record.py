@@ -26,6 +26,7 @@ class WorkloadRecord:
 
     ready: the connected process itself preserved, so a newer one of the same id is not ready.
     kept: a binding from before the kexec, or before the agent's restart.
+    given_up: resume() has waited for it in vain, so whoever comes now is woken at once.
     """
 
     id: str
@@ -39,6 +40,7 @@ class WorkloadRecord:
     suspended: bool = False
     retrieved: bool = False
     kept: bool = False
+    given_up: bool = False
     pause: WorkloadPause | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 

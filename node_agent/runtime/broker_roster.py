@@ -129,7 +129,7 @@ class Roster:
             await peer.send(protocol.Subscribed(command.id))
         self.attach(workload, peer)
         if command.suspended and peer.suspends:
-            if workload.kept or workload.session is not None:
+            if (workload.kept or workload.session is not None) and not workload.given_up:
                 workload.suspended = True
             else:
                 # No attempt is under way any more, so nobody else will ever wake it.
@@ -153,8 +153,9 @@ class Roster:
         peer.suspends = workload.suspends = protocol.SUSPEND_EXTENSION in command.extensions
         await peer.send(protocol.Claimed(command.id), workload.session.fileno())
         self.attach(workload, peer)
-        if workload.pause is not None and peer.suspends:
-            # It ran already and was restarted: its pause was reported, this one is nobody's.
+        if (workload.pause is not None or workload.given_up) and peer.suspends:
+            # It ran already and was restarted, or comes when nobody waits any more: this pause is
+            # nobody's.
             await peer.tell(protocol.Resume(), protocol.Resumed)
         workload.notify()
 
