@@ -105,9 +105,9 @@ class ArtifactCache:
             if (self._store / ref.digest).is_dir():
                 try:
                     found = await asyncio.to_thread(self._verify, self._store / ref.digest, ref.digest)
-                except ArtifactError:
+                except (ArtifactError, OSError):
                     # Altered on disk since it was staged: fetch it again below.
-                    await asyncio.to_thread(shutil.rmtree, self._store / ref.digest)
+                    await asyncio.to_thread(shutil.rmtree, self._store / ref.digest, ignore_errors=True)
                 else:
                     self._expect_release(found.release, ref)
                     self._touch(ref.digest)

@@ -137,6 +137,15 @@ def _missing(where: str, what: str) -> ArtifactError:
     )
 
 
+def _unsupported(url: str) -> ArtifactError:
+    return ArtifactError(
+        f"artifact URL {url!r} is none of http, https and file",
+        reason="UNSUPPORTED_URL",
+        retry=Retry.NEVER,
+        remedy="publish the artifact over http(s), for instance below the orchestrator's /artifacts",
+    )
+
+
 @asynccontextmanager
 async def open_source(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[Source]:
     """The source at a base URL (http, https or file).
@@ -144,17 +153,18 @@ async def open_source(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[Sou
     Raises:
         ArtifactError: UNSUPPORTED_URL.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        yield DirectorySource(Path(unquote(parts.path)))
+    try:
+        parts = urlsplit(url)
+        path = unquote(parts.path)
+        # What the resolver would refuse with an error of its own.
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        raise _unsupported(url) from error
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and "\0" not in path:
+        yield DirectorySource(Path(path))
         return
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ArtifactError(
-            f"artifact URL {url!r} is none of http, https and file",
-            reason="UNSUPPORTED_URL",
-            retry=Retry.NEVER,
-            remedy="publish the artifact over http(s), for instance below the orchestrator's /artifacts",
-        )
+        raise _unsupported(url)
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_STALL_S)

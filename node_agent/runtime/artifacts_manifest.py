@@ -74,7 +74,7 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     """
     try:
         tree = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid(where, "is not JSON") from error
     if not isinstance(tree, dict):
         raise _invalid(where, "is not a JSON object")

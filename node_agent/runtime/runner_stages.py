@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from node_agent.core.commands import Stage
 from node_agent.core.model import Problem
 from node_agent.core.report import StageResult
-from node_agent.errors import AgentError
+from node_agent.errors import AgentError, Retry
 from node_agent.ports import Artifacts
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 2
 """One ahead of the node's turn and one for the next rollout; more only share the disk."""
@@ -38,7 +41,20 @@ class Stages:
                 await self._artifacts.stage(command.artifact)
         except AgentError as error:
             return StageResult(digest, verified=False, problem=Problem.of(error))
+        except Exception as error:  # an artifact must not end the agent in the middle of an attempt
+            log.exception("staging %s failed in a way nobody foresaw", digest)
+            return StageResult(digest, verified=False, problem=_unforeseen(error))
         finally:
             self._under_way.discard(digest)
         self._done[digest] = command.command_id
         return StageResult(digest, verified=True)
+
+
+def _unforeseen(error: Exception) -> Problem:
+    return Problem(
+        "INTERNAL",
+        Retry.FIX_STATE,
+        f"staging failed with {type(error).__name__}",
+        "Check the artifact's URL; read the agent's log for the traceback, and report it.",
+        {"error": repr(error)},
+    )

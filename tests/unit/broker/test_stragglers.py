@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from node_agent.errors import BrokerError
-from node_agent.runtime.broker import Broker, BrokerTimeouts
+from node_agent.runtime.broker import Broker
+from node_agent.runtime.broker_record import BrokerTimeouts
 
 from .support import Machine, PlainClient, running, subscribed, until
 from .test_broker import RESUMED, preserved, suspended
