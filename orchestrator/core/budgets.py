@@ -146,15 +146,16 @@ class Purse:
         use = _plus(use, self._domain[index.row.rollout_id, bucket[0]])
         return use if use.full else None
 
-    def take(self, index: RolloutIndex, bucket: Bucket, *, new_slot: bool) -> None:
-        """Spend what one start spends."""
+    def take(self, index: RolloutIndex, node_id: str, *, new_slot: bool) -> None:
+        """Spend what one start spends. The node becomes unavailable to every rollout that it is in."""
         key = index.row.rollout_id
         self._blackout[key] += 1
         self._open[key] += 1
         if new_slot:
-            self._unavailable[key] += 1
             self._fleet_unavailable += 1
-            self._domain[key, bucket[0]] += 1
+            for rollout_id in self._fleet.rollouts_of(node_id):
+                self._unavailable[rollout_id] += 1
+                self._domain[rollout_id, self._fleet.indexes[rollout_id].standings[node_id].value] += 1
 
 
 def _plus(use: Use, more: int) -> Use:

@@ -91,7 +91,7 @@ def _run(draft: Draft, index: RolloutIndex, lane: Lane, queue: Queue, held: Held
                 continue
         node_id = orders[done][1]
         if _prepare(draft, index, lane, node_id):
-            draft.purse.take(index, bucket, new_slot=bucket[2])
+            draft.purse.take(index, node_id, new_slot=bucket[2])
         taken[serial] = done + 1
         if done + 1 < len(orders):
             heapq.heapreplace(heads, (orders[done + 1], serial, bucket, orders))

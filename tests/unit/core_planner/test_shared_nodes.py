@@ -1,0 +1,34 @@
+"""Two rollouts over the same nodes: what one of them starts, the other's budgets feel in the same plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.core.phases import Outcome, WaveState
+from orchestrator.core.spec import Amount, DomainBudget
+from tests.unit.core_planner.builders import NEW, OLD, World, nodes, spec
+
+
+def both(**how: Any) -> World:
+    """r1 and r2, past their canary, over the same nodes in opposite order."""
+    w = World(nodes(4, zone="ab"))
+    for name, wave in (("r1", ["n1", "n2", "n3"]), ("r2", ["n3", "n2", "n1"])):
+        w.rollout(spec(name=name, **how), waves=[["n0"], wave])
+        passed = frozenset({(OLD, NEW, "m1")})
+        w.set_rollout(name, wave=1, wave_state=WaveState.RUNNING, pairs_passed=passed)
+        w.set_member("n0", name, outcome=Outcome.ALREADY)
+    return w
+
+
+def test_a_start_of_one_rollout_is_spent_in_the_others_budget() -> None:
+    w = both(unavailable=1)
+    w.settle_plans()
+    assert w.open_nodes() == ["n1"]
+
+
+def test_a_start_of_one_rollout_is_spent_in_the_others_domain() -> None:
+    cap = DomainBudget("zone", Amount(count=1))
+    w = both(budgets={"domain": cap})
+    w.settle_plans()
+    zones = [w.node(n).labels["zone"] for n in w.open_nodes()]
+    assert sorted(zones) == ["a", "b"]
