@@ -74,7 +74,7 @@ def settle_needed(rollout: RolloutRow, member: MemberRow, own: AttemptRow | None
     if outcome in (Outcome.WRITTEN_OFF, Outcome.EXCLUDED):
         return False
     if node.written_off and (own is None or own.phase in SETTLED):
-        pending = outcome in (Outcome.PENDING, Outcome.FAILED, Outcome.OPEN)
+        pending = outcome in (Outcome.PENDING, Outcome.FAILED, Outcome.OPEN, Outcome.BAKING)
         return pending or (member.crossed and rollout.goal is Goal.BACK and rollout.ended_at is None)
     if own is None:
         return False
