@@ -154,7 +154,9 @@ class FileJournal:
             raise decoded.corrupt
         if not decoded.records:
             # New, or a crash while it was made: nothing was ever promised on its ground.
-            first = JournalRecord(1, INSTALLATION, {"installation_id": installation_id or uuid.uuid4().hex})
+            first = JournalRecord(
+                _first_seq(self._path), INSTALLATION, {"installation_id": installation_id or uuid.uuid4().hex}
+            )
             data = MAGIC + encode_record(first)
             _write_all(self._fd, data, 0)
             decoded = decode_file(data)
@@ -273,6 +275,15 @@ def _lock(path: Path) -> int:
             ) from error
         # Compaction gave the name to another file between open and lock.
         os.close(fd)
+
+
+def _first_seq(path: Path) -> int:
+    """Above all that a journal set aside may have reported: the orchestrator takes a seq that it has
+    acknowledged for a repetition, for the life of the installation. What was beyond the damage
+    cannot be read, so each new journal takes the next 2**32. Raises OSError."""
+    kept = [decode_file(file.read_bytes()).records for file in path.parent.glob(f"{path.name}.corrupt-*")]
+    reached = [(records[-1].seq >> 32) + 1 for records in kept if records]
+    return (max([len(kept), *reached]) << 32) + 1
 
 
 def _bears_name(fd: int, path: Path) -> bool:

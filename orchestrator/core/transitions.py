@@ -19,6 +19,8 @@ Rules
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -31,9 +33,11 @@ from orchestrator.core.model import (
     NewEvent,
     NodeRow,
     Row,
+    RowKey,
     Sample,
+    row_key,
 )
-from orchestrator.core.phases import BLIND, Phase
+from orchestrator.core.phases import BLIND, SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
 from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
 from orchestrator.core.transitions_regression import LOCAL_INCARNATION, regression, stopped
@@ -129,7 +133,9 @@ def heartbeat(fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, n
     return Observation(Change(tuple(writes), events=(event,)), facts)
 
 
-def report(fleet: Fleet, node_id: str, message: Report, link_epoch: int, now: datetime) -> Observation:
+def report(
+    fleet: Fleet | _Ahead, node_id: str, message: Report, link_epoch: int, now: datetime
+) -> Observation:
     """A node tells one journalled event. Idempotent; acknowledge_seq or refusal is set.
 
     Refusals: StaleGeneration (STALE_LINK) under an older link epoch, StoreRegressed for an
@@ -178,6 +184,54 @@ def report(fleet: Fleet, node_id: str, message: Report, link_epoch: int, now: da
     return Observation(Change((node, *writes), events=tuple(events)), facts, acknowledge_seq=message.seq)
 
 
+def reports(
+    fleet: Fleet, node_id: str, messages: Sequence[Report], link_epoch: int, now: datetime
+) -> Observation:
+    """Several reports of one node, in order, as one change: each sees what those before it made.
+
+    Ends at the first that is refused; what came before it is written with the refusal.
+    """
+    if len(messages) == 1:
+        return report(fleet, node_id, messages[0], link_epoch, now)
+    ahead = _Ahead(fleet)
+    seen = Observation()
+    for message in messages:
+        one = report(ahead, node_id, message, link_epoch, now)
+        change = Change(ahead.take(one.change.writes), events=seen.change.events + one.change.events)
+        seen = replace(one, change=change, facts=seen.facts + one.facts)
+        if one.refusal is not None:
+            break
+    return seen
+
+
+class _Ahead:
+    """The fleet as it will be once what was taken is committed."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._taken: dict[RowKey, Row] = {}
+        self.incarnation = fleet.incarnation
+        self.row = fleet.row
+        self.nodes: Mapping[str, NodeRow] = fleet.nodes
+        self.attempts: Mapping[tuple[str, int], AttemptRow] = fleet.attempts
+
+    def take(self, rows: Sequence[Row]) -> tuple[Row, ...]:
+        """All rows taken so far, each as the last report left it. Their revisions are the store's."""
+        for row in rows:
+            self._taken[row_key(row)] = row
+        taken = tuple(self._taken.values())
+        self.nodes = ChainMap({r.node_id: r for r in taken if isinstance(r, NodeRow)}, self._fleet.nodes)
+        self.attempts = ChainMap(
+            {(r.node_id, r.generation): r for r in taken if isinstance(r, AttemptRow)}, self._fleet.attempts
+        )
+        return taken
+
+    def newest_attempt(self, node_id: str) -> AttemptRow | None:
+        """See Fleet. Reports make no attempts."""
+        newest = self._fleet.newest_attempt(node_id)
+        return self.attempts[node_id, newest.generation] if newest is not None else None
+
+
 def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Observation:
     """A link ended. Nothing happens if a newer one has taken its place."""
     node = fleet.nodes.get(node_id)
@@ -193,7 +247,7 @@ def _baking_edge(attempt: AttemptRow, healthy: bool, now: datetime) -> AttemptRo
     return replace(attempt, healthy_since=now if healthy else None)
 
 
-def _attempt_of(fleet: Fleet, message: Report) -> AttemptRow | None:
+def _attempt_of(fleet: Fleet | _Ahead, message: Report) -> AttemptRow | None:
     ref = message.attempt
     if ref is None:
         return None
@@ -201,7 +255,7 @@ def _attempt_of(fleet: Fleet, message: Report) -> AttemptRow | None:
     return attempt if attempt is not None and attempt.incarnation == ref.incarnation else None
 
 
-def _newest(fleet: Fleet, node_id: str) -> int:
+def _newest(fleet: Fleet | _Ahead, node_id: str) -> int:
     newest = fleet.newest_attempt(node_id)
     return newest.generation if newest is not None else 0
 
@@ -213,13 +267,17 @@ def _seen_again(
 
     The gap in the link over a kexec; that a PREPARE never started (its CANCEL has raised the
     floor, or the node was LOST before it came); that a LOST node lives, if it has no report left
-    that would say so; that a baking node's health has changed.
+    that would say so; that a baking node's health has changed; that a node has lost its journal, and
+    with it all knowledge of what it was doing.
     """
     attempt = fleet.newest_attempt(node.node_id)
     if attempt is None:
         return None
     said = message.status
     mine = said.attempt is not None and said.attempt.generation == attempt.generation
+    under_way = attempt.phase not in SETTLED or attempt.phase is Phase.BAKING
+    if said.phase is Phase.QUARANTINED and said.attempt is None and attempt.acknowledged and under_way:
+        return _told(attempt, message, "JournalLost", now)
     if attempt.phase in BLIND and message.boot_id not in ("", attempt.expected_boot_id):
         sample = _link_gap(fleet, attempt, now)
         samples = add_sample(attempt.samples, (sample,))
@@ -232,20 +290,26 @@ def _seen_again(
     if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
         return Learnt(_baking_edge(attempt, node.healthy, now), ())
     if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
-        told = Report(
-            seq=max(attempt.seq + 1, said.seq),
-            event="Returned",
-            phase=said.phase,
-            attempt=said.attempt,
-            problem=said.problem,
-            boot_id=message.boot_id,
-            release=message.release,
-            healthy=said.healthy,
-            boot_verdict=message.boot_verdict,
-        )
-        learnt = learn(attempt, told, newest=True, now=now)
-        return Learnt(replace(learnt.attempt, seq=attempt.seq), learnt.events)
+        return _told(attempt, message, "Returned", now)
     return None
+
+
+def _told(attempt: AttemptRow, message: Hello, event: str, now: datetime) -> Learnt:
+    """A Hello taken for a report on the attempt; the reports' own seq stays as it was."""
+    said = message.status
+    told = Report(
+        seq=max(attempt.seq + 1, said.seq),
+        event=event,
+        phase=said.phase,
+        attempt=said.attempt,
+        problem=said.problem,
+        boot_id=message.boot_id,
+        release=message.release,
+        healthy=said.healthy,
+        boot_verdict=message.boot_verdict,
+    )
+    learnt = learn(attempt, told, newest=True, now=now)
+    return Learnt(replace(learnt.attempt, seq=attempt.seq), learnt.events)
 
 
 def _link_gap(fleet: Fleet, attempt: AttemptRow, now: datetime) -> Sample:

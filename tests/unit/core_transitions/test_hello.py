@@ -8,9 +8,9 @@ import pytest
 from orchestrator.core import transitions
 from orchestrator.core.facts import Heard
 from orchestrator.core.messages import Hello, NodeStatus
-from orchestrator.core.model import AttemptRow, DesiredPrepare, FleetRow, NodeRow
+from orchestrator.core.model import AttemptRow, DesiredPrepare, FleetRow, NodeRow, Problem
 from orchestrator.core.phases import Phase, Verdict
-from orchestrator.errors import NodeIdConflict, StoreRegressed
+from orchestrator.errors import NodeIdConflict, Retry, StoreRegressed
 from tests.unit.core_ops.build import ARTIFACT, LATER, NEW, NOW, apply, attempt, fleet, hello, node, ref
 
 
@@ -191,3 +191,23 @@ def test_a_node_that_was_lost_before_its_prepare_came_has_not_started() -> None:
     assert (back.phase, back.failed, back.failure, back.ever_lost) == (Phase.ABORTED, True, "lost", True)
     assert isinstance(told, NodeRow)
     assert (told.desired, told.command_serial) == (None, 2), "the PREPARE is not sent any more"
+
+
+@pytest.mark.parametrize("phase", [Phase.PRESERVED, Phase.JUMPING, Phase.VERIFYING, Phase.BAKING])
+def test_a_node_that_lost_its_journal_ends_the_attempt_that_it_knows_nothing_of(phase: Phase) -> None:
+    made = fleet(node("n00"), attempt(phase=phase, acknowledged=True, seq=9))
+    lost = Problem("JOURNAL_CORRUPT", Retry.FIX_STATE, "the journal was corrupt", "Look at the node.")
+    said = NodeStatus(phase=Phase.QUARANTINED, healthy=False, problem=lost)
+    seen = transitions.hello(made, hello(status=said, boot_id="boot-x"), "", NOW)
+    ended = row(seen, AttemptRow)
+    assert isinstance(ended, AttemptRow)
+    assert (ended.phase, ended.problem, ended.failed) == (Phase.QUARANTINED, lost, True)
+    assert ended.seq == 9
+    assert [e.kind for e in seen.change.events][-2:] == ["attempt.journal_lost", "node.settled"]
+
+
+@pytest.mark.parametrize("phase", [Phase.COMMITTED, Phase.ABORTED])
+def test_a_lost_journal_does_not_undo_what_had_ended(phase: Phase) -> None:
+    made = fleet(node("n00"), attempt(phase=phase, acknowledged=True, seq=9))
+    seen = transitions.hello(made, hello(status=NodeStatus(phase=Phase.QUARANTINED, healthy=False)), "", NOW)
+    assert not [r for r in seen.change.writes if isinstance(r, AttemptRow)]

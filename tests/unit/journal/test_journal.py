@@ -118,7 +118,28 @@ async def test_a_corrupt_journal_is_kept_aside(path: Path) -> None:
     assert kept.read_bytes() == damaged
     assert installation_id == identity
     journal = FileJournal.open(path, installation_id=installation_id)
-    assert [record.seq for record in journal.records] == [1]
+    assert [record.seq for record in journal.records] == [2**32 + 1]
+    await journal.close()
+
+
+async def test_seqs_rise_over_every_journal_set_aside_whatever_was_readable(path: Path) -> None:
+    """Else the orchestrator would take new reports for those that it has acknowledged."""
+    path.parent.mkdir()
+    reached = 0
+    for damage in (b"nothing readable", b"", b"again"):
+        journal = FileJournal.open(path)
+        await journal.append("event", {})
+        assert journal.records[0].seq > reached
+        reached = journal.records[-1].seq
+        await journal.close()
+        data = bytearray(path.read_bytes())
+        path.write_bytes(damage if damage else data[:-2] + b"xx")
+        FileJournal.set_aside(path)
+    for kept in sorted(path.parent.glob("journal.corrupt-*")):
+        if kept.read_bytes()[:1] != b"L":
+            kept.unlink()  # somebody cleans up, and keeps the one that can be read
+    journal = FileJournal.open(path)
+    assert journal.records[0].seq >= 2**33
     await journal.close()
 
 
