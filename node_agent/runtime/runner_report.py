@@ -46,7 +46,7 @@ def build_report(
         release=facts.release,
         healthy=node.healthy,
         attempt=ref,
-        marks=attempt.marks if attempt is not None and getattr(event, "marks", ()) else (),
+        marks=attempt.marks if attempt is not None and getattr(event, "marks", None) else (),
         samples=resumed.samples if resumed is not None else (),
         problem=attempt.problem if attempt is not None else node.quarantine,
         boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,

@@ -9,9 +9,10 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from orchestrator.core.messages import CommandRefusal, Hello, Report, StageResult
 from orchestrator.core.model import (
@@ -27,8 +28,14 @@ from orchestrator.core.model import (
 from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, never_started
 
-if TYPE_CHECKING:
-    from orchestrator.core.fleet import Fleet
+
+class Known(Protocol):
+    """What a refusal is judged by: the fleet's."""
+
+    @property
+    def incarnation(self) -> str: ...
+    @property
+    def attempts(self) -> Mapping[tuple[str, int], AttemptRow]: ...
 
 
 def described(known: NodeRow | None, message: Hello, now: datetime) -> NodeRow:
@@ -95,7 +102,7 @@ def clear_desired(node: NodeRow) -> NodeRow:
 
 
 def refused_command(
-    fleet: Fleet, node: NodeRow, refusal: CommandRefusal, attempt: AttemptRow | None, now: datetime
+    fleet: Known, node: NodeRow, refusal: CommandRefusal, attempt: AttemptRow | None, now: datetime
 ) -> tuple[NodeRow, Learnt | None]:
     """A command that the node will not follow: (its row, what became of the attempt if anything).
 

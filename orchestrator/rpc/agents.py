@@ -1,8 +1,9 @@
 """The agents' service: one bidirectional stream a node, Hello first.
 
 Rules
-1. Up: messages are taken one at a time, in order; the next is read when the last is committed,
-   so a fast node waits in its own socket's window, never in our memory.
+1. Up: messages are taken in order. Reports that came in while the last were being committed are
+   committed together: at most READ_AHEAD messages, beyond which a fast node waits in its own
+   socket's window, not in our memory.
 2. Down: level-triggered. What is sent is always the newest acknowledgement and the newest
    command; there is no queue. A node that does not take it within SEND_TIMEOUT_S is cut off.
 3. Whatever ends the stream is a status with a reason, and the link is closed in the store.
@@ -17,6 +18,7 @@ from collections.abc import Callable
 import grpc
 from liveroll.v1 import agent_pb2, agent_pb2_grpc
 
+from orchestrator.core import messages as core
 from orchestrator.errors import Capacity, InvalidSpec, LiverollError, NotLeader, Violation
 from orchestrator.rpc import link_in, link_out
 from orchestrator.rpc.auth import Peer, Role, check_node
@@ -31,6 +33,11 @@ BEATS_PER_S = 50.0
 BEATS_BURST = 200.0
 """Heartbeats cost no commit, so nothing else slows a node that floods them; agents send at most
 20 a second, and replay bursts are reports, not heartbeats."""
+
+
+Inbox = asyncio.Queue[agent_pb2.LinkRequest | None]
+READ_AHEAD = 16
+"""A zero-time attempt is told in 15 reports; at their largest these are 4 MiB a link."""
 
 
 class HungUp(Exception):
@@ -87,7 +94,9 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                     tasks.create_task(_commands(link, down)),
                     tasks.create_task(self._stop()),
                 ]
-                await _read(link, context, down)
+                inbox: Inbox = asyncio.Queue(READ_AHEAD)
+                others.append(tasks.create_task(_read(context, inbox)))
+                await _take(link, inbox, down)
                 for task in others:
                     task.cancel()
         except HungUp:
@@ -145,21 +154,41 @@ async def _commands(link: AgentLink, down: _Down) -> None:
         down.command(link_out.command_of(command))
 
 
-async def _read(link: AgentLink, context: Context, down: _Down) -> None:
-    clock = asyncio.get_running_loop().time
-    beats = _Allowance(BEATS_PER_S, BEATS_BURST, clock)
+async def _read(context: Context, inbox: Inbox) -> None:
+    """Fills the inbox until the node hangs up."""
+    while isinstance(message := await context.read(), agent_pb2.LinkRequest):
+        await inbox.put(message)
+    await inbox.put(None)
+
+
+async def _take(link: AgentLink, inbox: Inbox, down: _Down) -> None:
+    """Takes what was read, in order, until the node has hung up."""
+    beats = _Allowance(BEATS_PER_S, BEATS_BURST, asyncio.get_running_loop().time)
+    reports: list[core.Report] = []
+
+    async def commit() -> None:
+        down.acknowledge(await link.report(*reports))
+        reports.clear()
+
     while True:
-        message = await context.read()
-        if not isinstance(message, agent_pb2.LinkRequest):
+        message = await inbox.get()
+        kind = message.WhichOneof("message") if message is not None else None
+        if message is not None and kind == "report":
+            try:
+                reports.append(link_in.read_report(message.report))
+            except InvalidSpec:
+                if reports:  # what came before is well-formed, and will not be sent in another order
+                    await commit()
+                raise
+        if reports and (kind != "report" or inbox.empty()):
+            await commit()
+        if message is None:
             return
-        match message.WhichOneof("message"):
-            case "heartbeat":
-                beats.take()
-                link.heartbeat(link_in.read_heartbeat(message.heartbeat))
-            case "report":
-                down.acknowledge(await link.report(link_in.read_report(message.report)))
-            case other:
-                raise _unexpected(other, "a heartbeat or a report")
+        if kind == "heartbeat":
+            beats.take()
+            link.heartbeat(link_in.read_heartbeat(message.heartbeat))
+        elif kind != "report":
+            raise _unexpected(kind, "a heartbeat or a report")
 
 
 async def _first(context: Context) -> agent_pb2.Hello:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from orchestrator.core import transitions
@@ -55,13 +55,15 @@ class Ingest:
             handle = self._links.register(message.node_id, seen.welcome.link_epoch, self._clock.now())
             return handle, seen.welcome
 
-    async def report(self, handle: LinkHandle, message: Report) -> int:
-        """The seq to acknowledge."""
+    async def report(self, handle: LinkHandle, messages: Sequence[Report]) -> int:
+        """The seq to acknowledge. Several reports are one commit."""
         async with self._lock(handle.node_id):
             handle.check()
             handle.heard(self._clock.now())
             seen = await self._take(
-                lambda fleet, now: transitions.report(fleet, handle.node_id, message, handle.link_epoch, now)
+                lambda fleet, now: transitions.reports(
+                    fleet, handle.node_id, messages, handle.link_epoch, now
+                )
             )
             assert seen.acknowledge_seq is not None
             return seen.acknowledge_seq

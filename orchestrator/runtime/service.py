@@ -66,11 +66,11 @@ class AgentLink:
         """Never blocks. StaleGeneration if a newer link has taken over."""
         self._orchestrator._ingest.heartbeat(self._handle, beat)
 
-    async def report(self, report: Report) -> int:
-        """Committed when it returns: the seq to acknowledge (cumulative). Call it in the order
-        of arrival, one at a time. StaleGeneration, StoreRegressed, StoreUnavailable, Conflict."""
+    async def report(self, *reports: Report) -> int:
+        """Committed when it returns, together: the seq to acknowledge (cumulative). Call it in the
+        order of arrival, one call at a time. StaleGeneration, StoreRegressed, StoreUnavailable, Conflict."""
         ingest = self._orchestrator._ingest
-        return await self._orchestrator._tasks.finish(ingest.report(self._handle, report))
+        return await self._orchestrator._tasks.finish(ingest.report(self._handle, reports))
 
     async def commands(self) -> AsyncIterator[Command]:
         """The newest desired command whenever it changed (and again when it stands for long).

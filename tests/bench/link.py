@@ -72,8 +72,8 @@ class StubLink:
     def heartbeat(self, _beat: core.Heartbeat) -> None:
         pass
 
-    async def report(self, message: core.Report) -> int:
-        return message.seq
+    async def report(self, *reports: core.Report) -> int:
+        return reports[-1].seq
 
     async def commands(self) -> AsyncIterator[Any]:
         await asyncio.get_running_loop().create_future()
