@@ -120,7 +120,7 @@ class ArtifactCache:
                     await asyncio.to_thread(shutil.rmtree, self._partial / ref.digest, ignore_errors=True)
                 raise disk_error(error, str(self._partial)) from error
             self._touch(ref.digest)
-            await asyncio.to_thread(self._collect_garbage)
+            await self._collect_garbage()
             return staged
 
     async def get(self, digest: str) -> StagedArtifact:
@@ -133,12 +133,12 @@ class ArtifactCache:
                 remedy="stage it first; the orchestrator does so ahead of a node's turn",
                 digest=digest,
             )
+        # Before the long look: what is about to be used must not be removed meanwhile.
+        self._touch(digest)
         try:
-            found = await asyncio.to_thread(self._verify, directory, digest)
+            return await asyncio.to_thread(self._verify, directory, digest)
         except OSError as error:
             raise disk_error(error, str(directory)) from error
-        self._touch(digest)
-        return found
 
     async def staged(self) -> Sequence[str]:
         """See ports.Artifacts. Newest first."""
@@ -197,7 +197,7 @@ class ArtifactCache:
                 raise altered(MANIFEST, "sha256", ref.digest, digest_of(data))
             manifest = parse_manifest(data, where=f"{ref.url}/{MANIFEST}")
             self._expect_release(manifest.release, ref)
-            self._check_room(manifest, work)
+            await self._check_room(manifest, work)
             for entry in manifest.files.values():
                 await download.file(entry, work / entry.name)
         await asyncio.to_thread(write_synced, work / MANIFEST, data)
@@ -205,7 +205,7 @@ class ArtifactCache:
         await asyncio.to_thread(self._publish, work, ref.digest)
         return await asyncio.to_thread(self._verify, self._store / ref.digest, ref.digest)
 
-    def _check_room(self, manifest: Manifest, work: Path) -> None:
+    async def _check_room(self, manifest: Manifest, work: Path) -> None:
         if manifest.total_bytes > self._max_bytes:
             raise ArtifactError(
                 f"artifact {manifest.name} is {manifest.total_bytes} bytes, the bound is {self._max_bytes}",
@@ -214,10 +214,10 @@ class ArtifactCache:
                 expected=self._max_bytes,
                 got=manifest.total_bytes,
             )
-        have = sum(p.stat().st_size for p in work.iterdir() if p.is_file())
+        have = await asyncio.to_thread(_bytes_in, work)
         need = max(manifest.total_bytes - have, 0) + SPACE_MARGIN_BYTES
         if free_bytes(self._partial) < need:
-            self._collect_garbage()
+            await self._collect_garbage()
         free = free_bytes(self._partial)
         if free < need:
             raise no_space(str(self._partial), f"{need} bytes", f"{free} bytes")
@@ -282,19 +282,19 @@ class ArtifactCache:
                     found.append(digest)
         return found
 
-    def _collect_garbage(self) -> None:
+    async def _collect_garbage(self) -> None:
+        """Remove what is not kept. What is being staged meanwhile is left alone: it is published
+        before it is in the order."""
         keep = {*self._of_release(self._running)[:1], *self._of_release(self._previous)[:1]}
         others = [d for d in self._order if d not in keep]
         keep.update(others[:KEEP_OTHERS])
-        for directory in self._store.iterdir():
-            if directory.name not in keep:
-                shutil.rmtree(directory, ignore_errors=True)
-        for directory in self._partial.iterdir():
-            lock = self._locks.get(directory.name)
-            if directory.name not in keep and (lock is None or not lock.locked()):
-                shutil.rmtree(directory, ignore_errors=True)
         self._order = [d for d in self._order if d in keep]
         self._write_index()
+        for directory in await asyncio.to_thread(lambda: [*self._store.iterdir(), *self._partial.iterdir()]):
+            lock = self._locks.setdefault(directory.name, asyncio.Lock())
+            if directory.name not in keep and not lock.locked():
+                async with lock:
+                    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     def _touch(self, digest: str) -> None:
         if self._order[:1] == [digest]:
@@ -324,6 +324,10 @@ class ArtifactCache:
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(tree))
             temporary.replace(self._index_path)
+
+
+def _bytes_in(directory: Path) -> int:
+    return sum(p.stat().st_size for p in directory.iterdir() if p.is_file())
 
 
 def _is_digest(text: str) -> bool:

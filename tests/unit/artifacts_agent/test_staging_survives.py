@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,3 +72,49 @@ async def test_an_error_that_nobody_foresaw_is_a_result_too() -> None:
     assert result.problem is not None
     assert (result.problem.reason, result.verified) == ("INTERNAL", False)
     assert not stages.needless(command)
+
+
+async def test_what_is_being_staged_is_no_garbage_of_another(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published, not yet looked through once more, and another stage ends just then."""
+    slow = publish(tmp_path / "slow", "7.3.4")
+    published, go_on = threading.Event(), threading.Event()
+    verify = cache._verify
+
+    def held(directory: Path, digest: str) -> StagedArtifact:
+        if digest == slow.digest:
+            published.set()
+            go_on.wait(10)
+        return verify(directory, digest)
+
+    monkeypatch.setattr(cache, "_verify", held)
+    staging = asyncio.create_task(cache.stage(slow))
+    await asyncio.to_thread(published.wait, 10)
+    await cache.stage(publish(tmp_path / "quick", "7.3.5"))
+    go_on.set()
+    assert (await staging).release == "7.3.4"
+    assert (await cache.get(slow.digest)).release == "7.3.4"
+
+
+async def test_what_preflight_looks_at_is_no_garbage(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [publish(tmp_path / release, release) for release in ("7.3.1", "7.3.2")]
+    for ref in refs:
+        await cache.stage(ref)
+    looking, go_on = threading.Event(), threading.Event()
+    verify = cache._verify
+
+    def held(directory: Path, digest: str) -> StagedArtifact:
+        if digest == refs[0].digest:
+            looking.set()
+            go_on.wait(10)
+        return verify(directory, digest)
+
+    monkeypatch.setattr(cache, "_verify", held)
+    getting = asyncio.create_task(cache.get(refs[0].digest))
+    await asyncio.to_thread(looking.wait, 10)
+    await cache.stage(publish(tmp_path / "newer", "7.3.3"))
+    go_on.set()
+    assert (await getting).release == "7.3.1"
