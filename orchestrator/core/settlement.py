@@ -90,6 +90,8 @@ def settle_needed(rollout: RolloutRow, member: MemberRow, own: AttemptRow | None
         return outcome is Outcome.OPEN
     if own.kind is Kind.ROLLBACK:
         return member.crossed and outcome is not Outcome.ROLLED_BACK
+    if outcome is Outcome.PENDING:
+        return member.crossed  # it was LOST, a person asked for a retry, and it came back by itself
     if phase is Phase.COMMITTED:
         return outcome in (Outcome.OPEN, Outcome.BAKING, Outcome.UNCOMMITTED, Outcome.FAILED)
     if outcome is Outcome.BAKING:
@@ -126,6 +128,7 @@ def settle(
         reason="",
         crossed=True,
         not_before=None,
+        operator_word=False,
         updated_order=member.updated_order or order,
     )
 
