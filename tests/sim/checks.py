@@ -77,6 +77,7 @@ class Checks:
     """Node → command serial → what was committed under it."""
     events: list[Event] = field(default_factory=list)
     _jumps: dict[str, _Jump] = field(default_factory=dict)
+    _floors: dict[str, tuple[int, int]] = field(default_factory=dict)
     _loaded: dict[str, int] = field(default_factory=dict)
     _rows: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
     _nodes: dict[str, NodeRow] = field(default_factory=dict)
@@ -203,6 +204,22 @@ class Checks:
                 )
 
     # --- at the kernel
+
+    def standing(self, node: SimNode) -> None:
+        """The agent is at a point: neither its attempt nor its floor may ever fall back."""
+        if node.life is None or not hasattr(node.life, "runner"):
+            return
+        state = node.life.runner.node
+        attempt = state.attempt.ref.generation if state.attempt is not None else 0
+        before = self._floors.get(node.node_id, (0, 0))
+        if attempt < before[0] or state.highest_generation < before[1]:
+            self.world.violated(
+                "I3",
+                f"{node.node_id} goes from attempt {before[0]} (floor {before[1]}) to {attempt} "
+                f"(floor {state.highest_generation})",
+                node.node_id,
+            )
+        self._floors[node.node_id] = (attempt, state.highest_generation)
 
     def loading(self, node: SimNode, image: KexecImage) -> None:
         """kexec_file_load is about to be called."""

@@ -291,6 +291,7 @@ class SimNode:
     async def point(self, name: str) -> None:
         """The agent passes here, and may not get beyond."""
         rates = self.world.rates
+        self.world.checks.standing(self)
         if self.take_chance(rates.agent_crash):
             self.world.story.count(f"agent crashed at {name}")
             self.crash_agent()

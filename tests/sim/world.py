@@ -256,7 +256,12 @@ QUIET = replace(draw(0).rates, **{name: 0.0 for name in Rates.__dataclass_fields
 
 def run_seed(seed: int, *, verbose: bool = False) -> Result:
     """One world from its seed. Never raises what the world found: see Result."""
-    world = World(draw(seed), verbose=verbose)
+    return run_scenario(draw(seed), verbose=verbose)
+
+
+def run_scenario(scenario: Scenario, *, verbose: bool = False) -> Result:
+    """One world as drawn, or as a test has changed it."""
+    world = World(scenario, verbose=verbose)
     began_s = time.perf_counter()
     violation: Violation | None = None
     virtual_s = 0.0
@@ -279,7 +284,7 @@ def run_seed(seed: int, *, verbose: bool = False) -> Result:
             violation = _crashed(error)
     names = violation.nodes if violation is not None else ()
     return Result(
-        seed=seed,
+        seed=scenario.seed,
         digest=world.story.digest,
         virtual_s=virtual_s,
         took_s=time.perf_counter() - began_s,
