@@ -6,7 +6,8 @@ little-endian), payload. A payload is UTF-8 JSON `{"seq": …, "kind": …, "bod
 Rules
 1. seq rises from record to record; gaps are what compaction took out.
 2. A record shorter than its header says, zeros where a header should be, or a last record whose
-   end is still zero, was torn by a crash: it was never acknowledged to anybody and is cut.
+   end is still zero, was torn by a crash: it was never acknowledged to anybody and is cut. Only the
+   last record can be torn: where a whole one follows, the header lies (rule 3).
 3. Full length and a wrong checksum, or sense: the disk lied. JournalCorrupt, nothing is guessed.
 4. The resume path reads this format without this module: it does not change.
 """
@@ -26,6 +27,8 @@ MAGIC = b"LRJRNL01"
 HEADER = struct.Struct("<II")
 MAX_PAYLOAD_BYTES = 1 << 20
 """No record is near this; a larger length is a damaged header."""
+_BEGIN = b'{"seq":'
+"""How every payload begins."""
 
 
 def encode_record(record: JournalRecord) -> bytes:
@@ -35,7 +38,9 @@ def encode_record(record: JournalRecord) -> bytes:
         ValueError: the body is too large or not JSON.
     """
     value = {"seq": record.seq, "kind": record.kind, "body": record.body}
-    payload = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair (a file name, somebody's message) must not keep a record from the disk.
+    payload = text.encode(errors="replace")
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"a journal record of {len(payload)} bytes is too large")
     return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
@@ -88,6 +93,8 @@ def _payload(data: bytes, offset: int) -> bytes | None:
     if length > MAX_PAYLOAD_BYTES:
         raise _Damage("a record's length is impossible")
     if end > len(data):
+        if _whole_record_after(data, offset + HEADER.size):
+            raise _Damage("a record's length is wrong")
         return None
     payload = data[offset + HEADER.size : end]
     if zlib.crc32(payload) == checksum:
@@ -95,6 +102,16 @@ def _payload(data: bytes, offset: int) -> bytes | None:
     if payload[-1] == 0 and not any(data[end:]):
         return None
     raise _Damage("a record's checksum is wrong")
+
+
+def _whole_record_after(data: bytes, offset: int) -> bool:
+    """Whether a record with a right checksum begins beyond offset."""
+    while (start := data.find(_BEGIN, offset + 1)) >= 0:
+        length, checksum = HEADER.unpack_from(data, start - HEADER.size)
+        if start + length <= len(data) and zlib.crc32(data[start : start + length]) == checksum:
+            return True
+        offset = start
+    return False
 
 
 def _parse(payload: bytes) -> JournalRecord:
