@@ -382,6 +382,9 @@ def _text(words: Mapping[str, Any], field: str, limit: int = MAX_TEXT_CHARS) -> 
     value = words.get(field, "")
     if not isinstance(value, str) or len(value) > limit:
         _invalid(field, f"text of at most {limit} characters")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        # It could neither be journalled nor sent on.
+        _invalid(field, "text without halves of surrogate pairs")
     return value
 
 
