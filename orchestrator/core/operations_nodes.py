@@ -28,6 +28,7 @@ from orchestrator.core.operations_table import Operation, admit, shown_state
 from orchestrator.core.phases import Goal, Link, Outcome, Phase, WaveState
 from orchestrator.core.selectors import near
 from orchestrator.core.settlement import NO_TRIES
+from orchestrator.core.standing import NEEDS_WORD
 from orchestrator.errors import Blocked, InvalidSpec, NotFound, Violation
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def commit_nodes(
 def retry_nodes(
     fleet: Fleet, rollout_id: str, nodes: Sequence[str], reason: str, actor: str, now: datetime
 ) -> OnNodes:
-    """nodes empty: all that have failed. By name also those that were rolled back.
+    """nodes empty: all that have failed. By name also those that were rolled back, and those whose
+    turn waits for a person's word about an earlier attempt.
 
     It is a person's word that the node may be tried again: after QUARANTINED, COLD_BOOTED or
     LOST nothing else begins an attempt. A rollout that ended FAILED goes on.
@@ -126,7 +128,11 @@ def retry_nodes(
                     retries=member.retries + 1,
                 )
             )
-        elif member.outcome is not Outcome.PENDING:
+        elif member.outcome is Outcome.PENDING:
+            newest = fleet.newest_attempt(member.node_id)
+            if newest is not None and newest.phase in NEEDS_WORD and not member.operator_word:
+                again.append(replace(member, operator_word=True))
+        else:
             refused[member.node_id] = f"it is {member.outcome}"
     _refuse(refused, "NOT_FAILED", "Only failed nodes can be tried again.")
     if not again:

@@ -32,7 +32,7 @@ class Operation(enum.StrEnum):
 S, Op = RolloutState, Operation
 
 ALLOWED: Mapping[RolloutState, frozenset[Operation]] = {
-    S.PENDING: frozenset({Op.PAUSE, Op.APPROVE, Op.CANCEL, Op.EXCLUDE}),
+    S.PENDING: frozenset({Op.PAUSE, Op.APPROVE, Op.CANCEL, Op.RETRY, Op.EXCLUDE}),
     S.RUNNING: frozenset({Op.PAUSE, Op.APPROVE, Op.CANCEL, Op.ROLL_BACK, Op.RETRY, Op.EXCLUDE}),
     S.PAUSED: frozenset({Op.RESUME, Op.APPROVE, Op.CANCEL, Op.ROLL_BACK, Op.COMMIT, Op.RETRY, Op.EXCLUDE}),
     S.HALTED: frozenset(Op),
