@@ -96,6 +96,11 @@ class ControlServer:
             writer.write(json.dumps(answer).encode() + b"\n")
             async with asyncio.timeout(REQUEST_S):
                 await writer.drain()
+                writer.write_eof()
+                # Closed over bytes that are still to come, the caller's write would fail, and it
+                # would never read the answer (who is denied is answered before it has asked).
+                while await reader.read(LINE_MAX):
+                    pass
         except (OSError, TimeoutError):
             pass  # the caller went away; whatever it asked for is done or refused already
         finally:

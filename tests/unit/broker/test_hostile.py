@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -132,10 +134,11 @@ async def as_stranger(path: str, line: str) -> str:
 
 
 @pytest.fixture
-def open_path(tmp_path: Path) -> str:
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
-    return str(tmp_path / "b.sock")
+def open_path() -> Iterator[str]:
+    """A socket that anybody may reach: pytest's own directories are root's, at a depth that varies."""
+    with tempfile.TemporaryDirectory(prefix="lr-") as directory:
+        os.chmod(directory, 0o755)
+        yield os.path.join(directory, "b.sock")
 
 
 async def test_another_uid_neither_subscribes_nor_claims_what_is_not_its_own(
