@@ -6,7 +6,8 @@ Rules
 3. Percentages are of the members fixed at the start, less those in maintenance or written off;
    a domain's are of the members that carry its value; the fleet's of all counted nodes.
 4. A rollback spends its own budgets, counted above the baseline when it began; a domain's cap
-   then counts the rollback's own attempts. The fleet's budgets hold for both.
+   then counts the rollback's own attempts. Nodes of the baseline that have recovered make no room:
+   no available node starts while as many attempts are open. The fleet's budgets hold for both.
 5. max_uncommitted counts baking nodes and those that will bake: the attempts under way.
 """
 
@@ -51,7 +52,8 @@ def unavailable(index: RolloutIndex) -> Use:
     row = index.row
     if row.goal is Goal.BACK:
         limit = row.spec.rollback.max_unavailable.of(index.denominator())
-        return Use("max_unavailable", limit, max(0, index.unavailable - row.rollback_baseline))
+        above = max(0, index.unavailable - row.rollback_baseline)
+        return Use("max_unavailable", limit, max(above, index.count(Outcome.OPEN)))
     limit = row.spec.budgets.max_unavailable.of(index.denominator())
     return Use("max_unavailable", limit, index.unavailable)
 

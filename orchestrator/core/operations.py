@@ -217,7 +217,9 @@ def roll_back(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datet
         goal=Goal.BACK,
         paused="",
         roll_back_after_cancel=False,
-        rollback_baseline=fleet.unavailable_members(rollout.rollout_id),
+        rollback_baseline=rollout.rollback_baseline
+        if rollout.goal is Goal.BACK and rollout.ended_at is None
+        else fleet.unavailable_members(rollout.rollout_id),
         ended_at=None,
         ended_as="",
     )
