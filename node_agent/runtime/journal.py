@@ -8,7 +8,7 @@ Rules
    can always be unwound; without ballast nothing new begins (ensure_room). A record that finds
    no room is refused and leaves the journal as it was.
 4. A torn tail is cut when it is opened. Damage raises JournalCorrupt; set_aside() keeps the file
-   for inspection and begins a new one in its place, quarantined.
+   for inspection and begins a new one in its place, quarantined from its first record on.
 5. When it has grown, what `history.retained` drops is left out of a new file that replaces it
    by rename.
 
@@ -23,7 +23,7 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -96,8 +96,17 @@ class FileJournal:
         return journal
 
     @classmethod
-    def set_aside(cls, path: Path) -> tuple[Path, str]:
-        """Rename a corrupt journal out of the way; the next open() begins a new one.
+    def set_aside(
+        cls,
+        path: Path,
+        note: Callable[[Path, Sequence[JournalRecord]], Mapping[str, object]] = lambda _kept, _readable: {},
+    ) -> tuple[Path, str]:
+        """Keep a corrupt journal under another name; a new one takes its place by one rename, so
+        that no crash leaves a node that has forgotten both its past and that it has one.
+
+        Args:
+            note: given where it is kept and what of it is readable, the words of the new journal's
+                first record beside the installation.
 
         Returns:
             Where it is kept, and the installation id ("" if its first record is damaged too),
@@ -105,18 +114,25 @@ class FileJournal:
 
         Raises:
             JournalLocked: another process holds it.
+            JournalUnavailable: the new one cannot be made; the corrupt one is still in its place.
         """
         fd = _lock(path)
         try:
             records = decode_file(path.read_bytes()).records
             kept = path.with_name(f"{path.name}.corrupt-{uuid.uuid4().hex[:8]}")
-            path.rename(kept)
+            kept.hardlink_to(path)
+            installation_id = str(records[0].body.get("installation_id", "")) if records else ""
+            body = {**note(kept, records), "installation_id": installation_id or uuid.uuid4().hex}
+            beside = path.with_name(path.name + ".new")
+            first = JournalRecord(_first_seq(path), INSTALLATION, body)
+            os.close(_write_file(beside, MAGIC + encode_record(first)))
+            beside.rename(path)
             _sync_directory(path.parent)
         except OSError as error:
             raise _unavailable(error, path) from error
         finally:
             os.close(fd)
-        return kept, str(records[0].body.get("installation_id", "")) if records else ""
+        return kept, installation_id
 
     @property
     def installation_id(self) -> str:
@@ -146,6 +162,10 @@ class FileJournal:
         """See ports.Journal."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._shut)
         self._executor.shutdown(wait=False)
+
+    def let_go(self) -> None:
+        """close(), where there is no loop yet. Blocks."""
+        self._shut()
 
     def _load(self, installation_id: str) -> None:
         data = self._path.read_bytes()

@@ -47,7 +47,7 @@ def read_history(records: Sequence[JournalRecord]) -> History:
     """
     try:
         return replay(records)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise JournalCorrupt(
             "the journal holds a record that makes no sense",
             remedy="It was written by another version, or damaged. Set it aside and retry the node by name.",

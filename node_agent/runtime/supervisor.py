@@ -3,7 +3,7 @@
 Rules:
 - The boot is classified before the link says Hello.
 - A corrupt journal is set aside whole, and the node reports itself QUARANTINED from a new one
-  under the same installation id.
+  under the same installation id, above the highest generation that can still be read.
 - Everything that the runner journals is counted as it is journalled, once.
 
 Not here: where kernels, workloads and settings come from (app, simulate).
@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node_agent.core.attempt import NodeState
 from node_agent.core.codec import decode
+from node_agent.core.history import body_of
 from node_agent.core.model import Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Report
@@ -29,7 +31,7 @@ from node_agent.runtime.journal import FileJournal
 from node_agent.runtime.link import Link, LinkView
 from node_agent.runtime.metrics import Meter
 from node_agent.runtime.runner import NodeRunner
-from node_agent.runtime.runner_boot import Boot
+from node_agent.runtime.runner_boot import Boot, read_history
 from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor_log import Log
@@ -187,13 +189,32 @@ def open_journal(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return FileJournal.open(path, fd=fd, executor=executor), None
+        journal = FileJournal.open(path, fd=fd, executor=executor)
     except JournalCorrupt as error:
-        kept, installation_id = FileJournal.set_aside(path)
-        return (
-            FileJournal.open(path, installation_id=installation_id, executor=executor),
-            corrupt_problem(error, str(kept)),
-        )
+        return _quarantined(path, error, executor)
+    try:
+        read_history(journal.records)
+    except JournalCorrupt as error:
+        # The checksums are right and the sense is not: no restart will ever read it.
+        journal.let_go()
+        return _quarantined(path, error, executor)
+    return journal, None
+
+
+def _quarantined(path: Path, error: JournalCorrupt, executor: Executor | None) -> tuple[FileJournal, Problem]:
+    def note(kept: Path, readable: Sequence[JournalRecord]) -> Mapping[str, object]:
+        problem = corrupt_problem(error, str(kept))
+        return body_of(node=NodeState(highest_generation=_floor(readable), healthy=False, quarantine=problem))
+
+    kept, _ = FileJournal.set_aside(path, note)
+    return FileJournal.open(path, executor=executor), corrupt_problem(error, str(kept))
+
+
+def _floor(records: Sequence[JournalRecord]) -> int:
+    """The highest generation that a record which can be read names: generations only rise."""
+    nodes = [node for record in records if isinstance(node := record.body.get("node"), Mapping)]
+    floors = [floor for node in nodes if isinstance(floor := node.get("highest_generation"), int)]
+    return max(floors, default=0)
 
 
 def corrupt_problem(error: JournalCorrupt, kept: str) -> Problem:
