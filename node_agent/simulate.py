@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import random
 import signal
 import tempfile
@@ -54,6 +55,9 @@ _R = TypeVar("_R")
 
 JOURNAL_THREADS = 4
 """Each journal's writes stay on one thread; a few of them let fsyncs of different nodes overlap."""
+GARBAGE_THRESHOLD = 50_000
+"""Objects made before the collector looks for cycles: with a thousand nodes in one process, Python's
+700 means to look all the time."""
 PACE = Pace(probe_s=0.2, watch_s=1.0)
 """Emulated nodes live faster: their kexec takes a second, not a minute."""
 
@@ -245,6 +249,8 @@ def options(args: argparse.Namespace) -> SimulateOptions:
 
 def run(options: SimulateOptions) -> int:
     """Host the fleet until SIGINT or SIGTERM. Raises AgentError."""
+    gc.freeze()  # what is imported stays
+    gc.set_threshold(GARBAGE_THRESHOLD, 10, 10)
     try:
         return asyncio.run(host(options))
     except BaseExceptionGroup as group:
