@@ -25,10 +25,10 @@ from orchestrator.core.waves import bake_ends_at, judge_wave, wave_name
 def blockers_of(draft: Draft, index: RolloutIndex, held: Held) -> tuple[Blocker, ...]:
     """Everything that the rollout waits for now."""
     found = [*_gates(draft, index), *_wave(draft, index)]
-    found += _budgets(index, held)
+    found += _budgets(draft, index, held)
     found += _pairs(index, held)
     found += _places(draft, index)
-    found += _under_way(draft, index)
+    found += _under_way(draft, index, held)
     return tuple(found)
 
 
@@ -89,7 +89,9 @@ def _wave(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             wave=name,
         )
     elif row.wave_state is WaveState.BAKING:
-        yield Blocker("WAVE_BAKING", f"wave {name} bakes", until=bake_ends_at(index), wave=name)
+        ends_at = bake_ends_at(index)
+        if ends_at is not None and ends_at > draft.now:
+            yield Blocker("WAVE_BAKING", f"wave {name} bakes", until=ends_at, wave=name)
     elif row.wave_state is WaveState.GATED:
         for verdict in judge_wave(draft.fleet, index, row.wave):
             if verdict.result != "PASS":
@@ -114,17 +116,22 @@ _BUDGET_TEXT = {
 }
 
 
-def _budgets(index: RolloutIndex, held: Held) -> Iterator[Blocker]:
+_SHARED = ("fleet_max_unavailable", "fleet_max_in_blackout")
+
+
+def _budgets(draft: Draft, index: RolloutIndex, held: Held) -> Iterator[Blocker]:
     for name, (use, orders) in held.by_budget.items():
         reason, text = _BUDGET_TEXT.get(name, ("DOMAIN_CAP", f"{name.removeprefix('domain:')} is at its cap"))
-        yield _on(reason, f"{text} ({use.used} of {use.limit})", _remedy(index, use), orders)
+        yield _on(reason, f"{text} ({use.used} of {use.limit})", _remedy(draft, index, use), orders)
 
 
-def _remedy(index: RolloutIndex, use: Use) -> str:
-    """Waiting is enough while attempts are under way; else somebody must act."""
+def _remedy(draft: Draft, index: RolloutIndex, use: Use) -> str:
+    """Waiting is enough while attempts are under way, of whichever rollout spends the budget; else
+    somebody must act."""
     if use.limit <= 0:
         return f"The limit leaves room for nobody: cancel the rollout and raise {use.budget}."
-    if index.count(Outcome.OPEN) or index.count(Outcome.BAKING):
+    spenders = draft.fleet.indexes.values() if use.budget in _SHARED else (index,)
+    if any(of.count(Outcome.OPEN, Outcome.BAKING) for of in spenders):
         return ""
     return (
         "Nothing under way will free it: bring unavailable nodes back (`liveroll nodes`), set them in "
@@ -258,7 +265,7 @@ def _stage_failed(draft: Draft, orders: Sequence[Order], wave: str) -> Blocker:
     return _on("STAGE_FAILED", text, remedy, orders, wave=wave, until=until)
 
 
-def _under_way(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
+def _under_way(draft: Draft, index: RolloutIndex, held: Held) -> Iterator[Blocker]:
     row, fleet = index.row, draft.fleet
     count = index.count(Outcome.OPEN)
     if count:
@@ -280,7 +287,7 @@ def _under_way(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
         )
     yield from _unanswered(draft, index)
     baking = index.count(Outcome.BAKING, upto=row.wave)
-    if baking and row.wave_state is not WaveState.RUNNING:
+    if baking and (row.wave_state is not WaveState.RUNNING or held.by_budget):
         yield from _baking(draft, index, baking)
 
 

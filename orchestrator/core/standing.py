@@ -263,7 +263,7 @@ def stand(s: Surroundings, policy: FleetPolicy, now: datetime) -> tuple[Standing
             value=value,
             values=values,
             blackout=mine and holds_blackout_slot(newest),
-            uncommitted=mine and newest is not None and _uncommitted(newest),
+            uncommitted=mine and newest is not None and _uncommitted(newest) and not node.written_off,
             silent=mine and is_open(newest) and s.link is not Link.UP,
             returning=mine and newest is not None and newest.kind is Kind.ROLLBACK,
             updated_order=m.member.updated_order,

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.core import operations
 from orchestrator.core.phases import Outcome, Phase
+from orchestrator.core.spec import Amount
 from tests.unit.core_planner.builders import World, nodes, settled_attempt, spec
 from tests.unit.core_planner.test_starts import begun
 
@@ -48,5 +49,17 @@ def test_so_does_the_only_node_of_a_rollout_that_has_not_begun() -> None:
     w.rollout(spec())
     w.run()
     w.commit(operations.retry_nodes(w.fleet, "r1", ["n0"], "mended", "ann", w.now).change)
+    w.run()
+    assert w.state() == "SUCCEEDED"
+
+
+def test_a_budget_that_an_unreachable_baking_node_fills_names_the_node() -> None:
+    one = {"max_uncommitted": Amount(count=1)}
+    w = baking(begun(4, bake=timedelta(minutes=5), budgets=one))
+    stuck = {b.reason: b for b in w.plan().blockers["r1"]}
+    assert stuck["BUDGET_UNCOMMITTED"].nodes == ("n2", "n3")
+    assert stuck["BAKING_STUCK"].nodes == ("n1",)
+    assert "written off" in stuck["BAKING_STUCK"].remedy
+    w.commit(operations.write_off(w.fleet, ["n1"], "the rack burnt", "ann", w.now).change)
     w.run()
     assert w.state() == "SUCCEEDED"
