@@ -44,6 +44,9 @@ def stands(index: RolloutIndex, key: str, node_id: str) -> bool:
         return False
     if member.crossed or member.outcome in _UNDER_WAY or member.outcome in _ANSWERED:
         return True
+    if standing.returning and member.outcome is Outcome.FAILED:
+        # Whoever was on the way back had jumped.
+        return True
     return (
         standing.lane is Lane.FORWARD
         and standing.place in _WAITS

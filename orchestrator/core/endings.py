@@ -16,6 +16,7 @@ from orchestrator.core.draft import Draft
 from orchestrator.core.index import RolloutIndex
 from orchestrator.core.model import MemberRow, NewEvent, RolloutRow
 from orchestrator.core.phases import Goal, Outcome, RolloutState
+from orchestrator.core.settlement import RUNS_PREVIOUS
 from orchestrator.core.standing import Flag, Lane, Place
 from orchestrator.core.waves import settle_in_batches, way_back_open
 
@@ -26,7 +27,13 @@ def wind_up(draft: Draft, index: RolloutIndex) -> None:
     if row.ended_at is not None:
         return
     back = [
-        replace(index.members[node_id], outcome=Outcome.ROLLED_BACK, crossed=False, operator_word=False)
+        replace(
+            index.members[node_id],
+            outcome=Outcome.ROLLED_BACK,
+            reason=RUNS_PREVIOUS,
+            crossed=False,
+            operator_word=False,
+        )
         for _, node_id in index.queue(Lane.BACK).waiting.get(Place.IS_BACK, ())
     ]
     settle_in_batches(draft, index, back, "it runs its previous release")

@@ -26,6 +26,9 @@ from orchestrator.errors import Retry
 
 BAD_ENDS = frozenset({Phase.AWAITING_ROLLBACK, Phase.QUARANTINED, Phase.COLD_BOOTED, Phase.LOST})
 
+RUNS_PREVIOUS = "runs_previous_release"
+"""Why a member is ROLLED_BACK that no rollback attempt brought back: a bad end of one is past."""
+
 NO_TRIES: Mapping[str, int] = MappingProxyType({})
 
 _BY_VERDICT = {
@@ -84,7 +87,9 @@ def settle_needed(rollout: RolloutRow, member: MemberRow, own: AttemptRow | None
     if phase in BAD_ENDS:
         if outcome is Outcome.FAILED:
             return member.reason != failure_kinds(own)[0]
-        back = outcome is Outcome.ROLLED_BACK and own.kind is Kind.FORWARD
+        back = outcome is Outcome.ROLLED_BACK and (
+            own.kind is Kind.FORWARD or member.reason == RUNS_PREVIOUS
+        )
         return outcome is not Outcome.PENDING and not back
     if phase is Phase.ABORTED:
         return outcome is Outcome.OPEN

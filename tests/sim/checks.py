@@ -267,7 +267,7 @@ class Checks:
                 f"{node.node_id} jumps at {now_s:.3f} s of its boot without a valid PROCEED; it had {leases}",
                 node.node_id,
             )
-        sessions = frozenset(node.emulated.model.sessions())
+        sessions = frozenset(name.decode() for name in node.emulated.model._outgoing)
         self._jumps[node.node_id] = _Jump(generation, sessions)
 
     def reboot_refused(self, node: SimNode) -> None:
