@@ -412,6 +412,14 @@ def _back(s: Surroundings, m: Membership, maintained: bool, now: datetime) -> tu
     return Place.READY, None
 
 
+def _told_at(node: NodeRow, a: AttemptRow, rollout: RolloutRow) -> datetime:
+    """When the node could hear its PREPARE: a link that came back brings it anew, within bounds,
+    for an agent that dies of it dials again and again."""
+    if not node.link_up or node.link_changed_at is None:
+        return a.opened_at
+    return max(a.opened_at, min(node.link_changed_at, a.opened_at + rollout.spec.silence_lease))
+
+
 def _flags(
     s: Surroundings, m: Membership, mine: bool, policy: FleetPolicy, now: datetime
 ) -> tuple[tuple[Flag, ...], datetime | None]:
@@ -445,5 +453,5 @@ def _flags(
                 out = isinstance(node.desired, DesiredProceed) and a.proceed_until is not None
                 due(a.proceed_until if out else now, Flag.PRESERVED)
             elif a.phase is Phase.LOADING and not a.acknowledged:
-                due(a.opened_at + m.rollout.spec.acknowledge_timeout, Flag.UNANSWERED)
+                due(_told_at(node, a, m.rollout) + m.rollout.spec.acknowledge_timeout, Flag.UNANSWERED)
     return tuple(flags), min(ends, default=None)
