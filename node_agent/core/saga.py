@@ -107,6 +107,7 @@ TABLE: Mapping[Phase, Mapping[Signal, Row]] = {
     },
     Phase.JUMPING: {
         Signal.JUMP_INTENT_RECORDED: Row(Phase.JUMPING, Effect.REBOOT),
+        Signal.CANCEL_REQUESTED: _UNWIND,
         Signal.STEP_FAILED: _UNWIND,
         Signal.LEASE_EXPIRED: _UNWIND,
         Signal.REBOOT_REFUSED: _UNWIND,
@@ -192,9 +193,9 @@ def transition(attempt: Attempt, event: ev.Event, story: Sequence[str] = ()) -> 
         return _recover(attempt, event)
     signal = signal_of(attempt, event)
     row = TABLE[attempt.phase].get(signal)
-    # A second intent would be a second reboot (rule 3).
-    again = attempt.jumped and signal is Signal.JUMP_INTENT_RECORDED
-    if row is None or again:
+    # A second intent would be a second reboot, and a cancel comes too late (rule 3).
+    too_late = attempt.jumped and signal in (Signal.JUMP_INTENT_RECORDED, Signal.CANCEL_REQUESTED)
+    if row is None or too_late:
         raise IllegalTransition(attempt.phase, signal.value, story)
     return Transition(_enter(absorb(attempt, event), row), row.effect)
 

@@ -32,7 +32,6 @@ from node_agent.core.admission import (
     RaiseFloor,
     Refuse,
     classify_command,
-    lease_problem,
     resolve_local,
 )
 from node_agent.core.attempt import Attempt, NodeState
@@ -42,7 +41,6 @@ from node_agent.core.phases import Phase, Verdict
 from node_agent.core.report import CommandRefusal, Disposition, NodeStatus, Outcome, Report
 from node_agent.core.saga import transition
 from node_agent.core.steps import STEPS, Effect
-from node_agent.core.timing import PRE_REBOOT
 from node_agent.errors import JournalUnavailable, KernelError
 from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
@@ -50,7 +48,7 @@ from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met,
 from node_agent.runtime.runner_ledger import Ledger, with_attempt
 from node_agent.runtime.runner_report import build_hello
 from node_agent.runtime.runner_stages import Stages
-from node_agent.runtime.runner_step import perform_bounded
+from node_agent.runtime.runner_step import before_reboot, perform_bounded
 
 if TYPE_CHECKING:
     from node_agent.runtime.link_transport import HelloFacts
@@ -79,6 +77,8 @@ class NodeRunner:
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
         self._epoch = 0
+        self._cancel: cmd.Cancel | None = None
+        """The last one that was accepted for an attempt under way."""
         self._trouble: Problem | None = None
         """Why the journal takes nothing new."""
         self._halted = False
@@ -169,6 +169,8 @@ class NodeRunner:
             self._inbox.put_nowait(command)
         except asyncio.QueueFull:
             return Disposition(Outcome.REFUSED, self.status(), BUSY, ref)
+        if isinstance(command, cmd.Cancel) and isinstance(decision, Deliver):
+            self._cancel = command
         if isinstance(decision, Refuse):
             return Disposition(Outcome.REFUSED, self.status(), decision.problem, ref)
         return Disposition(Outcome.ACCEPTED, self.status(), attempt=ref)
@@ -373,16 +375,14 @@ class NodeRunner:
     async def _jump(self, effect: Effect, attempt: Attempt) -> ev.Event:
         """Either side of the point of no return."""
         if effect is Effect.RECORD_INTENT:
+            if (cancel := self._cancel) is not None and cancel.attempt == attempt.ref:
+                # Accepted while the last workload came to stand still: it waits in the inbox.
+                return ev.CancelRequested(cancel.reason)
             return ev.JumpIntentRecorded()
-        assert attempt.lease is not None
+        stopped = await before_reboot(self._effects, self._ports, attempt, self.stamp)
+        if stopped is not None:
+            return stopped
         try:
-            await self._ports.sync()
-            mark = self._effects.mark(PRE_REBOOT)
-            self._effects.session.write_marks((*attempt.marks, mark), attempt.tsc_hz)
-            # The last act before reboot (rule of the lease).
-            late = lease_problem(attempt.lease, self.stamp())
-            if late is not None:
-                return ev.LeaseExpired(late)
             await self._ports.kernel.reboot_kexec()
         except KernelError as error:
             return ev.RebootRefused(Problem.of(error, step=Phase.JUMPING.value))

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from node_agent.core import events as ev
+from node_agent.core import timing
+from node_agent.core.admission import lease_problem
 from node_agent.core.attempt import Attempt
 from node_agent.core.model import BootStamp, Problem
 from node_agent.core.steps import Effect, timeout_s
 from node_agent.errors import AgentError, Retry
 from node_agent.ports import Clock
-from node_agent.runtime.runner_effects import Effects
+from node_agent.runtime.runner_effects import Effects, Ports
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,36 @@ async def perform_bounded(
             log.error("workloads could not be brought back: %s", event)
         return None
     return event
+
+
+async def before_reboot(
+    effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable[[], BootStamp]
+) -> ev.Event | None:
+    """All that comes between JumpIntent and reboot; what stands in the way of it, if anything.
+
+    The write-back is cut short by the lease, because workloads stand still meanwhile. Nothing has
+    left this boot yet, so that every failure may unwind. The lease is judged last.
+    """
+    lease = attempt.lease
+    assert lease is not None
+    left_s = lease.stamp.boottime_s + lease.valid_for_s - stamp().boottime_s
+    try:
+        await within(ports.clock, left_s, _written_back(ports))
+        mark = effects.mark(timing.PRE_REBOOT)
+        effects.session.write_marks((*attempt.marks, mark), attempt.tsc_hz)
+    except TimeoutError:
+        return ev.LeaseExpired(
+            lease_problem(lease, stamp()) or _expired(attempt, "the disk was written back")
+        )
+    except Exception as error:  # rule 2
+        log.exception("the jump failed before the reboot in a way nobody foresaw")
+        return ev.RebootRefused(_unforeseen(error, attempt))
+    late = lease_problem(lease, stamp())
+    return ev.LeaseExpired(late) if late is not None else None
+
+
+async def _written_back(ports: Ports) -> None:
+    await ports.sync()
 
 
 async def within(
@@ -78,15 +110,7 @@ def _bound(effect: Effect, attempt: Attempt, now: BootStamp) -> tuple[float | No
     if effect is Effect.SUSPEND and lease is not None and limit_s is not None:
         left_s = lease.stamp.boottime_s + lease.valid_for_s - now.boottime_s
         if left_s < limit_s:
-            return left_s, ev.LeaseExpired(
-                Problem(
-                    "LEASE_EXPIRED",
-                    Retry.REPLAN,
-                    "the lease ran out before every workload stood still",
-                    "Allow a longer proceed_lease, or find out why a workload is slow to suspend.",
-                    {"step": step, "valid_for_s": f"{lease.valid_for_s:g}"},
-                )
-            )
+            return left_s, ev.LeaseExpired(_expired(attempt, "every workload stood still"))
     return limit_s, ev.TimedOut(
         Problem(
             "STEP_TIMEOUT",
@@ -95,6 +119,17 @@ def _bound(effect: Effect, attempt: Attempt, now: BootStamp) -> tuple[float | No
             f"Find out what {step} waits for, or allow more time in the rollout's timeouts.",
             {"step": step, "timeout_s": f"{limit_s or 0:g}"},
         )
+    )
+
+
+def _expired(attempt: Attempt, before: str) -> Problem:
+    assert attempt.lease is not None
+    return Problem(
+        "LEASE_EXPIRED",
+        Retry.REPLAN,
+        f"the lease ran out before {before}",
+        "Allow a longer proceed_lease, or find out what is slow: a workload to suspend, or the disk.",
+        {"step": attempt.phase.value, "valid_for_s": f"{attempt.lease.valid_for_s:g}"},
     )
 
 

@@ -26,6 +26,7 @@ ROWS = [
     (P.JUMPING, ev.JumpIntentRecorded, P.JUMPING, E.REBOOT),
     (P.JUMPING, ev.RebootRefused, P.UNWINDING, E.UNWIND),
     (P.JUMPING, ev.StepFailed, P.UNWINDING, E.UNWIND),
+    (P.JUMPING, ev.CancelRequested, P.UNWINDING, E.UNWIND),
     (P.RETRIEVING, ev.Retrieved, P.RESUMING, E.RESUME),
     (P.RESUMING, ev.Resumed, P.VERIFYING, E.VERIFY),
     (P.VERIFYING, ev.Healthy, P.FINISHING, E.FINISH),
@@ -217,3 +218,5 @@ def test_an_attempt_never_jumps_twice() -> None:
     jumped = transition(attempt(P.JUMPING), ev.JumpIntentRecorded()).attempt
     with pytest.raises(IllegalTransition):
         transition(jumped, ev.JumpIntentRecorded())
+    with pytest.raises(IllegalTransition):
+        transition(jumped, ev.CancelRequested())

@@ -1,0 +1,95 @@
+"""The last instants before the point of no return: what may still stop the jump, does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from node_agent.core import commands as cmd
+from node_agent.core.phases import Phase
+from node_agent.core.report import Outcome
+from tests.unit.runner.lab import Lab
+
+P = Phase
+
+
+async def test_a_cancel_that_was_accepted_is_never_followed_by_a_jump() -> None:
+    """It comes while the journal takes the last workload's Suspended: the inbox is not read again
+    before reboot."""
+    async with Lab() as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+        answers: list[Outcome] = []
+
+        async def cancelled() -> None:
+            attempt = lab.runner.attempt
+            if (
+                attempt is not None
+                and attempt.phase is P.SUSPENDING
+                and b'"phase":"JUMPING"' in lab.disk.data
+            ):
+                lab.disk.before_sync = None
+                answers.append(lab.runner.submit(cmd.Cancel("cancel", lab.ref(), "changed my mind")).outcome)
+
+        lab.disk.before_sync = cancelled
+        lab.runner.submit(lab.proceed())
+        assert await lab.settle() is P.ABORTED
+        assert answers == [Outcome.ACCEPTED]
+        assert lab.problem() == "CANCELLED"
+        assert lab.calls["kernel.reboot_kexec"] == 0
+        assert lab.suspended() == []
+        assert b"jump_intent" not in lab.disk.data
+
+
+async def test_a_cancel_of_an_earlier_attempt_stops_no_later_one() -> None:
+    async with Lab() as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+        lab.runner.submit(cmd.Cancel("cancel", lab.ref(), "not now"))
+        assert await lab.settle() is P.ABORTED
+        assert await lab.update(2) is P.BAKING
+
+
+async def test_a_disk_that_is_never_written_back_costs_no_more_than_the_lease() -> None:
+    """A dead network file system hangs sync(2) for ever, and workloads stand still meanwhile."""
+    async with Lab() as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+        calls = 0
+
+        async def hangs() -> None:
+            nonlocal calls
+            calls += 1
+            if calls > 1:  # the first comes before anything stands still
+                await asyncio.get_running_loop().create_future()
+
+        lab.runner._ports = replace(lab.runner._ports, sync=hangs)
+        lab.runner._effects._ports = lab.runner._ports
+        lab.runner.submit(lab.proceed(valid_for_s=5.0))
+        assert await lab.settle() is P.ABORTED
+        assert lab.problem() == "LEASE_EXPIRED"
+        assert lab.calls["kernel.reboot_kexec"] == 0
+        assert lab.suspended() == []
+        assert lab.intact()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "sync"), ValueError("a mark that cannot be packed")])
+async def test_what_fails_between_intent_and_reboot_unwinds(error: Exception) -> None:
+    async with Lab() as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+        lab.runner._effects.session.write_marks = _raises(error)  # type: ignore[method-assign]
+        lab.runner.submit(lab.proceed())
+        assert await lab.settle() is P.ABORTED
+        assert lab.problem() == "INTERNAL"
+        assert lab.calls["kernel.reboot_kexec"] == 0
+        assert lab.suspended() == []
+
+
+def _raises(error: Exception):  # type: ignore[no-untyped-def]
+    def call(*_: object) -> None:
+        raise error
+
+    return call
