@@ -78,7 +78,7 @@ class Fleet:
         """Members whose rollout has not come yet: rows of one commit come in any order."""
         self._wakes: list[tuple[datetime, str]] = []
         self._wake_of: dict[str, datetime] = {}
-        self._deferred = False
+        self._touched: dict[str, None] | None = None
 
     # --- reading ---------------------------------------------------------------------
 
@@ -176,14 +176,19 @@ class Fleet:
     @classmethod
     def rebuild(cls, policy: FleetPolicy, incarnation: str, facts: Iterable[Fact]) -> Fleet:
         """From scratch: what applying the facts one by one gives, faster."""
-        fleet = cls(policy, incarnation)
-        fleet._deferred = True
-        for fact in facts:
-            fleet.apply(fact)
-        fleet._deferred = False
-        for node_id in fleet.nodes:
-            fleet._reindex(node_id)
-        return fleet
+        return cls(policy, incarnation).take(facts)
+
+    def take(self, facts: Iterable[Fact]) -> Fleet:
+        """Apply facts in order, looking at each node they touch once, at the end."""
+        self._touched = touched = dict[str, None]()
+        try:
+            for fact in facts:
+                self.apply(fact)
+        finally:
+            self._touched = None
+        for node_id in touched:
+            self._reindex(node_id)
+        return self
 
     def apply(self, fact: Fact) -> Fleet:
         """Take in one committed row or one thing heard. Returns the fleet itself."""
@@ -356,7 +361,10 @@ class Fleet:
         return stand(self._surroundings(node_id), self.policy, self.now)
 
     def _reindex(self, node_id: str) -> None:
-        if self._deferred or node_id not in self.nodes:
+        if self._touched is not None:
+            self._touched[node_id] = None
+            return
+        if node_id not in self.nodes:
             return
         standing, until = self._look(node_id)
         if standing != self.standings.get(node_id):

@@ -155,18 +155,18 @@ class Commits:
 
     def _take_in(self, fleet: Fleet, rows: Sequence[Row], facts: Sequence[Fact]) -> None:
         hinted = []
+        news = []
         for row in rows:
             before = known(fleet, row)
             if before is not None and before.revision >= row.revision:
                 continue
-            fleet.apply(row)
+            news.append(row)
             self._observer.row_applied(before, row)
             if isinstance(row, NodeRow) and (
                 not isinstance(before, NodeRow) or before.command_serial != row.command_serial
             ):
                 hinted.append(row.node_id)
-        for fact in facts:
-            fleet.apply(fact)
+        fleet.take((*news, *facts))
         if hinted:
             self._hints.hint(hinted)
         self._wake()
