@@ -69,7 +69,7 @@ def membership(
     selected, skipped = _select(nodes, spec)
     members: list[NodeRow] = []
     for node in selected:
-        reason = _left_out(node, spec, now)
+        reason = left_out(node, spec, now)
         if reason is None:
             members.append(node)
         else:
@@ -148,7 +148,8 @@ def _unknown_nodes(names: Iterable[str], nodes: Mapping[str, NodeRow], path: str
     return violations
 
 
-def _left_out(node: NodeRow, spec: RolloutSpec, now: datetime) -> SkippedNode | None:
+def left_out(node: NodeRow, spec: RolloutSpec, now: datetime) -> SkippedNode | None:
+    """Why a selected node takes no part (rule 2); None if it may."""
     if node.written_off:
         return SkippedNode(node.node_id, "WRITTEN_OFF", f"it is written off: {node.written_off}")
     if in_maintenance(node, now) and node.maintenance is not None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 
-from orchestrator.core import canaries, selectors
+from orchestrator.core import canaries, resolve, selectors
 from orchestrator.core.draft import Draft
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.gates import FAIL, PASS, Evidence, judge
@@ -194,7 +194,8 @@ def _join_late(fleet: Fleet, index: RolloutIndex, step: Step) -> None:
     if row.spec.late_nodes is not LateNodes.LAST_WAVE:
         return
     late = [n for n in fleet.enrolled_after(row.created_at) if n.node_id not in index.members]
-    fitting = [n for n in late if _selected(row, n)][: max(0, BATCH - len(step.members))]
+    able = [n for n in late if _selected(row, n) and resolve.left_out(n, row.spec, fleet.now) is None]
+    fitting = able[: max(0, BATCH - len(step.members))]
     if not fitting:
         return
     step.row = row = _with_stragglers(row)

@@ -76,6 +76,7 @@ def node(node_id: str, **changes: Any) -> NodeRow:
         boot_id=f"{node_id}-boot-1",
         hardware_model="m1",
         command_line="quiet",
+        capabilities=frozenset({"luo"}),
         staged=frozenset({"sha-new"}),
         rollback_artifact=f"sha-{OLD}",
     )

@@ -228,6 +228,15 @@ def test_late_nodes_by_name() -> None:
     assert set(w.fleet.members("r1")) == {"n0", "n7"}
 
 
+def test_a_late_node_that_cannot_do_the_method_does_not_join() -> None:
+    w = World(nodes(2))
+    w.rollout(spec(late_nodes=LateNodes.LAST_WAVE))
+    w.put(node("n7", enrolled_at=w.now + s(1), capabilities=frozenset({"kho"})))
+    w.hear("n7")
+    w.run()
+    assert (w.state(), set(w.fleet.members("r1"))) == ("SUCCEEDED", {"n0", "n1"})
+
+
 # --- ends --------------------------------------------------------------------------------
 
 
