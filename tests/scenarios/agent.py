@@ -63,7 +63,7 @@ class Faults:
     retry: Retry = Retry.REPLAN
     times: int = 1
     jump: str = ""
-    """lost, power, memory, old or wrong: how the kexec ends."""
+    """lost, power, memory or wrong: how the kexec ends."""
     unhealthy: bool = False
     """The new kernel's probes fail."""
     deaf: bool = False
@@ -81,6 +81,8 @@ class Agent:
     labels: Mapping[str, str]
     boot_at: datetime
     staged: frozenset[str] = frozenset()
+    default: str = ""
+    """What a cold boot starts; made so by COMMIT."""
     boot: int = 1
     seq: int = 0
     epoch: int = 0
@@ -99,6 +101,9 @@ class Agent:
     verdict: Verdict | None = None
     faults: Faults = field(default_factory=Faults)
     unsent: list[Report] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.default = self.default or self.release
 
     @property
     def boot_id(self) -> str:
@@ -130,7 +135,12 @@ class Agent:
         return Heartbeat(self._status(), self.stamp(now))
 
     def _status(self) -> NodeStatus:
-        return NodeStatus(self.ref, self.phase, self.seq, self.healthy, None if self.healthy else self.problem)
+        return NodeStatus(self.ref, self.phase, self.seq, self.well, None if self.well else self.problem)
+
+    @property
+    def well(self) -> bool:
+        """Whether its probes hold; a quarantined node is never well."""
+        return self.healthy and self.phase is not Phase.QUARANTINED
 
     # --- the saga --------------------------------------------------------------------
 
@@ -177,11 +187,13 @@ class Agent:
         self.boot, self.boot_at, self.faults.jump = self.boot + 1, now, ""
         match how:
             case "power":
+                self.release = self.default
                 self._classified(Verdict.COLD_BOOT, Phase.COLD_BOOTED, now)
             case "memory":
                 self.release = self.to
                 self._classified(Verdict.STATE_LOST, Phase.COLD_BOOTED, now)
             case "wrong":
+                self.release = "5.0.0-rescue"
                 self._classified(Verdict.WRONG_KERNEL, Phase.QUARANTINED, now)
             case _:
                 self.release = self.to
@@ -219,12 +231,15 @@ class Agent:
             case DesiredCancel(reason=reason) if mine and self.phase in CANCELLABLE:
                 self.problem = Problem("CANCELLED", Retry.REPLAN, reason)
                 self._say("CancelRequested", Phase.UNWINDING, now)
-            case DesiredCancel(generation=generation, reason=reason) if not mine and generation > self.highest:
+            case DesiredCancel(generation=generation, reason=reason) if (
+                not mine and generation > self.highest
+            ):
                 self.highest = generation
                 problem = Problem("CANCELLED", Retry.REPLAN, reason)
                 ref = AttemptRef(self.node_id, generation, incarnation)
                 self._tell(Report(self._next(), "Unwound", Phase.ABORTED, ref, problem=problem), now)
             case DesiredCommit() if mine and self.phase is Phase.BAKING:
+                self.default = self.release
                 self._say("Committed", Phase.COMMITTED, now)
             case _:
                 pass
@@ -242,7 +257,6 @@ class Agent:
 
     def _say(self, event: str, phase: Phase, now: datetime, **more: object) -> None:
         self.phase = phase
-        settled_badly = phase in (Phase.QUARANTINED, Phase.COLD_BOOTED, Phase.AWAITING_ROLLBACK)
         report = Report(
             self._next(),
             event,
@@ -251,7 +265,7 @@ class Agent:
             problem=self.problem,
             boot_id=self.boot_id,
             release=self.release,
-            healthy=self.healthy and not settled_badly,
+            healthy=self.well,
             **more,  # type: ignore[arg-type]
         )
         self._tell(report, now)

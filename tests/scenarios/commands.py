@@ -12,6 +12,8 @@ why r1 n0                                 what an operator is told
 pause | resume | approve | cancel | rollback | retry | exclude | commit r1 …
 write-off n3 REASON · maintenance n3 REASON · stop REASON · release
 agent n2 stop_at=… fail_at=… retry=… times=… jump=… unhealthy deaf blackout=2s
+reinstall n2 release=6.12.0               somebody boots another kernel by hand
+power-cycle n2                            it boots cold, into what is its default
 cut n2 | vanish n2 | link n2              the link ends, noticed or not; it comes back
 restart                                   the orchestrator dies and comes back
 """
@@ -26,6 +28,7 @@ from orchestrator.core import operations, views
 from orchestrator.core.messages import AttemptRef, NodeStatus
 from orchestrator.core.model import Change, Maintenance
 from orchestrator.core.phases import Phase
+from orchestrator.core.planner import plan
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import LiverollError, Retry
 from tests.scenarios.agent import Agent, Faults
@@ -137,11 +140,20 @@ class Script:
                 self.world.talk(agent)
 
     def do_power_cycle(self, names: list[str], words: dict[str, str]) -> None:
-        """Somebody pulls the plug of a node between its kernels: it boots cold into what is default."""
+        """A node between its kernels boots cold, into what is its default."""
         for name in names:
             agent = self.world.agents[name]
             agent.faults.jump, agent.reachable = "power", True
             agent.step(self.world.now)
+
+    def do_reinstall(self, names: list[str], words: dict[str, str]) -> None:
+        """Somebody boots another kernel by hand."""
+        for name in names:
+            agent = self.world.agents[name]
+            self.world.cut(agent, noticed=True)
+            agent.boot, agent.boot_at, agent.release = agent.boot + 1, self.world.now, words["release"]
+            self.world.link(agent)
+            self.world.talk(agent)
 
     def do_restart(self, names: list[str], words: dict[str, str]) -> None:
         self.world.restart()
@@ -213,7 +225,8 @@ class Script:
     def do_why(self, names: list[str], words: dict[str, str]) -> None:
         w = self.world
         found = views.explain(w.fleet, names[0], names[1] if len(names) > 1 else "", w.plan(), w.now)
-        w.story.append(found.summary)
+        w.story.append(f"      ? {found.summary}")
+        w.story.extend(f"        {b.reason}: {b.message}" for b in found.blockers)
 
     # --- operators -------------------------------------------------------------------
 
@@ -279,6 +292,4 @@ class Script:
 
 def _plan_of(w: World) -> object:
     """What a fleet built from the rows would do."""
-    from orchestrator.core.planner import plan
-
     return plan(w.oracle(), w.now)

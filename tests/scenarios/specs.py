@@ -2,8 +2,9 @@
 
 waves=2,50%,rest · unavailable, blackout, uncommitted: counts · domain=zone:1 · failures=1 ·
 halt_on=lost,state_lost (none: -) · bake=10s · promotion=manual · canaries=4 · first=n3 ·
-window=12:00-12:10 · embargo=60s-120s · gate=blackout:1s or blackout:1s:roll_back · retries=3 (in all) ·
-nodes=n0,n1 · back=2 (how many nodes a rollback takes at a time) · lease=30s · silence=60s · late=last_wave
+window=11:00-12:01,13:00-14:00 · embargo=60s-120s · gate=blackout:1s or blackout:1s:roll_back ·
+retries=3 (in all) · nodes=n0,n1 · back=2 (how many nodes a rollback takes at a time) · lease=30s ·
+silence=60s · acknowledge=20s · late=last_wave
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ def spec(name: str, words: Mapping[str, str], start: datetime) -> RolloutSpec:
             amount(take("blackout", "100")),
             amount(take("uncommitted", "100")),
             DomainBudget(domain.split(":")[0], amount(domain.split(":")[1])) if domain else None,
-            FailureBudget(amount(take("failures", "0")), frozenset() if halt_on == "-" else frozenset(halt_on.split(","))),
+            FailureBudget(
+                amount(take("failures", "0")),
+                frozenset() if halt_on == "-" else frozenset(halt_on.split(",")),
+            ),
         ),
         rollback=RollbackPolicy(max_unavailable=back, max_in_blackout=back),
         bake=Bake(bake, bake),
@@ -99,10 +103,8 @@ def spec(name: str, words: Mapping[str, str], start: datetime) -> RolloutSpec:
 
 
 def _schedule(window: str, embargo: str, start: datetime) -> Schedule:
-    windows: tuple[Window, ...] = ()
-    if window:
-        opens, closes = (time.fromisoformat(part) for part in window.split("-"))
-        windows = (Window(frozenset(), opens, closes),)
+    edges = [[time.fromisoformat(edge) for edge in part.split("-")] for part in window.split(",") if part]
+    windows = tuple(Window(frozenset(), opens, closes) for opens, closes in edges)
     embargoes: tuple[Embargo, ...] = ()
     if embargo:
         first, last = (start + duration(part) for part in embargo.split("-"))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from orchestrator.core import transitions
 from orchestrator.core.actions import Plan
-from orchestrator.core.facts import GraceEnds, LinkDown
+from orchestrator.core.facts import Fact, GraceEnds, LinkDown
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.invariants import Checker
 from orchestrator.core.messages import Hello
@@ -27,6 +27,8 @@ START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 OLD, NEW = "6.19.0", "7.1.0"
 ARTIFACT = Artifact("linux-7.1", "sha-new", NEW, "http://artifacts", emulated=True)
 INCARNATION = "inc-1"
+LONGEST_PAUSE = timedelta(seconds=20)
+"""Between heartbeats where nothing moves; in-flight nodes are silent after 30 s."""
 
 
 class World:
@@ -48,7 +50,7 @@ class World:
 
     def clock(self, at: datetime | None) -> str:
         """+75s, from the beginning."""
-        return "never" if at is None else f"+{(at - START).total_seconds():g}s"
+        return "never" if at is None else f"+{round((at - START).total_seconds(), 1):g}s"
 
     def say(self, what: str, text: str) -> None:
         self.tell_walks()
@@ -60,8 +62,8 @@ class World:
         for node_id, path in self._walked.items():
             by_path.setdefault(tuple(path), []).append(node_id)
         self._walked = {}
-        for path, nodes in by_path.items():
-            text = f"{', '.join(sorted(nodes))}: {' → '.join(path)}"
+        for walked, nodes in by_path.items():
+            text = f"{', '.join(sorted(nodes))}: {' → '.join(walked)}"
             self.story.append(f"{self.clock(self._walk_ended):>7}  {'agent':<9} {text}")
 
     def _walk(self, node_id: str, before: Phase, after: Phase) -> None:
@@ -122,7 +124,7 @@ class World:
 
     def oracle(self) -> Fleet:
         """A fleet from the rows and everything heard."""
-        facts = [*self.rows.values(), *self.fleet.heard.values()]
+        facts: list[Fact] = [*self.rows.values(), *self.fleet.heard.values()]
         facts += [LinkDown(node_id, at) for node_id, at in self.fleet._down.items()]
         if self.fleet.grace_ends_at is not None:
             facts.append(GraceEnds(self.fleet.grace_ends_at))
@@ -175,10 +177,14 @@ class World:
             before = self.fleet.newest_attempt(agent.node_id)
             seen = transitions.report(self.fleet, agent.node_id, message, agent.epoch, self.now)
             assert seen.acknowledge_seq is not None, seen.refusal
-            routine = "attempt." + "".join(f"_{c.lower()}" if c.isupper() else c for c in message.event).strip("_")
+            routine = "attempt." + "".join(
+                f"_{c.lower()}" if c.isupper() else c for c in message.event
+            ).strip("_")
             self._take_report(seen, agent, before.phase if before is not None else Phase.IDLE, routine)
         agent.unsent.clear()
-        beat = transitions.heartbeat(self.fleet, agent.node_id, agent.heartbeat(self.now), agent.epoch, self.now)
+        beat = transitions.heartbeat(
+            self.fleet, agent.node_id, agent.heartbeat(self.now), agent.epoch, self.now
+        )
         self.take(beat)
         node = self.fleet.nodes[agent.node_id]
         if node.desired is not None:
@@ -189,9 +195,7 @@ class World:
             agent.obey(node.desired, command_id, INCARNATION, kind, self.now)
         return spoke or bool(agent.unsent)
 
-    def _take_report(
-        self, seen: transitions.Observation, agent: Agent, before: Phase, routine: str
-    ) -> None:
+    def _take_report(self, seen: transitions.Observation, agent: Agent, before: Phase, routine: str) -> None:
         self.commit(seen.change)
         for fact in seen.facts:
             self.fleet.apply(fact)
@@ -251,7 +255,7 @@ class World:
                 wake = self.plan().next_wake
                 if wake is None and ended:
                     return
-                pause = max(pause, min((wake or until) - self.now, timedelta(seconds=5)))
+                pause = max(pause, min((wake or until) - self.now, LONGEST_PAUSE))
             self.now = min(until, self.now + pause)
         self.settle()
 
@@ -267,7 +271,10 @@ def _ended_well(event: NewEvent) -> bool:
 
 def told(event: NewEvent) -> str:
     """kind: message, with what the message does not say already."""
-    more = {k: v for k, v in event.fields.items() if k in ("canary", "problem", "verdict", "not_before") and v}
+    more = {k: v for k, v in event.fields.items() if k in ("canary", "problem", "verdict") and v}
+    if "not_before" in event.fields:
+        due = datetime.fromisoformat(event.fields["not_before"])
+        more["not_before"] = f"+{(due - START).total_seconds():.1f}s"
     if more.get("canary") == "false":
         del more["canary"]
     extra = "".join(f" {key}={value}" for key, value in more.items())
