@@ -50,6 +50,7 @@ class Peer:
         self._pending = pending
         self._question: tuple[type[Command], asyncio.Future[Command]] | None = None
         self._overdue: list[type[Command]] = []
+        self._reading: asyncio.Future[None] | None = None
 
     def hung_up(self) -> bool:
         """The other end has closed, though our reader may not have come to know it yet."""
@@ -150,13 +151,15 @@ class Peer:
         await self.send(event)
 
     def close(self) -> None:
-        """Idempotent; fails the open question."""
+        """Idempotent; fails the open question and ends run()."""
         if self.gone:
             return
         self.gone = True
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop().remove_reader(self._sock)
         self._sock.close()
+        if self._reading is not None:
+            _settle(self._reading)
         if self._question is not None and not self._question[1].done():
             self._question[1].set_exception(self._gone())
 
@@ -201,7 +204,7 @@ class Peer:
 
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future = self._reading = loop.create_future()
         loop.add_reader(self._sock, _settle, future)
         try:
             await future
