@@ -43,6 +43,10 @@ class Audit:
     generation: dict[str, int] = field(default_factory=dict)
     peak: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+    baseline: int | None = None
+    """Unavailable nodes when a rollback began: its own budgets count above them."""
+    returning: set[str] = field(default_factory=set)
+    """Nodes whose attempt is a rollback."""
 
     def replay(self, events: Iterable[Any]) -> None:
         """Raises AssertionError at the first event that breaks a rule."""
@@ -56,11 +60,15 @@ class Audit:
 
     def _apply(self, event: Any) -> None:
         node, generation = event.node_id, event.attempt.generation
+        if event.kind == "rollout.rollback_wanted":
+            self.baseline = sum(phase not in AVAILABLE for phase in self.phase.values())
         if event.kind == "attempt.prepared" and event.actor == "orchestrator":
             assert generation > self.generation.get(node, 0), f"{node}: generation {generation} again"
             assert self.phase.get(node, "IDLE") not in OPEN, f"{node}: a second attempt beside an open one"
             self.generation[node] = generation
             self.phase[node] = "LOADING"
+            if event.fields["kind"] == "ROLLBACK":
+                self.returning.add(node)
         elif (
             generation
             and "phase" in event.fields
@@ -72,8 +80,10 @@ class Audit:
     def _check(self, event: Any) -> None:
         unavailable = [n for n, phase in self.phase.items() if phase not in AVAILABLE]
         dark = [n for n, phase in self.phase.items() if phase in BLACKOUT_SLOT]
-        zones = Counter(self.caps.zones[n] for n in unavailable)
-        self._cap("unavailable", len(unavailable), self.caps.unavailable, event)
+        of_a_domain = self.returning if self.baseline is not None else self.phase.keys()
+        zones = Counter(self.caps.zones[n] for n in unavailable if n in of_a_domain)
+        above = self.caps.unavailable + (self.baseline or 0)
+        self._cap("unavailable", len(unavailable), above, event)
         self._cap("blackout", len(dark), self.caps.blackout, event)
         self._cap("domain", max(zones.values(), default=0), self.caps.domain, event)
 
