@@ -253,6 +253,8 @@ class NodeRunner:
                 self._ledger.node = node
                 await self._journal_failed(error)
                 return
+        if effect is None and event.verdict is not Verdict.SAME_BOOT:
+            await self._effects.nothing_crossed()
         await self._start(effect)
 
     async def _take(self, item: Item) -> None:

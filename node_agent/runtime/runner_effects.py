@@ -287,6 +287,10 @@ class Effects:
             await _at_best(self._retrieve(attempt))
             await _at_best(self._bring_back(attempt))
 
+    async def nothing_crossed(self) -> None:
+        """Nothing is retrieved in this boot: whoever waits to claim its memory starts afresh."""
+        await _at_best(self._ports.workloads.release())
+
     async def _bring_back(self, _: Attempt) -> None:
         await self._ports.workloads.resume()
 

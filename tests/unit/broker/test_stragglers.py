@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -75,4 +76,21 @@ async def test_one_that_claims_after_everybody_gave_up_is_woken_all_the_same(
         late.say(**RESUMED)
         await broker.finish()
         late.close()
+        await until(broker)
+
+
+async def test_after_a_cold_boot_nobody_waits_for_a_session_that_will_never_come(
+    machine: Machine, path: str
+) -> None:
+    """The journal still binds it; the runner says release() once the boot is classified."""
+    broker = Broker(path, timeouts=BrokerTimeouts(claim_s=60))
+    broker.restore({"a": {"uid": os.getuid(), "unit": "", "suspend": True}})
+    async with running(broker):
+        client = await PlainClient(path).connect()
+        client.say(cmd="CLAIM", id="a", extensions=["suspend"])
+        await asyncio.sleep(0)
+        await broker.release()
+        async with asyncio.timeout(2):
+            assert (await client.hear() or {})["reason"] == "NO_SUCH_CLAIM"
+        client.close()
         await until(broker)
