@@ -331,7 +331,7 @@ def _baking(draft: Draft, index: RolloutIndex, count: int) -> Iterator[Blocker]:
         stuck.sort()
         yield Blocker(
             "BAKING_STUCK",
-            "the node bakes, but is unreachable or unhealthy, so it cannot be committed",
+            "the node bakes, but is unreachable, unhealthy or refuses to commit, so it cannot be committed",
             "Bring the node back and healthy; it is rolled back when it relapses. A node that will not "
             "return must be written off.",
             tuple(stuck[:FEW]),

@@ -25,7 +25,6 @@ from orchestrator.core.model import (
     AttemptRow,
     DesiredCancel,
     DesiredCommit,
-    DesiredProceed,
     DesiredStage,
     MemberRow,
     NodeRow,
@@ -450,8 +449,7 @@ def _flags(
             if a.ever_lost or a.cancel_cause:
                 flags.append(Flag.DOOMED)
             elif a.phase is Phase.PRESERVED:
-                out = isinstance(node.desired, DesiredProceed) and a.proceed_until is not None
-                due(a.proceed_until if out else now, Flag.PRESERVED)
+                due(a.proceed_until if a.proceed_until is not None else now, Flag.PRESERVED)
             elif a.phase is Phase.LOADING and not a.acknowledged:
                 due(_told_at(node, a, m.rollout) + m.rollout.spec.acknowledge_timeout, Flag.UNANSWERED)
     return tuple(flags), min(ends, default=None)

@@ -168,7 +168,7 @@ def report(
     if message.refusal is not None:
         node, learnt = refused_command(fleet, node, message.refusal, attempt, now)
         attempt = learnt.attempt if learnt is not None else attempt
-        events += learnt.events if learnt is not None else (_refusal_event(node, message),)
+        events += (learnt.events if learnt is not None else ()) or (_refusal_event(node, message),)
         if learnt is not None:
             writes.append(replace(learnt.attempt, seq=message.seq))
     elif attempt is not None:

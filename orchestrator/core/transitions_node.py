@@ -4,14 +4,15 @@ Rules
 1. A Hello describes the node in full; a report changes only what it says.
 2. `desired` is cleared once answered; clearing raises command_serial like any other change.
 3. A refused PREPARE ends an attempt that the node has not acknowledged; any other refusal is
-   recorded on the attempt and leaves its phase alone.
+   recorded on the attempt and leaves its phase alone. What was refused is not wanted again at once:
+   PROCEED after a beat (it brings a newer stamp), COMMIT once the node's health has turned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from orchestrator.core.messages import CommandRefusal, Hello, Report, StageResult
@@ -27,6 +28,9 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, never_started
+
+BEAT = timedelta(seconds=5)
+"""As often as a node in an attempt beats."""
 
 
 class Known(Protocol):
@@ -122,7 +126,9 @@ def refused_command(
     if isinstance(desired, DesiredPrepare) and meant.phase is Phase.LOADING and not meant.acknowledged:
         return node, never_started(meant, problem, now)
     if isinstance(desired, DesiredProceed):
-        return node, Learnt(replace(meant, problem=problem, proceed_until=None), ())
+        return node, Learnt(replace(meant, problem=problem, proceed_until=now + BEAT), ())
+    if isinstance(desired, DesiredCommit) and meant.phase is Phase.BAKING:
+        return node, Learnt(replace(meant, problem=problem, healthy_since=None), ())
     return node, None
 
 

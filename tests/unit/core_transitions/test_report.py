@@ -406,8 +406,19 @@ def test_a_refused_proceed_is_recorded_and_may_be_sent_again() -> None:
     waiting = attempt(phase=Phase.PRESERVED, acknowledged=True, proceed_until=LATER)
     f = made(waiting, desired=PROCEED, command_serial=5)
     take(f, refusal())
-    assert (newest(f).phase, newest(f).problem, newest(f).proceed_until) == (Phase.PRESERVED, REFUSED, None)
+    assert (newest(f).phase, newest(f).problem) == (Phase.PRESERVED, REFUSED)
     assert f.nodes["n00"].desired is None
+    assert newest(f).proceed_until == LATER + timedelta(seconds=5), "not before the next beat's stamp"
+
+
+def test_a_refused_commit_is_recorded_and_not_wanted_again_at_once() -> None:
+    f = made(
+        attempt(phase=Phase.BAKING, acknowledged=True, healthy_since=NOW), desired=COMMIT, command_serial=5
+    )
+    seen = take(f, refusal())
+    assert (newest(f).phase, newest(f).problem, newest(f).healthy_since) == (Phase.BAKING, REFUSED, None)
+    assert f.nodes["n00"].desired is None
+    assert [e.kind for e in seen.change.events] == ["node.refused"]
 
 
 @pytest.mark.parametrize("desired", [CANCEL, COMMIT])
