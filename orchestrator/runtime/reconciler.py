@@ -9,7 +9,9 @@ Rules
    committed was not decided.
 4. A planner that raises is a fault of the program: logged, told in readiness, tried again with
    backoff; links and operators' calls go on.
-5. FUTILE rounds that only lose to other commits mean that the fleet is not what the store
+5. A wall clock that was set says nothing of how long nodes have been silent: nothing is planned on
+   what was heard under the old one. Load again, which begins with a grace.
+6. FUTILE rounds that only lose to other commits mean that the fleet is not what the store
    has: load again.
 """
 
@@ -37,6 +39,9 @@ REST = 4.0
 FUTILE = 10
 FIRST_BACKOFF = timedelta(milliseconds=100)
 MAX_BACKOFF = timedelta(seconds=5)
+CLOCK_SET = timedelta(seconds=5)
+"""The wall clock has gone so much further, or less far, than the monotonic one: it was set, or the
+machine slept. Well below every lease."""
 
 Planner = Callable[[Fleet, datetime], Plan]
 
@@ -71,6 +76,7 @@ class Reconciler:
         self._gap = gap
         self._backoff = timedelta(0)
         self._futile = 0
+        self._looked_at: tuple[datetime, float] | None = None
         self.last_plan: Plan | None = None
         self.trouble = ""
         """Why nothing is planned or committed now; empty if all is well."""
@@ -85,8 +91,13 @@ class Reconciler:
             except NotLeader:
                 self.last_plan, wake_at = None, None  # the next load wakes
                 continue
+            now = self._clock.now()
+            if self._clock_was_set(now):
+                self._on_doubt("the wall clock was set")
+                wake_at = None  # the load wakes
+                continue
             try:
-                cost_s, made = self._plan(fleet)
+                cost_s, made = self._plan(fleet, now)
             except Exception:  # a fault of the program must not end the service
                 log.exception("planning failed")
                 self.trouble = "planning failed; see the log"
@@ -102,9 +113,18 @@ class Reconciler:
             rest = max(self._gap, timedelta(seconds=REST * cost_s))
             await self._clock.sleep(rest)
 
-    def _plan(self, fleet: Fleet) -> tuple[float, Plan]:
+    def _clock_was_set(self, now: datetime) -> bool:
+        """Since the last look (rule 5)."""
+        monotonic_s = self._clock.monotonic_s()
+        before, self._looked_at = self._looked_at, (now, monotonic_s)
+        if before is None:
+            return False
+        passed = timedelta(seconds=monotonic_s - before[1])
+        return abs((now - before[0]) - passed) > CLOCK_SET
+
+    def _plan(self, fleet: Fleet, now: datetime) -> tuple[float, Plan]:
         began = self._clock.monotonic_s()
-        made = self._planner(fleet, self._clock.now())
+        made = self._planner(fleet, now)
         cost_s = self._clock.monotonic_s() - began
         self.last_plan = made
         self._observer.planned(cost_s, len(made.actions))
