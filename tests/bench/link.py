@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -38,7 +37,8 @@ from orchestrator.runtime.service import Orchestrator
 from tests.bench.result import Result
 
 ROUND_TRIPS = 2000
-ROUNDS = 3
+ROUNDS = 5
+"""In turn with the bare stream; the fastest of each counts, since neighbours only ever slow one down."""
 TIMEOUT_S = 60.0
 ECHO = "/bench.Echo/Echo"
 REF = AttemptRef("node-0001", 7, "3b1e8cc82302")
@@ -234,10 +234,10 @@ async def _run() -> list[Result]:
             results.append(
                 Result(
                     f"link: reports acknowledged a second, {in_flight} in flight",
-                    statistics.median(pair[0] for pair in pairs),
+                    max(pair[0] for pair in pairs),
                     "/s",
                     "bare grpc.aio stream",
-                    statistics.median(pair[1] for pair in pairs),
+                    max(pair[1] for pair in pairs),
                     "≥ 0.77 × (within 1.3 ×)",
                 )
             )
