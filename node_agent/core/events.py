@@ -23,7 +23,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What cannot be preserved has moved off."""
+    """What cannot be preserved has moved off; who will be asked to preserve is known.
+
+    Sessions are named before anybody is given one: an agent that dies while it hands them out
+    could not say otherwise which of them a workload still holds.
+    """
+
+    sessions: Mapping[str, str] = field(default_factory=dict)
+    bindings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

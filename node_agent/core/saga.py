@@ -228,6 +228,8 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
         case ev.Loaded(release):
             artifact = attempt.artifact
             return replace(attempt, artifact=replace(artifact, release=artifact.release or release))
+        case ev.Drained(sessions, bindings):
+            return replace(attempt, sessions=sessions, bindings=bindings)
         case ev.Preserved(sessions, bindings, marks, tsc_hz):
             return replace(
                 attempt,
@@ -268,7 +270,7 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
             return replace(attempt, committing=True)
         case ev.Committed():
             return replace(attempt, committing=False, problem=None)
-        case ev.Drained() | ev.Unwound():
+        case ev.Unwound():
             return attempt
         case ev.BootClassified(verdict, boot_id, _, marks, problem):
             # A restart within the boot says nothing about how the boot came about.

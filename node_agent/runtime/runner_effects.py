@@ -33,6 +33,7 @@ from node_agent.ports import (
 )
 from node_agent.runtime.preflight import preflight
 from node_agent.runtime.runner_session import AgentSession
+from node_agent.workloads.protocol import session_name
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +130,11 @@ class Effects:
         await self._ports.kernel.load(image)
         return ev.Loaded(staged.release)
 
-    async def _drain(self, _: Attempt) -> ev.Event:
+    async def _drain(self, attempt: Attempt) -> ev.Event:
         await self._ports.hooks.drain()
-        return ev.Drained()
+        asked = await self._ports.workloads.subscribers()
+        sessions = {id: session_name(attempt.ref.id, id) for id in asked}
+        return ev.Drained(sessions, self._ports.bindings())
 
     async def _preserve(self, attempt: Attempt) -> ev.Event:
         start = self.mark(timing.PRESERVE_START)
