@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.actions import Action
-from orchestrator.errors import Capacity, Conflict, LiverollError, StoreUnavailable
+from orchestrator.errors import Capacity, Conflict, CorruptState, LiverollError, StoreUnavailable
 from orchestrator.ports import NodeHints
 from orchestrator.runtime.commits import Commits
 
@@ -25,7 +25,7 @@ class Executed:
     committed: int = 0
     conflicts: int = 0
     unavailable: LiverollError | None = None
-    """StoreUnavailable or Capacity: the rest was not tried."""
+    """StoreUnavailable, Capacity or CorruptState: the rest was not tried."""
 
 
 async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints) -> Executed:
@@ -40,7 +40,7 @@ async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints)
             match outcome:
                 case Conflict():
                     done.conflicts += 1
-                case StoreUnavailable() | Capacity():
+                case StoreUnavailable() | Capacity() | CorruptState():
                     done.unavailable = outcome
                 case BaseException():
                     raise outcome
