@@ -45,6 +45,8 @@ STEADY_S = 10.0
 """A link that lasted this long was a good one: the next failure starts backing off afresh."""
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
+ACTIVE_S = 5.0
+"""As often as nodes in an attempt beat where nobody has said otherwise."""
 SLOW_FIRST_S = 60.0
 SLOW_MAX_S = 600.0
 TERMINAL = frozenset(
@@ -153,9 +155,12 @@ class Link:
 
     def _wait_s(self, failures: int) -> float:
         first, most = self._backoff
-        terms = self.view.terms
+        terms, phase = self.view.terms, self._node.status().phase
         if terms is not None:
-            most = min(most, max(first, _cadence_s(self._node.status().phase, terms)))
+            most = min(most, max(first, _cadence_s(phase, terms)))
+        elif is_active(phase):
+            # A boot that has not been welcomed yet: the kexec's own, with everybody waiting for its word.
+            most = min(most, ACTIVE_S)
         return min(first * 2.0 ** min(failures - 1, 16), most)
 
     def _see(self, view: LinkView) -> None:
@@ -168,14 +173,18 @@ class Link:
         async with self._connect() as transport:
             terms = await self._shake_hands(transport)
             self._see(LinkView(up=True, terms=terms, connects=self.view.connects + 1))
+            # No TaskGroup: cut off in the very moment in which a child fails, that of Python 3.11
+            # raises the child's error, and the cancellation is lost.
+            both = [asyncio.create_task(w) for w in (self._read(transport), self._write(transport, terms))]
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._read(transport))
-                    tasks.create_task(self._write(transport, terms))
-            except BaseExceptionGroup as group:
-                # A fault of the runner's own is worth more than the link error it drags along.
-                faults = sorted(group.exceptions, key=lambda e: isinstance(e, LinkError))
-                raise faults[0] from group
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in both:
+                    task.cancel()
+                await asyncio.wait(both)
+                faults = [e for task in both if not task.cancelled() and (e := task.exception()) is not None]
+            # A fault of the runner's own is worth more than the link error it drags along.
+            raise sorted(faults, key=lambda e: isinstance(e, LinkError))[0]
 
     async def _shake_hands(self, transport: Transport) -> Terms:
         try:

@@ -249,7 +249,12 @@ async def test_a_refusal_that_time_does_not_heal_is_said_and_retried_slowly(
     assert 60 <= waits[1] <= 120
 
 
-async def test_waits_between_links_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("phase", "longest"), [(Phase.IDLE, [8.0, 16.0, 30.0, 30.0, 30.0]), (Phase.VERIFYING, [5.0] * 5)]
+)
+async def test_waits_between_links_grow_and_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, phase: Phase, longest: list[float]
+) -> None:
     waits: list[float] = []
     real = asyncio.sleep
 
@@ -263,13 +268,14 @@ async def test_waits_between_links_grow_and_are_bounded(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(link_module.asyncio, "sleep", sleep)
     node, network = FakeNode(), FakeNetwork()
+    node.phase = phase
     network.refuse = [LinkError("away", reason="UNREACHABLE")] * 9
     link = Link(node, network.connect, rng=TopOfRange())  # type: ignore[arg-type]
     task = asyncio.create_task(link.run())
     await network.next()
     task.cancel()
     await asyncio.wait([task])
-    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert waits == [0.5, 1.0, 2.0, 4.0, *longest]
 
 
 async def test_a_welcomed_node_dials_again_at_least_as_often_as_it_would_beat(
