@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from node_agent.errors import SettingsError
+from node_agent.errors import JournalLocked, SettingsError
 from node_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from node_agent.ports import JournalRecord, Kernel
     from node_agent.resume.handover import Handover
     from node_agent.runtime.broker import Broker
+    from node_agent.runtime.link_transport import Connector
     from node_agent.runtime.metrics import Meter
     from node_agent.runtime.supervisor_log import Log
 
@@ -101,13 +102,20 @@ async def serve(settings: AgentSettings, root: str, handover: Handover | None) -
         loop.add_signal_handler(number, stop.set)
     try:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-            working = await _start(settings, root, handover, log, stack, tasks)
+            living = tasks.create_task(_live(settings, root, handover, log, stack))
             await stop.wait()
-            for task in working:
-                task.cancel()
+            living.cancel()
     except BaseExceptionGroup as group:
         raise first_error(group) from group
     return 0
+
+
+async def _live(
+    settings: AgentSettings, root: str, handover: Handover | None, log: Log, stack: AsyncExitStack
+) -> None:
+    """Until cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        await _start(settings, root, handover, log, stack, tasks)
 
 
 async def _start(
@@ -117,7 +125,7 @@ async def _start(
     log: Log,
     stack: AsyncExitStack,
     tasks: asyncio.TaskGroup,
-) -> list[asyncio.Task[None]]:
+) -> None:
     """Build the node and start what it consists of."""
     from node_agent.app_control import serve_control
     from node_agent.app_emulated import EmulatedHooks
@@ -135,9 +143,33 @@ async def _start(
     kernel = ProcessKernel(root)
     facts, clock = await kernel.facts(), await kernel.clock()
     meter = Meter()
-    journal, quarantine = await asyncio.to_thread(
-        open_journal, settings.journal, fd=handover.journal_fd if handover is not None else -1
+    identity = Identity(
+        node_id=settings.node_id,
+        labels={"hardware_model": facts.hardware_model, **settings.labels},
+        capabilities=tuple(c for c in ("luo", "kho", "emulated") if c != "emulated" or facts.emulated),
+        agent_version=_version(),
+        linked=bool(settings.orchestrator),
     )
+    log = log.bind(node=settings.node_id)
+
+    def artifacts() -> ArtifactCache:
+        return ArtifactCache(
+            settings.artifacts_dir,
+            running_release=facts.release,
+            max_bytes=settings.artifacts_max_bytes,
+            tls=client_context(settings.tls),
+            on_bytes=meter.fetched,
+        )
+
+    fd = handover.journal_fd if handover is not None else -1
+    try:
+        journal, quarantine = await asyncio.to_thread(open_journal, settings.journal, fd=fd)
+    except JournalLocked as error:
+        from node_agent.runtime.stuck import wait_stuck
+
+        connect = _connector(settings, stack)
+        fd = await wait_stuck(settings.journal, error, identity, facts, clock, artifacts(), connect, log)
+        journal, quarantine = await asyncio.to_thread(open_journal, settings.journal, fd=fd)
     broker = Broker(str(settings.broker_socket))
     used: Kernel = kernel
     marks: tuple[Mark, ...] = ()
@@ -151,13 +183,7 @@ async def _start(
             log.warning("the blackout path could not do everything", what=what, why=why)
     else:
         restore_broker(broker, journal.records, kernel, facts.boot_id)
-    cache = ArtifactCache(
-        settings.artifacts_dir,
-        running_release=facts.release,
-        max_bytes=settings.artifacts_max_bytes,
-        tls=client_context(settings.tls),
-        on_bytes=meter.fetched,
-    )
+    cache = artifacts()
     if not await cache.capture_running(settings.running_artifact, emulated=facts.emulated):
         log.warning(
             "no artifact boots the running kernel: this node cannot be rolled back",
@@ -167,13 +193,7 @@ async def _start(
     if not settings.orchestrator:
         linked.set()
     life = NodeLife(
-        identity=Identity(
-            node_id=settings.node_id,
-            labels={"hardware_model": facts.hardware_model, **settings.labels},
-            capabilities=tuple(c for c in ("luo", "kho", "emulated") if c != "emulated" or facts.emulated),
-            agent_version=_version(),
-            linked=bool(settings.orchestrator),
-        ),
+        identity=identity,
         ports=Ports(
             kernel=used,
             journal=journal,
@@ -185,21 +205,26 @@ async def _start(
         ),
         boot=Boot(facts, marks=marks, quarantine=quarantine),
         meter=meter,
-        log=log.bind(node=settings.node_id),
-        connect=None,
+        log=log,
+        connect=_connector(settings, stack),
         served=lambda living: serve_control(settings.control_socket, living),
         on_view=lambda view: linked.set() if view.up or view.problem is not None else None,
     )
-    if settings.orchestrator:
-        from node_agent.runtime.link_grpc import GrpcDialer
-
-        dialer = GrpcDialer(settings.orchestrator, settings.tls)
-        stack.push_async_callback(dialer.close)
-        life.connect = dialer.connect
-    working = [tasks.create_task(life.live()), tasks.create_task(broker.run())]
+    tasks.create_task(life.live())
+    tasks.create_task(broker.run())
     if settings.metrics_listen:
-        working.append(tasks.create_task(_metrics(settings.metrics_listen, meter, linked, log)))
-    return working
+        tasks.create_task(_metrics(settings.metrics_listen, meter, linked, log))
+
+
+def _connector(settings: AgentSettings, stack: AsyncExitStack) -> Connector | None:
+    """What opens the link; None without an orchestrator. gRPC is imported here and not before."""
+    if not settings.orchestrator:
+        return None
+    from node_agent.runtime.link_grpc import GrpcDialer
+
+    dialer = GrpcDialer(settings.orchestrator, settings.tls)
+    stack.push_async_callback(dialer.close)
+    return dialer.connect
 
 
 def restore_broker(broker: Broker, records: Sequence[JournalRecord], kernel: Kernel, boot_id: str) -> None:

@@ -273,7 +273,16 @@ class FileJournal:
             self._fd = -1
 
 
-def _lock(path: Path) -> int:
+def lock_when_free(path: Path) -> int:
+    """An fd for FileJournal.open(), locked, once nobody else holds the lock. Blocks without end.
+
+    Raises:
+        JournalUnavailable: it can be neither opened nor made.
+    """
+    return _lock(path, wait=True)
+
+
+def _lock(path: Path, *, wait: bool = False) -> int:
     """Open and lock the file that bears the name now; make it if there is none."""
     while True:
         try:
@@ -282,7 +291,7 @@ def _lock(path: Path) -> int:
         except OSError as error:
             raise _unavailable(error, path) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if _bears_name(fd, path):
                 return fd
         except BlockingIOError as error:

@@ -99,9 +99,11 @@ def explain_node(
     own = fleet.attempts.get((name, member.generation))
     if own is not None and own.phase not in SETTLED:
         text = f"{name} is {own.phase} in attempt {own.generation}: {_DOING[own.phase]}"
+        if not node.healthy and node.problem is not None:
+            text += f"; {node.problem.reason}: {node.problem.message}. {node.problem.remedy}".rstrip()
         return _with_link(fleet, text, name, now), _mine(blockers, row, member, general=False)
     if member.outcome is Outcome.PENDING and row.ended_at is None:
-        return _waiting(fleet, row, member, own, blockers, now)
+        return _waiting(fleet, row, node, member, own, blockers, now)
     text = f"{name}: {_OUTCOMES[member.outcome]}"
     if member.reason:
         text += f" ({member.reason})"
@@ -117,6 +119,7 @@ def explain_node(
 def _waiting(
     fleet: Fleet,
     row: RolloutRow,
+    node: NodeRow,
     member: MemberRow,
     own: AttemptRow | None,
     blockers: Sequence[Blocker],
@@ -136,6 +139,8 @@ def _waiting(
         text = f"{name} has not started: the rollout's goal is {row.goal}"
     else:
         text = f"{name} has not started (wave {wave}): {_WAITS[place]}"
+        if place is Place.UNHEALTHY and node.problem is not None:
+            text += f", {node.problem.reason}: {node.problem.message}. {node.problem.remedy}".rstrip()
         if place is Place.NOT_DUE and member.not_before is not None:
             text += f" until {member.not_before:%Y-%m-%d %H:%M:%S} UTC"
     if own is not None and own.problem is not None:

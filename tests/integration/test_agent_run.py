@@ -175,18 +175,60 @@ async def test_an_agent_killed_while_preserved_unwinds_in_the_same_boot(state: P
     assert (status["phase"], status["boot_id"]) == ("ABORTED", boot_id)
 
 
-async def test_two_agents_on_one_journal(state: Path) -> None:
-    async with running(state, workload=False) as node:
-        await node.until("BootClassified")
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.flock(f, fcntl.LOCK_EX); print('held'); input()"
+)
+
+
+async def test_while_another_process_holds_the_journal_it_says_stuck(state: Path, tmp_path: Path) -> None:
+    """As an agent killed in the middle of reboot: its thread lives on, and holds the lock."""
+    async with orchestrated(FakeOrchestrator(artifact(tmp_path), proceed=False)) as orchestrator:
+        link = ("--orchestrator", orchestrator.address)
+        async with running(state, *link) as node:
+            await orchestrator.until(orchestrator.all_in(common.PHASE_PRESERVED, 1))
+            known = orchestrator.nodes["n1"].hello.installation_id
+        before = (state / "journal").read_bytes()
+        holder = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HOLD, str(state / "journal")),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert holder.stdout is not None
+        await holder.stdout.readline()
+        async with running(state, *link) as node:
+            await node.until("linked, stuck")
+            hello = orchestrator.nodes["n1"].hello
+            assert (hello.installation_id, hello.status.phase) == (known, common.PHASE_PRESERVED)
+            assert (hello.status.problem.reason, hello.status.healthy) == ("STUCK", False)
+            assert hello.boot_verdict == common.BOOT_VERDICT_UNSPECIFIED
+            assert (state / "journal").read_bytes() == before
+            holder.kill()
+            await holder.wait()
+            await node.until("BootClassified")
+            await orchestrator.until(orchestrator.all_in(common.PHASE_COLD_BOOTED, 1))
+    assert orchestrator.nodes["n1"].hello.status.problem.reason != "STUCK"
+
+
+async def test_a_second_agent_waits_without_a_word_and_ends_when_told(state: Path, tmp_path: Path) -> None:
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path), commit=False)) as orchestrator,
+        running(state, "--orchestrator", orchestrator.address, workload=False) as node,
+    ):
+        await orchestrator.until(orchestrator.all_in(common.PHASE_BAKING, 1))
         second = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "node_agent.cli", "run", "--state-dir", str(state), "--node-id", "n1"),
+            *(sys.executable, "-m", "node_agent.cli", "run", "--state-dir", str(state)),
+            *("--node-id", "n1", "--log-format", "json"),
             env={"LIVEROLL_NODE_ROOT": str(state / "root")},
             stderr=asyncio.subprocess.PIPE,
         )
-        said = (await second.communicate())[1].decode()
-    assert second.returncode == 4
-    assert "[STUCK]" in said
-    assert "Traceback" not in said
+        assert second.stderr is not None
+        said = (await second.stderr.readline()).decode()
+        assert (await node.status())["phase"] == "BAKING"
+        second.terminate()
+        rest = (await second.communicate())[1].decode()
+    assert '"reason": "STUCK"' in said
+    assert second.returncode == 0
+    assert "Traceback" not in said + rest
 
 
 def fetch(url: str) -> str:

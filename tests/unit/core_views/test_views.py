@@ -247,6 +247,23 @@ def test_a_silent_node_in_an_attempt_says_so() -> None:
     assert explain(made, "k", "n00", None, NOW).summary.endswith("being loaded; its link is UNKNOWN")
 
 
+STUCK = Problem("STUCK", Retry.FIX_STATE, "another process holds the journal", "Wait for it.")
+
+
+def test_a_node_that_says_it_is_stuck_is_told_as_such() -> None:
+    sick = {"healthy": False, "problem": STUCK}
+    said = "STUCK: another process holds the journal. Wait for it."
+    assert waits(node=sick) == f"n00 has not started (wave canary): it is not healthy, {said}"
+    made = fleet(
+        node("n00", **sick),
+        rollout(1),
+        attempt("n00", Phase.JUMPING),
+        member("n00", Outcome.OPEN, generation=1),
+    )
+    assert explain(made, "k", "n00", None, NOW).summary.endswith(f"into the new kernel; {said}")
+    assert node_view(made, "n00", NOW).problem == STUCK
+
+
 def test_who_is_no_member_and_why() -> None:
     made = fleet(node("n00"), node("n01", enrolled_at=LATER), rollout(1), member("n00"))
     assert "enrolled after" in explain(made, "k", "n01", None, NOW).summary
