@@ -40,7 +40,7 @@ from orchestrator.core.model import (
 from orchestrator.core.phases import BLIND, SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
 from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
-from orchestrator.core.transitions_regression import LOCAL_INCARNATION, regression, stopped
+from orchestrator.core.transitions_regression import LOCAL_INCARNATION, kept_and_stopped, regression, stopped
 from orchestrator.errors import LiverollError, NodeIdConflict, StaleGeneration, StoreRegressed
 
 if TYPE_CHECKING:
@@ -77,12 +77,8 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
     found = regression(fleet, known, message)
     node = described(known, message, now)
     if found is not None:
-        kept = replace(known or NodeRow(message.node_id), highest_generation=node.highest_generation)
-        rows: tuple[Row, ...] = (stopped(fleet.row, found, now),)
-        if known is not None:
-            rows = (kept, *rows)
-        event = NewEvent("fleet.stopped", found.message, node_id=message.node_id, cause="STORE_REGRESSED")
-        return Observation(Change(rows, events=(event,)), refusal=found)
+        enrolled = _link_events(None, node, actor) if known is None else ()
+        return Observation(kept_and_stopped(fleet.row, known, node, found, enrolled, now), refusal=found)
     writes: list[Row] = [node]
     events = list(_link_events(known, node, actor))
     learnt = _seen_again(fleet, known, node, message, now)

@@ -11,12 +11,13 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.core.messages import Hello
-from orchestrator.core.model import FleetRow, NodeRow
+from orchestrator.core.model import Change, FleetRow, NewEvent, NodeRow, Row
 from orchestrator.core.phases import SETTLED
 from orchestrator.errors import StoreRegressed
 
@@ -81,6 +82,36 @@ def stopped(row: FleetRow, found: StoreRegressed, now: datetime) -> FleetRow:
         stopped_at=row.stopped_at if row.stopped == STOPPED else now,
         regressed_serial=max(row.regressed_serial, serial),
     )
+
+
+def kept_and_stopped(
+    row: FleetRow,
+    known: NodeRow | None,
+    node: NodeRow,
+    found: StoreRegressed,
+    enrolled: Sequence[NewEvent],
+    now: datetime,
+) -> Change:
+    """The fleet stops, and what the node has seen is kept (rule 4): of a node that the store has
+    forgotten, too. A fleet that stands still for it is not stopped again by every node that dials.
+
+    node: as its Hello describes it. enrolled: the events of a node that is not known.
+    """
+    if known is None:
+        kept = replace(node, link_up=False)
+    else:
+        kept = replace(known, highest_generation=node.highest_generation)
+    after = stopped(row, found, now)
+    stands = row.stopped == after.stopped and row.regressed_serial == after.regressed_serial
+    writes: list[Row] = []
+    if kept != known:
+        writes.append(kept)
+    if not stands:
+        writes.append(after)
+    if not writes:
+        return Change()
+    told = NewEvent("fleet.stopped", found.message, node_id=node.node_id, cause=STOPPED)
+    return Change(tuple(writes), events=(*enrolled, told))
 
 
 def _regressed(
