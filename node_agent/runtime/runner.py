@@ -48,7 +48,7 @@ from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met,
 from node_agent.runtime.runner_ledger import Ledger, with_attempt
 from node_agent.runtime.runner_report import build_hello
 from node_agent.runtime.runner_stages import Stages
-from node_agent.runtime.runner_step import before_reboot, perform_bounded
+from node_agent.runtime.runner_step import before_reboot, in_time, perform_bounded
 
 if TYPE_CHECKING:
     from node_agent.runtime.link_transport import HelloFacts
@@ -344,7 +344,8 @@ class NodeRunner:
         await self._stop_effect()
         if isinstance(event, ev.Finished):
             await self._ledger.look_for_rollback()
-        await self._ledger.commit(with_attempt(node, step.attempt), type(event).__name__, ref, event)
+        commit = self._ledger.commit(with_attempt(node, step.attempt), type(event).__name__, ref, event)
+        await in_time(self._ports.clock, node.attempt, event, self.stamp(), commit)
         await self._start(step.effect)
 
     async def _start(self, effect: Effect | None) -> None:

@@ -245,6 +245,9 @@ class Effects:
             return await self._ports.hooks.healthy()
         except HookFailed as error:
             return False, error.message
+        except Exception as error:  # BAKING would begin anew at once, journalling each time
+            log.exception("the health probe failed in a way nobody foresaw")
+            return False, f"the health probe failed with {type(error).__name__}"
 
     async def _set_default(self, attempt: Attempt) -> ev.Event:
         await self._ports.hooks.set_default_kernel(attempt.artifact.digest)

@@ -21,11 +21,17 @@ from node_agent.core.admission import lease_problem
 from node_agent.core.attempt import Attempt
 from node_agent.core.model import BootStamp, Problem
 from node_agent.core.steps import Effect, timeout_s
-from node_agent.errors import AgentError, Retry
+from node_agent.errors import AgentError, JournalUnavailable, Retry
 from node_agent.ports import Clock
 from node_agent.runtime.runner_effects import Effects, Ports
 
 log = logging.getLogger(__name__)
+
+Commit = Coroutine[Any, Any, None]
+
+STALL_S = 10.0
+"""A disk that is merely slow lets the lease expire and the attempt unwind in order; one that hangs for
+longer costs the node its journal, and the workloads run again."""
 
 
 async def perform_bounded(
@@ -47,6 +53,26 @@ async def perform_bounded(
             log.error("workloads could not be brought back: %s", event)
         return None
     return event
+
+
+async def in_time(clock: Clock, attempt: Attempt, event: ev.Event, now: BootStamp, commit: Commit) -> None:
+    """Journal an event; while workloads stand still for a jump, for not much longer than the lease.
+
+    Raises:
+        JournalUnavailable: it failed; or it hangs, and what becomes of the record nobody knows.
+    """
+    if not isinstance(event, ev.Suspended | ev.JumpIntentRecorded):
+        return await commit
+    assert attempt.lease is not None
+    left_s = attempt.lease.stamp.boottime_s + attempt.lease.valid_for_s - now.boottime_s
+    try:
+        await within(clock, max(left_s, 0.0) + STALL_S, commit)
+    except TimeoutError:
+        raise JournalUnavailable(
+            f"the journal's disk gave no answer until {STALL_S:g} s after the lease ran out",
+            reason="JOURNAL_STALLED",
+            remedy="Check the disk that holds the state directory, then restart the agent.",
+        ) from None
 
 
 async def before_reboot(

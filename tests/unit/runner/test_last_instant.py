@@ -93,3 +93,46 @@ def _raises(error: Exception):  # type: ignore[no-untyped-def]
         raise error
 
     return call
+
+
+@pytest.mark.parametrize("record", [b'"phase":"JUMPING"', b"jump_intent"])
+async def test_a_journal_that_hangs_costs_little_more_than_the_lease(record: bytes) -> None:
+    """fsync on a dying disk may take minutes, and workloads stand still meanwhile."""
+    async with Lab() as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+
+        async def hangs() -> None:
+            if record in lab.disk.data:
+                await asyncio.get_running_loop().create_future()
+
+        lab.disk.before_sync = hangs
+        lab.runner.submit(lab.proceed(valid_for_s=5.0))
+        await lab.base.until(lambda: lab.problem() == "JOURNAL_STALLED", limit_s=16.0)
+        await lab.base.until(lambda: lab.suspended() == [], limit_s=1.0)
+        assert lab.calls["kernel.reboot_kexec"] == 0
+        assert lab.phase is P.QUARANTINED
+        # The record may have become durable all the same; a restart unwinds and never jumps.
+        lab.disk.before_sync = None
+        runner = lab.runner
+        lab._crashed = True
+        assert lab._run is not None
+        lab._run.cancel()
+        await lab.base.until(lambda: lab.runner is not runner)
+        assert await lab.settle() is P.ABORTED
+        assert lab.calls["kernel.reboot_kexec"] == 0
+        assert lab.suspended() == []
+
+
+async def test_a_probe_that_breaks_is_a_relapse_and_no_flood() -> None:
+    async with Lab() as lab:
+        assert await lab.update() is P.BAKING
+        records = len(lab.runner._ports.journal.records)
+
+        def breaks() -> tuple[bool, str]:
+            raise PermissionError(1, "killpg")
+
+        lab.hooks.health = breaks
+        await lab.reach(P.AWAITING_ROLLBACK)
+        assert lab.problem() == "UNHEALTHY"
+        assert len(lab.runner._ports.journal.records) == records + 1
