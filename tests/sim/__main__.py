@@ -26,7 +26,9 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, "-m", "tests.sim", *sys.argv[1:]])
     from tests.sim.world import run_seed
 
-    chosen = [options.seed] if options.seed is not None else range(options.start, options.start + options.seeds)
+    chosen = (
+        [options.seed] if options.seed is not None else range(options.start, options.start + options.seeds)
+    )
     began_s = told_s = time.monotonic()
     seen: Counter[str] = Counter()
     failed, hours, done = [], 0.0, 0

@@ -33,7 +33,6 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
 from orchestrator.ports import Committed
-from tests.sim.story import Violation
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -251,7 +250,9 @@ class Checks:
         self.world.story.count("reboot")
         if truth.reboots > 1:
             self.world.violated(
-                "I3", f"{node.node_id} calls reboot {truth.reboots} times in attempt {generation}", node.node_id
+                "I3",
+                f"{node.node_id} calls reboot {truth.reboots} times in attempt {generation}",
+                node.node_id,
             )
         assert node.life is not None
         boot_id = node.emulated.model.boot_id

@@ -300,7 +300,8 @@ def _spec(rng: random.Random, name: str, release: str, zones: tuple[str, ...], c
             max_uncommitted=rng.choice((Amount(percent=100), Amount(count=2), Amount(count=1))),
             domain=domain,
             failures=FailureBudget(
-                rng.choice((Amount(count=0), Amount(count=1), Amount(percent=50), Amount(percent=100))), halt_on
+                rng.choice((Amount(count=0), Amount(count=1), Amount(percent=50), Amount(percent=100))),
+                halt_on,
             ),
         ),
         rollback=RollbackPolicy(none, _amount(rng, count), _amount(rng, count)),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -21,8 +22,8 @@ from node_agent.core.recovery import Row
 from node_agent.core.saga import TABLE, Signal
 from node_agent.core.steps import Effect
 from node_agent.kernel.faults import FaultPlan
-from node_agent.runtime import runner
-from orchestrator.core import attempts, budgets, standing, transitions_attempt
+from node_agent.runtime import runner, runner_boot
+from orchestrator.core import attempts, budgets, permits, settlement, standing, transitions_attempt
 from orchestrator.core.index import RolloutIndex
 from orchestrator.core.messages import Report
 from orchestrator.core.model import Change
@@ -88,16 +89,16 @@ def acknowledgements_go_out_before_their_commit() -> Iterator[None]:
     """ACK: a report is acknowledged when it has been read."""
     real = ingest.Ingest.report
 
-    async def mutant(self: ingest.Ingest, handle: Any, message: Report) -> int:
+    async def mutant(self: ingest.Ingest, handle: Any, messages: Sequence[Report]) -> int:
         async def later() -> None:
             try:
-                await real(self, handle, message)
+                await real(self, handle, messages)
             except Exception:  # nobody is left to tell
                 return
 
         self._tasks.spawn(later())
         await asyncio.sleep(0)
-        return message.seq
+        return messages[-1].seq
 
     with patch.object(ingest.Ingest, "report", mutant):
         yield
@@ -110,7 +111,10 @@ def agent_obeys_an_expired_proceed() -> Iterator[None]:
     def mutant(lease: Any, now: Any) -> None:
         return None
 
-    with patch.object(admission, "lease_problem", mutant), patch.object(runner, "lease_problem", mutant):
+    with ExitStack() as stack:
+        for name, module in sorted(sys.modules.items()):
+            if name.startswith("node_agent.") and hasattr(module, "lease_problem"):
+                stack.enter_context(patch.object(module, "lease_problem", mutant))
         yield
 
 
@@ -130,14 +134,14 @@ def agent_forgets_its_floor() -> Iterator[None]:
 def agent_calls_reboot_again() -> Iterator[None]:
     """I3: a refused freeze is tried once more in the same attempt."""
     rows = {**TABLE[Phase.JUMPING], Signal.REBOOT_REFUSED: Row(Phase.JUMPING, Effect.REBOOT)}
-    with patch.dict(TABLE, {Phase.JUMPING: rows}):  # type: ignore[arg-type]
+    with patch.dict(TABLE, {Phase.JUMPING: rows}):
         yield
 
 
 @contextmanager
 def nobody_asks_which_kernel_booted() -> Iterator[None]:
     """I11: whatever booted was the update, says the agent, and the orchestrator believes it."""
-    real = runner.classify_boot
+    real = runner_boot.classify_boot
 
     async def mutant(node: NodeState, *rest: Any) -> tuple[BootClassified, float]:
         event, hz = await real(node, *rest)
@@ -153,7 +157,7 @@ def nobody_asks_which_kernel_booted() -> Iterator[None]:
 @contextmanager
 def pause_stops_no_proceed() -> Iterator[None]:
     """I6: PROCEED is sent whatever the gates say."""
-    real = attempts.start_refusal
+    real = permits.start_refusal
 
     def mutant(draft: Any, index: RolloutIndex, kind: Any) -> Any:
         no = real(draft, index, kind)
@@ -178,7 +182,7 @@ def sessions_are_never_finished() -> Iterator[None]:
 @contextmanager
 def failures_settle_no_member() -> Iterator[None]:
     """I7: a member whose attempt failed stays open for ever."""
-    real = standing.settle_needed
+    real = settlement.settle_needed
 
     def mutant(rollout: Any, member: Any, own: Any, node: Any) -> bool:
         return real(rollout, member, own, node) and (own is None or own.phase not in BAD_ENDS)
@@ -195,8 +199,9 @@ def as_drawn(scenario: Scenario) -> Scenario:
 
 
 def stale_commands(scenario: Scenario) -> Scenario:
-    """Old commands are delivered again and again, late."""
-    return replace(scenario, rates=replace(scenario.rates, stale=0.8, duplicates=0.5, latency_s=1.0))
+    """Old commands are delivered again and again, also to nodes that have gone back since."""
+    rates = replace(scenario.rates, stale=1.0, duplicates=0.5, latency_s=1.0, unhealthy=0.8)
+    return replace(scenario, rates=rates)
 
 
 def late_proceeds(scenario: Scenario) -> Scenario:

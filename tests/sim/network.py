@@ -144,8 +144,7 @@ class AgentSide:
             if stream.error is not None:
                 raise stream.error from None
             return None
-        message = pb.LinkResponse.FromString(data)
-        return message
+        return pb.LinkResponse.FromString(data)
 
 
 class Aborted(Exception):
@@ -173,7 +172,7 @@ class ServerSide:
         try:
             return pb.LinkRequest.FromString(await self._stream.up.get())
         except Ended:
-            return grpc.aio.EOF
+            return grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 
     async def write(self, message: pb.LinkResponse) -> None:
         if not self._alive():

@@ -20,9 +20,9 @@ from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import Artifact, Change, Maintenance, RolloutRow
 from orchestrator.core.phases import SETTLED, UNAVAILABLE, Goal, Link, Outcome
 from orchestrator.core.spec import RolloutSpec
-from orchestrator.errors import InvalidSpec, LiverollError, NotLeader, StoreUnavailable
+from orchestrator.errors import LiverollError, NotLeader, StoreUnavailable
 from orchestrator.runtime.calls import Operation
-from tests.sim.node import digest_of
+from tests.sim.node_ports import digest_of
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -142,7 +142,9 @@ class Operator:
             case "maintenance" | "take out":
 
                 def maintain(fleet: Fleet, now: datetime) -> ops.OnNodes:
-                    until = Maintenance("ops", why, now + timedelta(seconds=120) if method == "maintenance" else None)
+                    until = Maintenance(
+                        "ops", why, now + timedelta(seconds=120) if method == "maintenance" else None
+                    )
                     return ops.set_maintenance(fleet, nodes, until, who, now)
 
                 await self.on_nodes(method, maintain)

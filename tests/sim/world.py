@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +21,7 @@ from typing import Any
 import structlog
 
 from node_agent.core.phases import SETTLED, Phase
+from orchestrator.errors import LiverollError
 from orchestrator.store.memory import Disk
 from tests.sim import chaos
 from tests.sim.checks import Checks
@@ -30,7 +33,6 @@ from tests.sim.operators import Fair, Operator, Unanswered, press_buttons
 from tests.sim.story import Story, Violation
 from tests.sim.virtual import run
 from tests.sim.watcher import Watcher
-from orchestrator.errors import LiverollError
 
 LOOK_S = 20.0
 """Between the fair operator's rounds."""
@@ -178,7 +180,9 @@ class World:
         while self.unended():
             since_s = loop.time() - began_s
             if since_s > BOUND_S:
-                raise Violation("I7", f"after {since_s:.0f} s without faults: {self._blocked()}", *self.unended())
+                raise Violation(
+                    "I7", f"after {since_s:.0f} s without faults: {self._blocked()}", *self.unended()
+                )
             await asyncio.sleep(LOOK_S)
             self._tend(turns)
             await fair.look(give_up=since_s > GIVE_UP_S)
@@ -221,7 +225,7 @@ class World:
         life = self.host.current
         if life is None:
             raise Violation("END", "nobody serves at the end")
-        if (broken := life.orchestrator.violations()):
+        if broken := life.orchestrator.violations():
             raise Violation("CHECKER", "; ".join(broken))
         self.watcher.compare()
         for node in self.nodes.values():
@@ -246,12 +250,14 @@ class World:
             raise Violation("END", f"{node.node_id} has reports that nobody took", node.node_id)
         excused = phase in (Phase.QUARANTINED, Phase.COLD_BOOTED)
         if node.workloads is not None and (still := node.workloads.suspended()) and not excused:
-            raise Violation("I8", f"{', '.join(still)} of {node.node_id} still stand still in {phase}", node.node_id)
+            raise Violation(
+                "I8", f"{', '.join(still)} of {node.node_id} still stand still in {phase}", node.node_id
+            )
         if (left := node.emulated.model.sessions()) and not excused:
             raise Violation("I8", f"{node.node_id} is {phase} and keeps {', '.join(left)}", node.node_id)
 
 
-QUIET = replace(draw(0).rates, **{name: 0.0 for name in Rates.__dataclass_fields__})
+QUIET = replace(draw(0).rates, **dict.fromkeys(Rates.__dataclass_fields__, 0.0))
 
 
 def run_seed(seed: int, *, verbose: bool = False) -> Result:
@@ -295,8 +301,6 @@ def run_scenario(scenario: Scenario, *, verbose: bool = False) -> Result:
 
 
 def _crashed(error: BaseException) -> Violation:
-    import traceback
-
     first = leaves(error)[0]
     where = "".join(traceback.format_exception(first))
     return Violation("CRASH", f"{type(first).__name__}: {first}\n{where}")
@@ -308,15 +312,11 @@ def _watched_logs(world: World) -> Iterator[None]:
 
     def processor(_: Any, method: str, event: Any) -> Any:
         if method in ("error", "exception", "critical") and event.get("event") not in EXPECTED:
-            text = f"{event.get('event')} {({k: str(v) for k, v in event.items() if k != 'exc_info'})}"
+            text = f"{event.get('event')} { ({k: str(v) for k, v in event.items() if k != 'exc_info'}) }"
             info = event.get("exc_info")
-            if method == "exception":
-                import sys
-                import traceback
-
-                error = info if isinstance(info, BaseException) else sys.exc_info()[1]
-                if error is not None:
-                    text += "\n" + "".join(traceback.format_exception(error))
+            error = info if isinstance(info, BaseException) else sys.exc_info()[1]
+            if error is not None:
+                text += "\n" + "".join(traceback.format_exception(error))
             with suppress(RuntimeError):
                 world.violated("LOG", text)
         raise structlog.DropEvent
@@ -351,8 +351,6 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info is not None:
-            import traceback
-
             error = record.exc_info[1]
             text = "".join(traceback.format_exception(error)) if error is not None else ""
             self._world.violated("LOG", f"{record.getMessage()}\n{text}")
