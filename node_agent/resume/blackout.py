@@ -58,6 +58,7 @@ def resume(
     socket_path: str,
     deadline_s: float = DEADLINE_S,
     socket_mode: int = 0o660,
+    socket_gid: int = -1,
 ) -> Handover:
     """Bring the workloads back if this boot is the other side of a jump. Never raises for what
     the node's state may be: see Handover.errors.
@@ -65,7 +66,7 @@ def resume(
     Args:
         root: of an emulated node; "" is this machine.
         journal_path: the journal's file, which is what is locked.
-        socket_path: the broker's.
+        socket_path, socket_mode, socket_gid: the broker's; -1 leaves the group alone.
         deadline_s: seconds to wait for claims, from the retrieval on.
     """
     handover = Handover()
@@ -84,7 +85,7 @@ def resume(
         if fd >= 0:
             handover.sessions[id] = (name, fd)
     handover.marks["retrieved"] = Mark.now()
-    if handover.sessions and _listen(handover, socket_path, socket_mode):
+    if handover.sessions and _listen(handover, socket_path, socket_mode, socket_gid):
         serve(handover, deadline_s)
     _read_token(handover)
     return handover
@@ -131,7 +132,9 @@ def _retrieve(handover: Handover, root: str, name: str) -> int:
         try:
             return syncclient.retrieve_session(root, name)
         except OSError as error:
-            if error.errno == errno.EBUSY and time.monotonic() < give_up:
+            # Who has kept it for that long keeps it: the other sessions' turn is not waited for too.
+            kept = "EBUSY" in handover.errors.values()
+            if error.errno == errno.EBUSY and not kept and time.monotonic() < give_up:
                 # The device has no event for its release.
                 time.sleep(0.001)
                 continue
@@ -153,7 +156,7 @@ def _read_token(handover: Handover) -> None:
         handover.errors["token"] = "it names another attempt"  # noqa: S105 - no secret
 
 
-def _listen(handover: Handover, path: str, mode: int) -> bool:
+def _listen(handover: Handover, path: str, mode: int, gid: int) -> bool:
     """Take the broker's socket over; the journal's lock says that no other agent is alive."""
     sock = _socket.socket(
         _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0
@@ -164,6 +167,8 @@ def _listen(handover: Handover, path: str, mode: int) -> bool:
         except FileNotFoundError:
             pass
         sock.bind(path)
+        if gid >= 0:
+            posix.chown(path, -1, gid)
         posix.chmod(path, mode)
         sock.listen(BACKLOG)
     except OSError as error:

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -23,8 +24,9 @@ from node_agent.kernel.emulated.clock import EmulatedClock, HostBase
 from node_agent.ports import JournalRecord
 from node_agent.resume import blackout, claims
 from node_agent.resume.handover import Handover
-from node_agent.runtime.broker import Broker, BrokerTimeouts
+from node_agent.runtime.broker import Broker
 from node_agent.runtime.broker_handover import HandoverKernel, marks
+from node_agent.runtime.broker_record import BrokerTimeouts
 from node_agent.runtime.journal_format import MAGIC, encode_record
 
 UID = os.getuid()
@@ -259,6 +261,27 @@ def test_beyond_max_clients_nobody_is_accepted(node: Node, monkeypatch: pytest.M
 def test_a_busy_device_is_waited_for(node: Node) -> None:
     node.sessions.busy = 3
     assert run_with(node, Script(node.socket, CLAIM, None, None, RESUMED)).errors == {}
+
+
+def test_a_device_that_stays_busy_is_waited_for_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once a session: a hundred workloads would wait minutes for their broker."""
+    waits = 0
+    monkeypatch.setattr(blackout, "BUSY_S", 0.02)
+    ids = [f"vm{n}" for n in range(50)]
+    names = {id: f"lr.7-a.{id}" for id in ids}
+    node.write(sessions=names, bindings={id: {"uid": UID, "unit": ""} for id in ids})
+    node.sessions.busy = 10**9
+    sleep = time.sleep
+
+    def counted(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", counted)
+    left = node.resume()
+    assert left.errors == dict.fromkeys(["lr.7-a.agent", *names.values()], "EBUSY")
+    assert waits <= 20
 
 
 def test_a_session_that_did_not_cross_stops_none_of_the_others(node: Node) -> None:
