@@ -10,7 +10,8 @@ Rules
    gates have closed since: then CANCEL replaces it, for good.
 4. When the gates close, PRESERVED attempts and PREPAREs that nobody has acknowledged are undone
    at once; a cancel or a rollback undoes every attempt before its jump.
-5. A node that has baked is committed, if its rollout may take the step.
+5. A node that has baked is committed, if its rollout may take the step. One that is back is
+   committed even when its rollout has ended, or a cold boot would start the kernel it came from.
 6. A member is settled from its settled attempt together with the clearing of what was wanted.
 """
 
@@ -35,7 +36,7 @@ from orchestrator.core.model import (
     Stamp,
 )
 from orchestrator.core.permits import SPARING, Refusal, refusal, start_refusal
-from orchestrator.core.phases import Goal, Kind, Link, Outcome, Phase
+from orchestrator.core.phases import Kind, Link, Outcome, Phase
 from orchestrator.core.settlement import settle
 from orchestrator.core.standing import Flag
 
@@ -58,8 +59,7 @@ def lose(draft: Draft, index: RolloutIndex) -> None:
     fleet = draft.fleet
     for node_id in index.flagged_nodes(Flag.SILENT):
         a, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
-        if a is None:
-            continue
+        assert a is not None, "what is flagged SILENT is an attempt"
         lost = replace(
             a,
             phase=Phase.LOST,
@@ -145,8 +145,7 @@ def undo(draft: Draft, index: RolloutIndex) -> None:
         nodes = sorted(index.flagged[Flag.UNANSWERED] | index.flagged[Flag.DOOMED])
     for node_id in nodes:
         a = fleet.newest_attempt(node_id)
-        if a is None:
-            continue
+        assert a is not None, "what is flagged UNDOABLE is an attempt"
         why = _undo_cause(draft, index, a, refusals[a.kind])
         if why is not None:
             _cancel(draft, a, fleet.nodes[node_id], why)
@@ -241,13 +240,13 @@ def commit(draft: Draft, index: RolloutIndex) -> None:
     if row.rollout_id in draft.held or not index.flagged[Flag.COMMIT]:
         return
     refusals = {kind: refusal(draft, index, kind) for kind in Kind}
+    if row.ended_at is not None and not fleet.row.stopped:
+        refusals[Kind.ROLLBACK] = None
     if all(refusals.values()):
         return
     for node_id in index.flagged_nodes(Flag.COMMIT):
         a, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
         if a is None or refusals[a.kind] is not None:
-            continue
-        if row.goal is Goal.BACK and a.kind is Kind.FORWARD:
             continue
         wanted = desiring(node, DesiredCommit(a.generation))
         text = f"{node_id} has baked: {a.to_release} becomes what a cold boot starts"

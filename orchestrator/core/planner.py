@@ -36,7 +36,6 @@ _ACTIVE: tuple[Callable[[Draft, RolloutIndex], None], ...] = (
     waves.progress,
     endings.wind_up,
     attempts.proceed,
-    attempts.commit,
 )
 
 
@@ -56,6 +55,8 @@ def plan(fleet: Fleet, now: datetime) -> Plan:
     for step in _ACTIVE:
         for index in active:
             step(draft, index)
+    for index in indexes:
+        attempts.commit(draft, index)
     held = {index.row.rollout_id: starts.start(draft, index) for index in active}
     for index in active:
         starts.stage(draft, index)

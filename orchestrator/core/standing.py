@@ -440,7 +440,8 @@ def _flags(
             ends.append(at)
 
     if a.phase is Phase.BAKING:
-        if not isinstance(node.desired, DesiredCommit) and node.healthy:
+        over = m.rollout.ended_at is not None and a.kind is Kind.FORWARD
+        if not isinstance(node.desired, DesiredCommit) and node.healthy and not over:
             due(commit_at(a, m.rollout), Flag.COMMIT)
     elif a.phase not in SETTLED:
         due(now if node.written_off else lost_at(s, policy), Flag.SILENT)

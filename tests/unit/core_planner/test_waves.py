@@ -366,7 +366,8 @@ def test_a_rollback_that_fails_ends_the_rollout_failed_and_says_who_is_left() ->
     w.set_rollout(rollback_baseline=1)
     w.run()
     assert w.state() == "FAILED"
-    assert "n1" in w.events[-1].message
+    (ended,) = [e for e in w.events if e.kind == "rollout.ended" and "FAILED" in e.message]
+    assert "n1" in ended.message
     assert w.member("n1").outcome is Outcome.FAILED
 
 
