@@ -17,13 +17,16 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from node_agent.errors import JournalLocked, SettingsError
+from node_agent.errors import ArtifactError, JournalLocked, SettingsError
 from node_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from node_agent.core.model import Mark
     from node_agent.ports import JournalRecord, Kernel
     from node_agent.resume.handover import Handover
+    from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
     from node_agent.runtime.link_transport import Connector
     from node_agent.runtime.metrics import Meter
@@ -184,11 +187,7 @@ async def _start(
     else:
         restore_broker(broker, journal.records, kernel, facts.boot_id)
     cache = artifacts()
-    if not await cache.capture_running(settings.running_artifact, emulated=facts.emulated):
-        log.warning(
-            "no artifact boots the running kernel: this node cannot be rolled back",
-            remedy="set artifacts.running to a directory that `liveroll artifact build` made of it",
-        )
+    await capture_running(cache, settings.running_artifact, emulated=facts.emulated, log=log)
     linked = asyncio.Event()
     if not settings.orchestrator:
         linked.set()
@@ -225,6 +224,22 @@ def _connector(settings: AgentSettings, stack: AsyncExitStack) -> Connector | No
     dialer = GrpcDialer(settings.orchestrator, settings.tls)
     stack.push_async_callback(dialer.close)
     return dialer.connect
+
+
+async def capture_running(cache: ArtifactCache, directory: Path | None, *, emulated: bool, log: Log) -> None:
+    """Keep what boots the running kernel. Without it the node only takes no forward attempt: it must
+    start all the same, most of all in the middle of an update."""
+    try:
+        if await cache.capture_running(directory, emulated=emulated):
+            return
+        why = "artifacts.running is not set"
+    except ArtifactError as error:
+        why = error.message
+    log.warning(
+        "no artifact boots the running kernel: this node cannot be rolled back",
+        why=why,
+        remedy="set artifacts.running to a directory that `liveroll artifact build` made of it",
+    )
 
 
 def restore_broker(broker: Broker, records: Sequence[JournalRecord], kernel: Kernel, boot_id: str) -> None:

@@ -163,7 +163,14 @@ class ArtifactCache:
         if known := await self.rollback_artifact():
             return known
         if directory is not None:
-            data = await asyncio.to_thread((directory / MANIFEST).read_bytes)
+            try:
+                data = await asyncio.to_thread((directory / MANIFEST).read_bytes)
+            except OSError as error:
+                raise ArtifactError(
+                    f"{directory / MANIFEST}: {error.strerror}",
+                    reason="ARTIFACT_NOT_FOUND",
+                    remedy="name a directory that `liveroll artifact build` made",
+                ) from error
             url = f"file://{quote(str(directory))}"
             ref = ArtifactRef("running", digest_of(data), url, self._running)
             return (await self.stage(ref)).digest
