@@ -36,6 +36,8 @@ ROOT_ENV = "LIVEROLL_NODE_ROOT"
 """Set by the emulated node's kernel for all of its userspace."""
 RESUME_ENV = "LIVEROLL_RESUME"
 """JOURNAL:SOCKET for the blackout path, so that it needs no settings."""
+ACCESS_ENV = "LIVEROLL_RESUME_ACCESS"
+"""MODE:GID of that socket, mode in octal, gid -1 to leave the group alone."""
 
 
 def run(settings: AgentSettings, *, arguments: Sequence[str], handover: Handover | None) -> int:
@@ -73,6 +75,7 @@ def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn
     shares = {"shutdown": 0.05, "purgatory": 0.25, "boot": 0.7}
     timings = [word for p, s in shares.items() for word in (f"--{p}-s", str(emulated.kexec_s * s))]
     os.environ[RESUME_ENV] = f"{settings.journal}:{settings.broker_socket}"
+    os.environ[ACCESS_ENV] = f"{settings.broker_mode:o}:{settings.broker_gid}"
     os.execv(  # noqa: S606 - this very interpreter
         sys.executable,
         [
@@ -173,7 +176,9 @@ async def _start(
         connect = _connector(settings, stack)
         fd = await wait_stuck(settings.journal, error, identity, facts, clock, artifacts(), connect, log)
         journal, quarantine = await asyncio.to_thread(open_journal, settings.journal, fd=fd)
-    broker = Broker(str(settings.broker_socket))
+    broker = Broker(
+        str(settings.broker_socket), socket_mode=settings.broker_mode, socket_gid=settings.broker_gid
+    )
     used: Kernel = kernel
     marks: tuple[Mark, ...] = ()
     if handover is not None and handover.attempt:

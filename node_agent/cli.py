@@ -92,7 +92,14 @@ def resume() -> Handover | None:
     from node_agent.resume import blackout
 
     journal, _, socket = where.partition(":")
-    return blackout.resume(root=root, journal_path=journal, socket_path=socket)
+    mode, _, gid = os.environ.get("LIVEROLL_RESUME_ACCESS", "660:-1").partition(":")
+    return blackout.resume(
+        root=root,
+        journal_path=journal,
+        socket_path=socket,
+        socket_mode=int(mode, 8),
+        socket_gid=int(gid),
+    )
 
 
 def exit_code(error: AgentError) -> int:
@@ -180,6 +187,8 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--broker-socket", metavar="PATH", dest="broker.socket", help="where workloads subscribe"
     )
+    parser.add_argument("--broker-group", metavar="GROUP", dest="broker.group", help="who may connect to it")
+    parser.add_argument("--broker-mode", metavar="OCTAL", dest="broker.mode", help="default: 0660")
     parser.add_argument("--control-socket", metavar="PATH", dest="control.socket", help="where luoctl asks")
     parser.add_argument(
         "--running-artifact", metavar="DIR", dest="artifacts.running", help="the running kernel's artifact"

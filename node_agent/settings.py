@@ -95,6 +95,10 @@ class AgentSettings:
     """Root directory of the emulated node; below the state directory if it was not said."""
     emulated: EmulatedKernel = EmulatedKernel()
     broker_socket: Path = Path("/run/luod/liveupdate.sock")
+    broker_mode: int = 0o660
+    """Permission bits of the broker's socket; to connect takes write permission."""
+    broker_gid: int = -1
+    """Group of the broker's socket; -1: the agent's own."""
     control_socket: Path = Path("/run/liveroll-agent/control.sock")
     metrics_listen: str = ""
     """host:port of /metrics, empty: none."""

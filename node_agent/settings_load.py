@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -226,6 +227,8 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
         root=(read.path("root") or state_dir / "root") if kernel == "emulated" else None,
         emulated=_emulated(read),
         broker_socket=broker,
+        broker_mode=_socket_mode(read),
+        broker_gid=_socket_group(read),
         control_socket=control,
         metrics_listen=metrics,
         running_artifact=running,
@@ -234,6 +237,39 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
         log_format=read.choice("log.format", "console", ("console", "json")),
         log_level=read.choice("log.level", "info", ("debug", "info", "warning", "error")),
     )
+
+
+_MODE = re.compile(r"0?[0-7]{3}")
+
+
+def _socket_mode(read: _Reader) -> int:
+    key = "broker.mode"
+    text = read.text(key, "0660")
+    mode = int(text, 8) if _MODE.fullmatch(text) else -1
+    if mode < 0 or mode & ~0o666 or mode & 0o600 != 0o600:
+        read.fault(
+            key,
+            f"{text!r} is not the mode of a socket that its owner reads and writes",
+            'write it in octal and in quotes: "0600", "0660" (owner and group) or "0666" (everybody)',
+        )
+        return 0o660
+    return mode
+
+
+def _socket_group(read: _Reader) -> int:
+    key = "broker.group"
+    name = read.text(key, "")
+    if not name:
+        return -1
+    import grp  # only where a group is set
+
+    try:
+        return (
+            grp.getgrgid(int(name)).gr_gid if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
+        )
+    except KeyError:
+        read.fault(key, f"there is no group {name}", "name one of /etc/group, for instance kvm, or make it")
+        return -1
 
 
 def _emulated(read: _Reader) -> EmulatedKernel:

@@ -26,6 +26,8 @@ SCALARS: Mapping[str, str] = MappingProxyType(
         "tls.certificate": "path",
         "tls.key": "path",
         "broker.socket": "path",
+        "broker.group": "str",
+        "broker.mode": "str",
         "control.socket": "path",
         "metrics.listen": "str",
         "artifacts.running": "path",

@@ -40,6 +40,7 @@ class Broker:
     """ports.Workloads over a Unix socket.
 
     socket_path: where to listen; a stale socket is replaced, a served one refused.
+    socket_mode, socket_gid: of the socket; -1 leaves the group alone.
     allowed_uids: who may connect; None leaves it to the socket's mode.
     """
 
@@ -50,6 +51,7 @@ class Broker:
         timeouts: BrokerTimeouts | None = None,
         max_clients: int = 256,
         socket_mode: int = 0o660,
+        socket_gid: int = -1,
         allowed_uids: Collection[int] | None = None,
     ) -> None:
         self.socket_path = socket_path
@@ -59,6 +61,7 @@ class Broker:
             claim_s=self._timeouts.claim_s,
             max_clients=max_clients,
             socket_mode=socket_mode,
+            socket_gid=socket_gid,
             allowed_uids=allowed_uids,
         )
         self._workloads = self._roster.records

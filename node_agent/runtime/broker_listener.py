@@ -1,7 +1,7 @@
 """The broker's listening socket: a path is taken over only from the dead.
 
 Rules: a socket file that nobody serves is replaced; one that answers is left alone
-(SOCKET_IN_USE). The mode is set before anybody can connect.
+(SOCKET_IN_USE). Group and mode are set before anybody can connect.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ MAX_PATH_BYTES = 107
 """Source: unix(7), sun_path has 108 bytes with the NUL."""
 
 
-def listen(path: str, mode: int) -> socket.socket:
-    """A non-blocking listener at `path` with permission bits `mode`.
+def listen(path: str, mode: int, gid: int = -1) -> socket.socket:
+    """A non-blocking listener at `path` with permission bits `mode`, of group `gid` unless it is -1.
 
     Its directory is made if need be. Raises SettingsError (SOCKET_PATH_TOO_LONG, SOCKET_UNUSABLE),
     BrokerError (SOCKET_IN_USE).
@@ -30,16 +30,29 @@ def listen(path: str, mode: int) -> socket.socket:
             remedy="Choose a shorter directory for the node's state.",
         )
     try:
-        return _listen(path, mode)
-    except OSError as cause:
+        return _listen(path, mode, gid)
+    except PermissionError as cause:
+        if gid < 0 or not os.path.isdir(os.path.dirname(path) or "."):
+            raise _unusable(path, cause) from cause
         raise SettingsError(
-            f"cannot listen at {path}: {os.strerror(cause.errno or 0)}",
+            f"cannot give {path} to group {gid}: {os.strerror(cause.errno or 0)}",
             reason="SOCKET_UNUSABLE",
-            remedy="Name a socket path in a directory that the agent may write to.",
+            remedy="Make the agent a member of broker.group (SupplementaryGroups= of its unit), "
+            "and let it write to the socket's directory.",
         ) from cause
+    except OSError as cause:
+        raise _unusable(path, cause) from cause
 
 
-def _listen(path: str, mode: int) -> socket.socket:
+def _unusable(path: str, cause: OSError) -> SettingsError:
+    return SettingsError(
+        f"cannot listen at {path}: {os.strerror(cause.errno or 0)}",
+        reason="SOCKET_UNUSABLE",
+        remedy="Name a socket path in a directory that the agent may write to.",
+    )
+
+
+def _listen(path: str, mode: int, gid: int) -> socket.socket:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     _refuse_if_served(path)
     with contextlib.suppress(FileNotFoundError):
@@ -47,6 +60,8 @@ def _listen(path: str, mode: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         sock.bind(path)
+        if gid >= 0:
+            os.chown(path, -1, gid)
         os.chmod(path, mode)
         sock.listen(BACKLOG)
     except BaseException:

@@ -41,6 +41,7 @@ class Roster:
         claim_s: float,
         max_clients: int,
         socket_mode: int,
+        socket_gid: int = -1,
         allowed_uids: Collection[int] | None,
     ) -> None:
         self.records: dict[str, WorkloadRecord] = {}
@@ -49,6 +50,7 @@ class Roster:
         self._claim_s = claim_s
         self._max_clients = max_clients
         self._socket_mode = socket_mode
+        self._socket_gid = socket_gid
         self._allowed_uids = allowed_uids
         self._adopted: list[Peer] = []
         self._listener: socket.socket | None = None
@@ -67,7 +69,7 @@ class Roster:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE), SettingsError."""
-        listener = self._listener or listen(self._socket_path, self._socket_mode)
+        listener = self._listener or listen(self._socket_path, self._socket_mode, self._socket_gid)
         self._listener = listener
         loop = asyncio.get_running_loop()
         try:
