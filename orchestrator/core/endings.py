@@ -24,8 +24,6 @@ from orchestrator.core.waves import settle_in_batches, way_back_open
 def wind_up(draft: Draft, index: RolloutIndex) -> None:
     """Take a rollout in CANCEL or BACK towards its end; note nodes that are back."""
     row = index.row
-    if row.ended_at is not None:
-        return
     back = [
         replace(
             index.members[node_id],

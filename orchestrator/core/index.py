@@ -38,7 +38,8 @@ class Queue:
     def add(self, m: MemberStanding) -> None:
         if m.place is Place.READY:
             insort(self.ready.setdefault(m.bucket, []), m.order)
-        elif m.place is not None:
+        else:
+            assert m.place is not None, "whoever is in a lane has a place"
             insort(self.waiting.setdefault(m.place, []), m.order)
 
     def remove(self, m: MemberStanding) -> None:
@@ -46,7 +47,8 @@ class Queue:
             _drop(self.ready[m.bucket], m.order)
             if not self.ready[m.bucket]:
                 del self.ready[m.bucket]
-        elif m.place is not None:
+        else:
+            assert m.place is not None, "whoever is in a lane has a place"
             _drop(self.waiting[m.place], m.order)
             if not self.waiting[m.place]:
                 del self.waiting[m.place]

@@ -21,6 +21,7 @@ import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from orchestrator.errors import InvalidSpec, Violation
 
@@ -56,6 +57,8 @@ class Requirement:
                 return self.key in labels
             case Operator.ABSENT:
                 return self.key not in labels
+            case _ as never:
+                assert_never(never)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from orchestrator.core.messages import CommandRefusal, Hello, Report, StageResult
 from orchestrator.core.model import (
@@ -144,6 +144,8 @@ def _is_answered(
             return attempt.phase not in BEFORE_JUMP
         case DesiredCommit():
             return attempt.phase is not Phase.BAKING
+        case _ as never:
+            assert_never(never)
 
 
 def _staged(node: NodeRow, result: StageResult, now: datetime) -> NodeRow:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from orchestrator.core import budgets
 from orchestrator.core.actions import Plan
@@ -198,6 +198,8 @@ def desired_in_words(node: NodeRow) -> str:
             return f"cancel attempt {generation}: {reason}"
         case DesiredCommit(generation=generation):
             return f"commit attempt {generation}"
+        case _ as never:
+            assert_never(never)
 
 
 def explain(fleet: Fleet, rollout_id: str, node_id: str, plan: Plan | None, now: datetime) -> Explanation:

@@ -290,3 +290,14 @@ def test_more_warnings() -> None:
     assert "n1 would be nobody's canary" in told
     assert "all members have the same zone" in told
     assert "the fleet is stopped" in told
+
+
+def test_a_dry_run_without_failure_domains() -> None:
+    plan = dryrun.dry_run(fleet(*nodes(2)), spec(), ARTIFACT, NOW)
+    assert [b.budget for b in plan.budgets] == [
+        "max_unavailable",
+        "max_in_blackout",
+        "max_uncommitted",
+        "failures",
+    ]
+    assert not any("domain" in warning for warning in plan.warnings)

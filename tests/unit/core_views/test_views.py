@@ -306,3 +306,9 @@ def test_large_rollouts_are_seen_in_one_pass() -> None:
         made.apply(row)
     rollout_view(made, "k", None, NOW)
     assert asked == ["n00", "n01", "n02"]
+
+
+def test_whoever_runs_the_target_is_of_no_pair() -> None:
+    made = fleet(node("n00", release=NEW), node("n01"), rollout(2), member("n00"), member("n01", position=1))
+    (pair,) = rollout_view(made, "k", None, NOW).pairs
+    assert (pair.from_release, pair.nodes) == (OLD, 1)

@@ -1,0 +1,140 @@
+"""Cases that hardly ever happen, each of them once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.core import blocking, canaries
+from orchestrator.core.draft import Draft
+from orchestrator.core.facts import Heard
+from orchestrator.core.phases import Outcome, Phase
+from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.spec import Amount, FailureBudget
+from tests.unit.core_planner.builders import START, World, node, nodes, spec
+
+
+def two_rollouts(world: World, order: str = "r1 r2") -> World:
+    """Over the same nodes, each with its canary."""
+    for name in order.split():
+        world.rollout(spec(name=name))
+    return world
+
+
+def first_plan_with(w: World, kind: str) -> list[str]:
+    """The rollouts of the actions of this kind, in the first plan that has any."""
+    for _ in range(5):
+        made = w.plan()
+        found = [action.rollout_id for action in made.actions if action.kind == kind]
+        if found:
+            return found
+        w.execute(made.actions)
+    raise AssertionError(f"no plan has {kind}")
+
+
+def test_two_rollouts_never_start_one_node_in_one_plan() -> None:
+    w = two_rollouts(World(nodes(1)))
+    assert first_plan_with(w, "prepare") == ["r1"]
+    w.settle_plans()
+    assert w.attempt("n0").rollout_id == "r1"
+    assert w.plan().blockers["r2"][0].reason == "OTHER_ROLLOUT"
+
+
+def test_two_rollouts_stage_one_node_once() -> None:
+    w = two_rollouts(World([node("n0", staged=frozenset())]))
+    assert first_plan_with(w, "stage") == ["r1"]
+
+
+def test_a_limit_of_nothing_says_that_it_must_be_raised() -> None:
+    w = World(nodes(2), policy=FleetPolicy(max_unavailable=Amount(count=0)))
+    w.rollout(spec())
+    w.settle_plans()
+    (blocker,) = w.plan().blockers["r1"]
+    assert blocker.reason == "FLEET_BUDGET_UNAVAILABLE"
+    assert "raise fleet_max_unavailable" in blocker.remedy
+
+
+def test_what_another_rollout_spends_of_the_fleet_comes_back_by_itself() -> None:
+    w = World(nodes(2), policy=FleetPolicy(max_in_blackout=Amount(count=1)))
+    w.rollout(spec(name="r1"), waves=[["n0"], []])
+    w.rollout(spec(name="r2"), waves=[["n1"], []])
+    w.settle_plans()
+    (blocker,) = w.plan().blockers["r2"]
+    assert (blocker.reason, blocker.remedy) == ("FLEET_BUDGET_BLACKOUT", "")
+
+
+def test_of_many_silent_nodes_all_are_counted_and_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "_LOOKED_AT", 1)
+    w = World(nodes(4))
+    w.rollout(spec(), waves=[[f"n{i}" for i in range(4)], []], pair_canaries={})
+    for i in range(4):
+        w.script(f"n{i}", stop_at="LOADING")
+    w.settle_plans()
+    w.agents()
+    opened = w.open_nodes()
+    for node_id in opened:
+        w.cut(node_id)
+    (silent,) = [b for b in w.plan().blockers["r1"] if b.reason == "ATTEMPT_SILENT"]
+    assert (silent.node_count, list(silent.nodes)) == (len(opened), opened)
+    assert len(opened) > 1
+
+
+def test_a_canary_that_is_nowhere_does_not_stand() -> None:
+    w = World(nodes(1))
+    w.rollout(spec())
+    assert not canaries.stands(w.fleet.indexes["r1"], "a|b|c", "nobody")
+
+
+def test_an_action_that_relies_on_what_another_one_writes_waits_for_the_next_plan() -> None:
+    w = World(nodes(2))
+    draft = Draft(w.fleet, w.now)
+    first, second = w.node("n0"), w.node("n1")
+    assert draft.add("clear", "", [first])
+    assert not draft.add("clear", "", [second], guards=[first])
+    assert draft.add("clear", "", [second])
+
+
+def test_an_old_word_does_not_replace_a_newer_one() -> None:
+    w = World(nodes(1))
+    w.fleet.apply(Heard("n0", START - timedelta(seconds=9)))
+    assert w.fleet.heard["n0"].at == START
+
+
+def test_an_attempt_that_goes_on_after_its_rollout_has_ended_is_undone() -> None:
+    w = World(nodes(1))
+    w.rollout(spec())
+    w.run(until="LOADING")
+    w.agents()
+    w.set_rollout(ended_at=w.now, ended_as="CANCELLED")
+    w.settle_plans()
+    assert w.attempt("n0").cancel_cause == "cancel"
+    w.agents()
+    w.agents()
+    assert w.attempt("n0").phase is Phase.ABORTED
+
+
+def test_a_rollout_does_not_succeed_while_a_node_waits_to_be_rolled_back() -> None:
+    w = World(nodes(2))
+    w.rollout(spec(budgets={"failures": FailureBudget(Amount(count=1))}))
+    w.script("n1", stop_at="FINISHING")
+    w.run(bound=60)
+    w.script("n1", end=Phase.AWAITING_ROLLBACK)
+    w.step("n1")
+    w.cut("n1")
+    w.run(bound=60)
+    assert (w.member("n1").outcome, w.row().ended_as) == (Outcome.FAILED, "")
+    assert "NODE_UNREACHABLE" in w.reasons()
+    w.mend("n1")
+    w.run()
+    assert (w.member("n1").outcome, w.row().ended_as) == (Outcome.ROLLED_BACK, "SUCCEEDED")
+
+
+def test_a_bake_that_is_over_stands_in_nobodys_way() -> None:
+    w = World(nodes(2))
+    w.rollout(spec())
+    w.run(until="COMMITTED")
+    w.tick(timedelta(seconds=30))
+    w.set_fleet(stopped="OPERATOR", stop_message="smoke")
+    assert all(b.until is None or b.until > w.now for b in w.plan().blockers["r1"])
+    assert "WAVE_BAKING" not in w.reasons()
