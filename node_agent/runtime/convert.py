@@ -51,10 +51,17 @@ _STEPS = tuple(field.name for field in common.StepTimeouts.DESCRIPTOR.fields)
 # -- up
 
 
+BYTES_MAX = 2**63 - 1
+"""What every store can keep; protobuf alone would take twice as much."""
+DURATION_MAX_S = 315_576_000_000.0
+"""Source: google/protobuf/duration.proto, about 10,000 years."""
+
+
 def duration(seconds: float) -> Duration:
     """Seconds as a protobuf Duration, to the nanosecond. Not a number counts as 0."""
     whole = Duration()
-    whole.FromNanoseconds(round(seconds * 1e9) if math.isfinite(seconds) else 0)
+    bounded = min(max(seconds, -DURATION_MAX_S), DURATION_MAX_S)
+    whole.FromNanoseconds(round(bounded * 1e9) if math.isfinite(seconds) else 0)
     return whole
 
 
@@ -166,7 +173,13 @@ def report(said: Report) -> pb.LinkRequest:
     if said.memory_check is not None:
         check = said.memory_check
         message.memory_check.CopyFrom(
-            pb.MemoryCheck(workloads=check.workloads, intact=check.intact, bytes_checked=check.bytes_checked)
+            pb.MemoryCheck(
+                workloads=check.workloads,
+                intact=check.intact,
+                # A sum of what workloads say: one that is too large must not end the link, again and
+                # again, since the report is replayed.
+                bytes_checked=min(check.bytes_checked, BYTES_MAX),
+            )
         )
     return pb.LinkRequest(report=message)
 
