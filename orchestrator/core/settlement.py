@@ -74,7 +74,10 @@ def came_back_old(attempt: AttemptRow, node: NodeRow) -> bool:
 def settle_needed(rollout: RolloutRow, member: MemberRow, own: AttemptRow | None, node: NodeRow) -> bool:
     """Whether the member row does not yet say what its newest attempt and its node say."""
     outcome = member.outcome
-    if outcome in (Outcome.WRITTEN_OFF, Outcome.EXCLUDED):
+    if outcome is Outcome.WRITTEN_OFF:
+        # It has returned: it may run the new kernel, so it counts again.
+        return not node.written_off and own is not None and rollout.ended_at is None
+    if outcome is Outcome.EXCLUDED:
         return False
     if node.written_off and (own is None or own.phase in SETTLED):
         pending = outcome in (Outcome.PENDING, Outcome.FAILED, Outcome.OPEN, Outcome.BAKING)
@@ -87,9 +90,7 @@ def settle_needed(rollout: RolloutRow, member: MemberRow, own: AttemptRow | None
     if phase in BAD_ENDS:
         if outcome is Outcome.FAILED:
             return member.reason != failure_kinds(own)[0]
-        back = outcome is Outcome.ROLLED_BACK and (
-            own.kind is Kind.FORWARD or member.reason == RUNS_PREVIOUS
-        )
+        back = outcome is Outcome.ROLLED_BACK and (own.kind is Kind.FORWARD or member.reason == RUNS_PREVIOUS)
         return outcome is not Outcome.PENDING and not back
     if phase is Phase.ABORTED:
         return outcome is Outcome.OPEN
