@@ -11,6 +11,7 @@ Pure. Not here: whether a well-formed command can be followed (core/admission).
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ _STEPS = tuple(field.name for field in common.StepTimeouts.DESCRIPTOR.fields)
 
 BYTES_MAX = 2**63 - 1
 """What every store can keep; protobuf alone would take twice as much."""
+FIELDS_MAX = 32
+"""As many as the orchestrator takes: a step may fail for every workload of a node, each with a field."""
 DURATION_MAX_S = 315_576_000_000.0
 """Source: google/protobuf/duration.proto, about 10,000 years."""
 
@@ -81,8 +84,15 @@ def problem(found: model.Problem | None) -> common.Problem | None:
         retry=_RETRIES[found.retry],  # type: ignore[arg-type]
         message=found.message,
         remedy=found.remedy,
-        fields=dict(found.fields),
+        fields=_fields(found.fields),
     )
+
+
+def _fields(fields: Mapping[str, str]) -> dict[str, str]:
+    if len(fields) <= FIELDS_MAX:
+        return dict(fields)
+    kept = dict(itertools.islice(fields.items(), FIELDS_MAX - 1))
+    return {**kept, "left_out": str(len(fields) - len(kept))}
 
 
 def attempt(ref: model.AttemptRef | None) -> common.AttemptRef | None:
