@@ -272,8 +272,11 @@ def _seen_again(
     said = message.status
     mine = said.attempt is not None and said.attempt.generation == attempt.generation
     under_way = attempt.phase not in SETTLED or attempt.phase is Phase.BAKING
-    if said.phase is Phase.QUARANTINED and said.attempt is None and attempt.acknowledged and under_way:
-        return _told(attempt, message, "JournalLost", now)
+    afresh = known is not None and known.installation_id not in ("", node.installation_id)
+    forgot = said.attempt is None and (afresh or said.phase is Phase.QUARANTINED)
+    if forgot and attempt.acknowledged and under_way:
+        broken = replace(message, status=replace(said, phase=Phase.QUARANTINED))
+        return _told(attempt, broken, "JournalLost", now)
     if attempt.phase in BLIND and message.boot_id not in ("", attempt.expected_boot_id):
         sample = _link_gap(fleet, attempt, now)
         samples = add_sample(attempt.samples, (sample,))

@@ -63,6 +63,14 @@ def test_a_written_off_id_may_be_taken_anew() -> None:
     assert row(seen, NodeRow).written_off == ""  # type: ignore[attr-defined]
 
 
+def test_a_node_installed_afresh_knows_nothing_of_the_update_that_it_was_baking() -> None:
+    gone = node("n00", installation_id="before", written_off="the disk died", highest_generation=1)
+    made = fleet(gone, attempt(phase=Phase.BAKING, acknowledged=True, healthy_since=NOW))
+    seen = transitions.hello(made, hello(), "", NOW)
+    assert row(seen, AttemptRow).phase is Phase.QUARANTINED  # type: ignore[attr-defined]
+    assert seen.welcome is not None
+
+
 def test_a_written_off_node_that_returns_counts_again() -> None:
     made = fleet(node("n00", written_off="lost in the fire", link_up=False))
     seen = transitions.hello(made, hello(), "", NOW)
