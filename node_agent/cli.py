@@ -40,8 +40,8 @@ DESCRIPTION = "The Liveroll node agent: takes this node through live kernel upda
 EPILOG = """\
 examples:
   liveroll-agent run --config /etc/liveroll/agent.toml
-  liveroll-agent run --orchestrator 127.0.0.1:7443 --state-dir /tmp/node --root /tmp/node --label zone=a
-  liveroll-agent simulate --nodes 24 --zones 3 --orchestrator 127.0.0.1:7443 --workloads 2
+  liveroll-agent run --orchestrator 127.0.0.1:7444 --state-dir /tmp/node --root /tmp/node --label zone=a
+  liveroll-agent simulate --nodes 24 --zones 3 --orchestrator 127.0.0.1:7444 --workloads 2
   liveroll-agent completion bash > /etc/bash_completion.d/liveroll-agent
 
 Every setting can stand in the TOML file, in the environment (LIVEROLL_AGENT_NODE_ID, …) or be a flag;
@@ -49,7 +49,7 @@ flags go before the environment, the environment before the file.
 """
 SIMULATE_EPILOG = """\
 examples:
-  liveroll-agent simulate --nodes 8 --orchestrator 127.0.0.1:7443
+  liveroll-agent simulate --nodes 8 --orchestrator 127.0.0.1:7444
   liveroll-agent simulate --nodes 8 --prefix b --releases 7.2.13,7.3.4 --models r640,r650 --seed 7
   liveroll-agent simulate --nodes 8 --faults node-03=refuse_freeze@1 --faults node-05=panic
   liveroll-agent simulate --nodes 8 --image 7.4.0-rc1=unhealthy

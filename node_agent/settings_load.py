@@ -311,7 +311,7 @@ def _check_address(read: _Reader, key: str, address: str) -> None:
     try:
         split_address(address)
     except ValueError:
-        read.fault(key, f"{address!r} is not host:port", "for instance 127.0.0.1:7443 or [::1]:7443")
+        read.fault(key, f"{address!r} is not host:port", "for instance 127.0.0.1:7444 or [::1]:7444")
 
 
 def certificate_names(path: Path) -> frozenset[str]:

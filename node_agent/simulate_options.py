@@ -102,7 +102,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
         try:
             split_address(args.orchestrator)
         except ValueError:
-            fault("--orchestrator", f"{args.orchestrator!r} is not host:port", "for instance 127.0.0.1:7443")
+            fault("--orchestrator", f"{args.orchestrator!r} is not host:port", "for instance 127.0.0.1:7444")
         else:
             if tls is None and not is_loopback(args.orchestrator):
                 fault(
@@ -111,7 +111,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
                     "give --tls-ca, --tls-certificate and --tls-key; plaintext is for loopback only",
                 )
     else:
-        fault("--orchestrator", "is missing", "name the orchestrator, for instance 127.0.0.1:7443")
+        fault("--orchestrator", "is missing", "name the orchestrator, for instance 127.0.0.1:7444")
     names = [f"{args.prefix}-{i:02d}" for i in range(1, max(args.nodes, 0) + 1)]
     plans = _faults(args.faults, names, fault)
     if faults:

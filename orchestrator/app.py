@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import signal
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -27,6 +28,7 @@ import structlog
 from orchestrator.artifacts.catalogue import DirectoryCatalogue
 from orchestrator.errors import (
     CorruptState,
+    InvalidSpec,
     LiverollError,
     NotLeader,
     SettingsError,
@@ -102,6 +104,7 @@ exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, 6 sto
 
     health = commands.add_parser("health", help="ask a running orchestrator whether it is ready")
     health.add_argument("--http", metavar="URL", default="http://127.0.0.1:7480")
+    health.add_argument("--ca", type=Path, help="PEM of the CA that vouches for an https URL")
     health.set_defaults(command=_health_command)
 
     pki = commands.add_parser("pki", help="make certificates for a first use (not for production)")
@@ -129,7 +132,14 @@ def _pki_command(options: argparse.Namespace) -> int:
     from orchestrator.rpc.pki import make_pki  # cryptography is slow to import
 
     hosts = options.host or ["localhost", "127.0.0.1", "::1"]
-    pki = make_pki(options.directory, options.node, options.operator, hosts=hosts)
+    try:
+        pki = make_pki(options.directory, options.node, options.operator, hosts=hosts)
+    except InvalidSpec as error:
+        told = error.violations
+        raise SettingsError(
+            "; ".join(f"{v.path}: {v.problem}" for v in told),
+            remedy=" ".join(dict.fromkeys(v.remedy for v in told)),
+        ) from error
     print(f"authority {pki.ca}\nserver    {pki.server.certificate}")
     for role, pairs in (("agent", pki.agents), ("operator", pki.operators)):
         for name, pair in pairs.items():
@@ -142,12 +152,18 @@ def _health_command(options: argparse.Namespace) -> int:
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"{options.http} is no http URL", remedy="give --http http://127.0.0.1:7480")
     try:
-        with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310 - the scheme was checked above
+        trust = ssl.create_default_context(cafile=options.ca) if options.ca else None
+        with urllib.request.urlopen(url, timeout=3, context=trust) as answer:  # noqa: S310 - checked above
             print(answer.read().decode().strip())
     except urllib.error.HTTPError as error:
         print(error.read().decode().strip())
         return EXIT_BLOCKED
     except OSError as error:
+        if isinstance(error, ssl.SSLError) or isinstance(getattr(error, "reason", None), ssl.SSLError):
+            raise SettingsError(
+                f"no secure connection to {options.http}: {getattr(error, 'reason', error)}",
+                remedy="give the CA's certificate with --ca, and the name that the server's certificate has",
+            ) from error
         raise StoreUnavailable(
             f"no orchestrator answers at {options.http}",
             reason="UNREACHABLE",

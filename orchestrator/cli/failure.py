@@ -148,7 +148,9 @@ def _without_details(exit_code: Exit, code: str, details: str, server: str) -> F
         # A server that refuses a certificate, or the lack of one, only hangs up: TLS 1.3 tells the
         # reason after the client's handshake is over, and gRPC drops it.
         hung_up = "failed to connect" in lowered and "socket closed" in lowered
-        if hung_up or any(word in lowered for word in ("handshake", "certificate", "ssl", "tls")):
+        if hung_up or any(
+            word in lowered for word in ("handshake", "certificate", "verification", "ssl", "tls")
+        ):
             return Failed(
                 Exit.DENIED,
                 f"no secure connection to the orchestrator at {server}",

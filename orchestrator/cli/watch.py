@@ -170,11 +170,12 @@ class _Screen:
     def draw(self) -> RenderableType:
         if self.rollout is None:
             return Text("waiting for the orchestrator …", "dim")
-        parts: list[RenderableType] = [render.rollout_view(self.rollout, list(self.nodes.values()), now())]
+        parts: list[RenderableType] = []
+        if self.lost:  # first: a small terminal cuts the end off
+            parts.append(Text("connection lost; trying again; what follows may be old", "yellow"))
+        parts.append(render.rollout_view(self.rollout, list(self.nodes.values()), now()))
         if self.events:
             parts += ["", *(render_nodes.event_line(e) for e in self.events)]
-        if self.lost:
-            parts += ["", Text("connection lost; trying again", "yellow")]
         return Group(*parts)
 
 

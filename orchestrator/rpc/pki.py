@@ -57,17 +57,28 @@ def make_pki(
         hosts: DNS names and addresses by which clients reach the server.
         now: start of the validity, aware; the present if omitted.
 
-    Raises: InvalidSpec for a name that no certificate of ours may carry.
+    Raises: InvalidSpec for a name that no certificate of ours may carry, or a directory that has an
+    authority.
     """
     bad = [n for n in (*nodes, *operators) if not NAME.fullmatch(n)]
     if bad:
         raise InvalidSpec(
             [Violation(n, "not a name", "Use letters, digits, dots, dashes and underscores.") for n in bad]
         )
+    ca = directory / "ca.pem"
+    if ca.exists():
+        raise InvalidSpec(
+            [
+                Violation(
+                    str(directory),
+                    "holds an authority whose key was not kept; a new one would end its certificates",
+                    "Give an empty directory, and all nodes and operators in one call.",
+                )
+            ]
+        )
     directory.mkdir(parents=True, exist_ok=True)
     start = (now or dt.datetime.now(dt.UTC)) - dt.timedelta(minutes=5)
     maker = _Maker(start, start + dt.timedelta(days=valid_days))
-    ca = directory / "ca.pem"
     ca.write_bytes(maker.ca_pem)
     server = maker.issue(directory / "server", "server", [_host(h) for h in hosts], server=True)
     agents = {n: maker.identity(directory / "agents" / n, "agent", n) for n in nodes}
