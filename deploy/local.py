@@ -23,18 +23,14 @@ START_TIMEOUT_S = 30.0
 """An orchestrator on a cold machine imports and migrates within a few seconds."""
 STOP_TIMEOUT_S = 15.0
 
-SETTINGS = """\
-log_format = "json"
-[fleet]
-restart_grace_s = {grace}
-silence_s = 5
-active_heartbeat_s = {heartbeat}
-min_idle_heartbeat_s = 1
-idle_heartbeats_per_s = 200
-stage_retry_s = 1
-clock_slack_s = 0.5
-"""
-"""Patience for a fleet whose kexec takes a second, not a minute."""
+FLEET = {
+    "silence_s": 5,
+    "min_idle_heartbeat_s": 1,
+    "idle_heartbeats_per_s": 200,
+    "stage_retry_s": 1,
+    "clock_slack_s": 0.5,
+}
+"""[fleet] of the settings: patience for a fleet whose kexec takes a second, not a minute."""
 
 
 class ChildFailed(RuntimeError):
@@ -100,7 +96,7 @@ class LocalFleet:
     heartbeat_s: float = 0.5
     grace_s: float = 5.0
     fleet_settings: Mapping[str, float] = field(default_factory=dict)
-    """More of the [fleet] table of the orchestrator's settings."""
+    """Goes over FLEET."""
     operators: str = "127.0.0.1:0"
     agents: str = "127.0.0.1:0"
     http: str = "127.0.0.1:0"
@@ -141,8 +137,14 @@ class LocalFleet:
     def orchestrator_command(self, *extra: str) -> list[str]:
         """Writes its settings; the command line that serves them."""
         config = self.directory / "orchestrator.toml"
-        settings = SETTINGS.format(heartbeat=self.heartbeat_s, grace=self.grace_s)
-        settings += "".join(f"{name} = {value}\n" for name, value in self.fleet_settings.items())
+        table = {
+            "restart_grace_s": self.grace_s,
+            "active_heartbeat_s": self.heartbeat_s,
+            **FLEET,
+            **self.fleet_settings,
+        }
+        settings = 'log_format = "json"\n[fleet]\n'
+        settings += "".join(f"{name} = {value}\n" for name, value in table.items())
         config.write_text(settings + (self.tls.settings() if self.tls is not None else ""))
         return [
             sys.executable, "-m", "orchestrator.app", "run", "--config", str(config),

@@ -34,6 +34,7 @@ budgets: {max_unavailable: 100%, max_in_blackout: 100%, max_uncommitted: 100%}
 rollback: {max_unavailable: 100%, max_in_blackout: 100%}
 bake: {node: 0s, wave: 0s}
 health_hold: 0s
+silence_lease: 60s
 """
 
 
@@ -49,7 +50,9 @@ def run() -> list[Result]:
 
 
 async def _run(directory: Path) -> list[Result]:
-    async with local_fleet(directory, heartbeat_s=5.0, fleet_settings={"max_staging": NODES}) as fleet:
+    async with local_fleet(
+        directory, heartbeat_s=5.0, fleet_settings={"max_staging": NODES, "silence_s": 30}
+    ) as fleet:
         build_emulated(fleet.artifacts_dir, release="2.0.0")
         await fleet.start_orchestrator()
         agents = await fleet.spawn(
@@ -77,6 +80,7 @@ def _measure(fleet: LocalFleet, directory: Path, orchestrator: int, agents: int)
         before = cpu_s(orchestrator), cpu_s(agents), time.monotonic()
         client.create(spec)
         for update in client.watch("bench"):
+            assert not update.rollout.halted, update.rollout.halt_message
             if update.rollout.HasField("end_time"):
                 updated = sum(wave.updated for wave in update.rollout.waves)
                 break
