@@ -39,9 +39,17 @@ from node_agent.runtime.metrics import Meter
 from node_agent.runtime.runner_boot import Boot as BootFound
 from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
-from node_agent.runtime.supervisor import NodeLife, corrupt_problem, end, first_error, open_journal
+from node_agent.runtime.supervisor import (
+    NodeLife,
+    RoomAgain,
+    corrupt_problem,
+    end,
+    first_error,
+    open_journal,
+)
 from node_agent.runtime.supervisor_log import Log
 from node_agent.runtime.tls_context import client_context
+from node_agent.simulate_journal import Disk, JournalOnDisk, damaged
 from node_agent.simulate_link import FaultyLink
 from node_agent.simulate_options import NodeSpec, SimulateOptions, read_options
 from node_agent.version import version
@@ -129,6 +137,7 @@ class SimulatedNode:
         self._directory = directory
         self._durable = durable
         self._disk = MemoryDisk()
+        self._space = Disk(spec.faults, lambda: self.emulated.model.reboots)
         self._executor = executor
         self._meter, self._log, self._on_view = meter, log, on_view
         self._link = FaultyLink(connect, spec.faults, lambda: self.emulated.model.reboots)
@@ -206,7 +215,14 @@ class SimulatedNode:
             on_view=self._on_view,
             complain=False,
         )
-        await life.live()
+        try:
+            await life.live()
+        except BaseExceptionGroup as group:
+            if not isinstance(first_error(group), RoomAgain):
+                raise
+            # What a service manager does with an agent that ends so: it starts again in this boot.
+            self.emulated.kill_userspace()
+            await asyncio.get_running_loop().create_future()
 
     async def _workloads_of(self, boot: Boot) -> InProcessWorkloads:
         """The workloads outlive the agent's process, and not its boot."""
@@ -225,21 +241,33 @@ class SimulatedNode:
         return self._workloads
 
     async def _journal(self, boot: Boot) -> tuple[Journal, Problem | None]:
-        kexecs, faults = self.emulated.model.reboots, self.spec.faults
+        journal, quarantine = await self._opened(boot)
+        if any(fault.kind is FaultKind.FULL_DISK for fault in self.spec.faults.faults):
+            journal = JournalOnDisk(journal, self._space)
+        return journal, quarantine
+
+    async def _opened(self, boot: Boot) -> tuple[Journal, Problem | None]:
+        kexecs = self.emulated.model.reboots
         if self._durable:
             path = self._directory / "journal"
+            if boot.starts == 1:
+                await asyncio.to_thread(self._damage, path, kexecs)
             return await asyncio.to_thread(open_journal, path, executor=self._executor)
         self._disk.process_died()
-        if boot.starts == 1 and faults.at(FaultKind.TORN_JOURNAL, kexecs) is not None:
-            self._disk.data = self._disk.data[:-3]
-        if boot.starts == 1 and faults.at(FaultKind.CORRUPT_JOURNAL, kexecs) is not None:
-            self._disk.data = self._disk.data[:-1] + bytes([self._disk.data[-1] ^ 0xFF])
-        self._disk.full = faults.at(FaultKind.FULL_DISK, kexecs) is not None
+        if boot.starts == 1:
+            self._disk.data = damaged(self._disk.data, self.spec.faults, kexecs)
         try:
             return MemoryJournal(self._disk), None
         except JournalCorrupt as error:
             self._disk = MemoryDisk()
             return MemoryJournal(self._disk), corrupt_problem(error, "memory")
+
+    def _damage(self, path: Path, kexecs: int) -> None:
+        with suppress(FileNotFoundError):
+            before = path.read_bytes()
+            after = damaged(before, self.spec.faults, kexecs)
+            if after != before:
+                path.write_bytes(after)
 
 
 def options(args: argparse.Namespace) -> SimulateOptions:

@@ -49,11 +49,11 @@ class FaultKind(enum.StrEnum):
     SLOW_BOOT = "slow_boot"
     """Seconds added to one phase. [seconds, 1]"""
     TORN_JOURNAL = "torn_journal"
-    """The journal's last record is cut short."""
+    """Half a record follows the journal's last: a power loss in the middle of a write."""
     CORRUPT_JOURNAL = "corrupt_journal"
     """A full-length journal record has a wrong byte."""
     FULL_DISK = "full_disk"
-    """Writes fail with ENOSPC."""
+    """The journal's disk fills up in the middle of an attempt. [seconds until there is room, 1]"""
     SLOW_LINK = "slow_link"
     """Seconds added to each message of the agent's link. [seconds, 1]"""
     CUT_LINK = "cut_link"
@@ -68,6 +68,7 @@ _SECONDS = frozenset(
         FaultKind.SLOW_BOOT,
         FaultKind.SLOW_LINK,
         FaultKind.CUT_LINK,
+        FaultKind.FULL_DISK,
     }
 )
 _ERRNO = {FaultKind.REFUSE_FREEZE: "EBUSY", FaultKind.RETRIEVE_ERROR: "EIO"}

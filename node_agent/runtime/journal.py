@@ -354,7 +354,7 @@ def _unavailable(error: OSError, path: Path) -> JournalUnavailable:
         return JournalUnavailable(
             "the disk with the journal is full",
             reason="JOURNAL_FULL",
-            remedy=f"Free at least 1 MiB in {path.parent}, then restart the agent.",
+            remedy=f"Free at least 1 MiB in {path.parent}; the agent then goes on by itself.",
             errno=name,
             path=path,
         )

@@ -25,7 +25,7 @@ from node_agent.core.history import body_of
 from node_agent.core.model import Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Report
-from node_agent.errors import AgentError, JournalCorrupt, Retry
+from node_agent.errors import AgentError, JournalCorrupt, JournalUnavailable, Retry
 from node_agent.ports import Clock, Journal, JournalRecord
 from node_agent.runtime.journal import FileJournal
 from node_agent.runtime.link import Link, LinkView
@@ -41,6 +41,18 @@ if TYPE_CHECKING:
 
     from node_agent.runtime.link_transport import Connector
 
+NO_ROOM = "JOURNAL_FULL"
+
+
+class RoomAgain(JournalUnavailable):
+    """The journal found no room in the middle of an attempt, and has some again. The runner stands
+    still for good: the agent must start anew, and its first act is to go on from the journal."""
+
+    reason = NO_ROOM
+    retry = Retry.CALL
+    remedy = "Nothing is to be done: its service manager starts it again."
+
+
 STANDING = SETTLED | {Phase.PRESERVED}
 """Phases that last until somebody says something."""
 
@@ -51,13 +63,22 @@ class JournalTap:
     Args:
         journal: the real one.
         told: called with each report that became durable.
+        full: called when a record found no room.
     """
 
-    def __init__(self, journal: Journal, clock: Clock, meter: Meter, told: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        meter: Meter,
+        told: Callable[[Report], None],
+        full: Callable[[], None] = lambda: None,
+    ) -> None:
         self._journal = journal
         self._clock = clock
         self._meter = meter
         self._told = told
+        self._full = full
 
     @property
     def installation_id(self) -> str:
@@ -72,7 +93,12 @@ class JournalTap:
     async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
         """See ports.Journal."""
         began_s = self._clock.boottime_s()
-        record = await self._journal.append(kind, body)
+        try:
+            record = await self._journal.append(kind, body)
+        except JournalUnavailable as error:
+            if error.reason == NO_ROOM:
+                self._full()
+            raise
         self._meter.synced(max(self._clock.boottime_s() - began_s, 0.0))
         if (raw := body.get("report")) is not None:
             self._told(replace(decode(Report, raw), seq=record.seq))
@@ -110,21 +136,47 @@ class NodeLife:
     runner: NodeRunner = field(init=False)
     link: Link | None = field(init=False, default=None)
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _full: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     async def live(self) -> None:
-        """Until cancelled. The journal is closed at the end, whatever ends it."""
-        tap = JournalTap(self.ports.journal, self.ports.clock, self.meter, self._told)
+        """Until cancelled. The journal is closed at the end, whatever ends it.
+
+        Raises (in a group):
+            RoomAgain: a full disk has stopped the runner, and is not full any more.
+        """
+        tap = JournalTap(self.ports.journal, self.ports.clock, self.meter, self._told, self._full.set)
         try:
             self.runner = NodeRunner(self.identity, replace(self.ports, journal=tap), self.boot, self.pace)
             self.meter.phase(self.identity.node_id, self.runner.status().phase, healthy=True)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.runner.run())
                 tasks.create_task(self._link())
+                tasks.create_task(self._room(tap))
                 if self.served is not None:
                     tasks.create_task(_forever(self.served(self)))
         finally:
             await tap.close()
             self.meter.link(self.identity.node_id, up=False)
+
+    async def _room(self, tap: JournalTap) -> None:
+        """A disk tells nobody that it has room again: looked at only while that is waited for."""
+        every_s = (self.pace or Pace()).watch_s
+        while True:
+            await self._full.wait()
+            self._full.clear()
+            await self.ports.clock.sleep(every_s)
+            while self._stands_still():
+                try:
+                    await tap.ensure_room()
+                except JournalUnavailable:
+                    await self.ports.clock.sleep(every_s)
+                else:
+                    raise RoomAgain("the journal has room again, the agent starts anew")
+
+    def _stands_still(self) -> bool:
+        status = self.runner.status()
+        reason = status.problem.reason if status.problem is not None else ""
+        return status.phase is Phase.QUARANTINED and reason == NO_ROOM
 
     async def _link(self) -> None:
         await self.runner.ready.wait()

@@ -133,6 +133,60 @@ async def test_what_goes_wrong_is_named_for_what_it_was(
     assert "Committed" not in node.events
 
 
+IN_MEMORY_OR_NOT = pytest.mark.parametrize("durable", [False, True], ids=["memory", "file"])
+
+
+def kept(durable: bool, tmp_path: Path) -> tuple[str, ...]:
+    return ("--state-dir", str(tmp_path / "state")) if durable else ()
+
+
+@IN_MEMORY_OR_NOT
+async def test_a_torn_journal_is_cut_and_the_update_goes_on(tmp_path: Path, durable: bool) -> None:
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "1", "--faults", "*=torn_journal@1", *kept(durable, tmp_path)),
+    ):
+        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 1))
+    assert orchestrator.nodes["node-01"].events == WHOLE
+
+
+@IN_MEMORY_OR_NOT
+async def test_a_corrupt_journal_quarantines_and_is_kept(tmp_path: Path, durable: bool) -> None:
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "1", "--faults", "*=corrupt_journal@1", *kept(durable, tmp_path)),
+    ):
+        await orchestrator.until(orchestrator.all_in(common.PHASE_QUARANTINED, 1))
+    node = orchestrator.nodes["node-01"]
+    assert node.hello.status.problem.reason == "JOURNAL_CORRUPT"
+    assert "Committed" not in node.events
+    if durable:
+        (aside,) = (tmp_path / "state" / "node-01").glob("journal.corrupt-*")
+        assert node.hello.status.problem.fields["kept"] == str(aside)
+
+
+@IN_MEMORY_OR_NOT
+async def test_a_full_disk_is_unwound_before_the_jump_and_goes_on_with_room(
+    tmp_path: Path, durable: bool
+) -> None:
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "1", "--faults", "*=full_disk=4@0", *kept(durable, tmp_path)),
+    ):
+        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 1))
+    node = orchestrator.nodes["node-01"]
+    full = node.troubles["JOURNAL_FULL"]
+    assert (full.phase, full.healthy) == (common.PHASE_QUARANTINED, False)
+    assert full.problem.remedy
+    first = [r.event for r in node.reports.values() if r.attempt.generation == 1]
+    assert first[:1] == ["Prepared"]
+    assert first[-1] == "Unwound", "undone before the jump"
+    assert "JumpIntentRecorded" not in first
+    report = resumed(node)
+    assert report.attempt.generation == 2
+    assert report.memory_check.intact == report.memory_check.workloads == 1, "nothing lost"
+
+
 async def test_an_unhealthy_kernel_ends_awaiting_rollback(tmp_path: Path) -> None:
     async with (
         orchestrated(FakeOrchestrator(artifact(tmp_path), verifying_s=1)) as orchestrator,

@@ -30,6 +30,8 @@ class SeenNode:
     replays: int = 0
     heartbeats: int = 0
     stamp: common.BootStamp | None = None
+    troubles: dict[str, pb.NodeStatus] = field(default_factory=dict)
+    """Reason of a problem → the first heartbeat's status that carried it."""
 
     @property
     def events(self) -> list[str]:
@@ -134,6 +136,8 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
                 node.heartbeats += 1
                 node.phase = message.heartbeat.status.phase
                 node.stamp = message.heartbeat.stamp
+                if reason := message.heartbeat.status.problem.reason:
+                    node.troubles.setdefault(reason, message.heartbeat.status)
             async with self.changed:
                 self.changed.notify_all()
             if (command := self._desired(node)) is not None and command.command_id != last:
