@@ -6,9 +6,11 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(sort $(wildcard protos/liveroll/v1/*.proto))
 SCENARIO ?= rollout
 SEEDS  ?= 200
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup
+MEASURED := tests/unit tests/property tests/scenarios tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint protos protos-check buf docs bench sim clean
+.PHONY: help install demo test coverage lint protos protos-check buf docs bench sim clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,8 +47,12 @@ buf: ## lint the .proto files with buf (needs npm)
 docs: $(STAMP) ## regenerate the pages that come from tables
 	$(BIN)/python -m node_agent.core.diagram > docs/state-machines.md
 
-test: $(STAMP) lint protos-check ## everything that must hold
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup tests
+test: $(STAMP) lint protos-check coverage ## everything that must hold
+	$(PYTEST) tests $(MEASURED:%=--ignore=%)
+
+coverage: $(STAMP) ## the tests without processes; every branch of both core packages must be reached
+	$(PYTEST) --cov=orchestrator/core --cov=node_agent/core --cov-branch --cov-fail-under=100 \
+	    --cov-report=term-missing:skip-covered $(MEASURED)
 
 sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)

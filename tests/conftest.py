@@ -1,21 +1,35 @@
-"""What holds for every test: how golden files are written anew, and how much hypothesis tries."""
+"""What holds for every test: golden files, how much hypothesis tries, and nothing left behind.
+
+Hypothesis profiles (HYPOTHESIS_PROFILE): `ci` tries the same examples every time and does not
+shrink, so that its cost is bounded; `shrink` finds ci's failures again and makes them small;
+`deep` searches for long, elsewhere each time.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+_SLOW = [HealthCheck.too_slow]
 settings.register_profile(
     "ci",
     derandomize=True,
-    deadline=None,
     database=None,
+    deadline=None,
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.generate, Phase.target),
+    suppress_health_check=_SLOW,
 )
-settings.register_profile("deep", deadline=None, max_examples=2000, phases=list(Phase))
+settings.register_profile(
+    "shrink", derandomize=True, database=None, deadline=None, suppress_health_check=_SLOW
+)
+settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
@@ -28,3 +42,49 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--rewrite"):
         os.environ["LIVEROLL_REWRITE"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of real processes take turns: two at a time would only make each other slow."""
+    for item in items:
+        if "integration" in item.path.parts and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that are there still, zombies included."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def threads() -> set[threading.Thread]:
+    """Threads that would keep this process from ending."""
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """A module's tests leave neither a process nor a thread that would outlive them."""
+    before_children, before_threads = children(), threads()
+    yield
+    multiprocessing.active_children()  # reaps what has ended
+    left = children() - before_children
+    told = [_command_line(pid) for pid in left]
+    assert not left, f"processes left behind: {told}"
+    still = threads() - before_threads
+    for thread in still:
+        thread.join(timeout=5)
+    assert not [t for t in still if t.is_alive()], f"threads left behind: {still}"
+
+
+def _command_line(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        words = ""
+    return f"{pid} {words or '(ended, not waited for)'}"

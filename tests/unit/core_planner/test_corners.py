@@ -9,10 +9,11 @@ import pytest
 from orchestrator.core import blocking, canaries
 from orchestrator.core.draft import Draft
 from orchestrator.core.facts import Heard
-from orchestrator.core.phases import Outcome, Phase
+from orchestrator.core.model import MemberRow
+from orchestrator.core.phases import Goal, Outcome, Phase
 from orchestrator.core.policy import FleetPolicy
-from orchestrator.core.spec import Amount, FailureBudget
-from tests.unit.core_planner.builders import START, World, node, nodes, spec
+from orchestrator.core.spec import Amount, BlackoutGate, FailureBudget, HealthGate, OnFail
+from tests.unit.core_planner.builders import NEW, START, World, node, nodes, settled_attempt, spec
 
 
 def two_rollouts(world: World, order: str = "r1 r2") -> World:
@@ -138,3 +139,67 @@ def test_a_bake_that_is_over_stands_in_nobodys_way() -> None:
     w.set_fleet(stopped="OPERATOR", stop_message="smoke")
     assert all(b.until is None or b.until > w.now for b in w.plan().blockers["r1"])
     assert "WAVE_BAKING" not in w.reasons()
+
+
+def test_only_gates_that_do_not_pass_are_told() -> None:
+    w = World(nodes(2))
+    slow = BlackoutGate(0.99, timedelta(seconds=1), on_fail=OnFail.HOLD)
+    w.rollout(spec(gates=(HealthGate(50.0), slow)))
+    w.script("n0", blackout=timedelta(seconds=9))
+    w.run()
+    told = [b.message for b in w.plan().blockers["r1"] if b.reason == "GATE_FAIL"]
+    assert len(told) == 1
+    assert "blackout" in told[0]
+
+
+def test_a_late_pairs_gate_may_only_hold() -> None:
+    w = World([node("n0"), node("n1", hardware_model="m2"), node("n2", hardware_model="m2")])
+    w.rollout(spec(gates=(BlackoutGate(0.99, timedelta(seconds=1), on_fail=OnFail.HOLD),)))
+    w.script("n1", blackout=timedelta(seconds=4))
+    w.run()
+    assert (w.row().halted, w.row().goal) == ("", Goal.FORWARD)
+    assert "CANARY_GATED" in w.reasons()
+    assert w.member("n2").outcome is Outcome.PENDING
+
+
+def test_a_canary_that_was_updated_from_another_kernel_is_no_answer_for_its_pair() -> None:
+    w = World([node("n0"), node("n1"), node("n2", hardware_model="m2")])
+    w.rollout(spec(), waves=[["n0"], ["n1"], ["n2"]], wave_names=("canary", "w1", "w2"))
+    w.script("n2", stop_at="LOADING")
+    w.run(bound=60)
+    assert w.member("n1").outcome is Outcome.UPDATED
+    key = f"6.12.0|{NEW}|m1"
+    w.set_rollout(pair_canaries={**w.row().pair_canaries, key: "n1"})
+    w.settle_plans()
+    assert key not in {"|".join(pair) for pair in w.row().pairs_passed}
+
+
+def test_a_node_that_another_rollout_is_at_work_on_is_waited_for_on_the_way_back() -> None:
+    w = World(nodes(2))
+    w.rollout(spec())
+    w.run()
+    w.put(settled_attempt(w.node("n1"), Phase.DRAINING, generation=9, settled_at=None))
+    w.set_rollout(goal=Goal.BACK, ended_at=None, ended_as="")
+    w.run(bound=30)
+    assert "OTHER_ROLLOUT" in w.reasons()
+    assert w.member("n1").outcome is Outcome.UPDATED
+
+
+def test_an_attempt_of_a_rollout_that_is_not_here_has_no_silence_lease() -> None:
+    w = World(nodes(1))
+    w.rollout(spec())
+    w.put(settled_attempt(w.node("n0"), Phase.JUMPING, settled_at=None))
+    w.cut("n0")
+    assert w.fleet.lost_at("n0") is None
+
+
+def test_a_node_written_off_before_its_turn_is_settled_first() -> None:
+    w = World(nodes(3))
+    w.rollout(spec(), wave=1, pairs_passed=frozenset({("6.19.0", NEW, "m1")}))
+    w.cut("n1")
+    w.set_node("n1", written_off="gone for good")
+    made = w.plan()
+    w.execute(made.actions)
+    written = [row.node_id for a in made.actions for row in a.change.writes if isinstance(row, MemberRow)]
+    assert written.count("n1") == 1
+    assert w.member("n1").outcome is Outcome.WRITTEN_OFF

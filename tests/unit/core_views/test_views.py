@@ -312,3 +312,28 @@ def test_whoever_runs_the_target_is_of_no_pair() -> None:
     made = fleet(node("n00", release=NEW), node("n01"), rollout(2), member("n00"), member("n01", position=1))
     (pair,) = rollout_view(made, "k", None, NOW).pairs
     assert (pair.from_release, pair.nodes) == (OLD, 1)
+
+
+def test_of_a_rollout_that_nothing_stops_only_its_wave_is_told() -> None:
+    made = fleet(node("n00"), rollout(1), member("n00"))
+    assert explain(made, "k", "", None, NOW).summary == (
+        f"k is PENDING: 0 of 1 nodes run {NEW}; wave canary is running"
+    )
+    made.apply(replace(made.rollouts["k"], revision=1, wave=9))
+    assert explain(made, "k", "", None, NOW).summary == f"k is PENDING: 0 of 1 nodes run {NEW}"
+
+
+def test_a_problem_without_a_remedy_is_told_without_one() -> None:
+    bare = Problem("FREEZE_REFUSED", Retry.REPLAN, "a file refuses to freeze")
+    made = fleet(
+        node("n00"),
+        rollout(1),
+        attempt("n00", Phase.ABORTED, problem=bare, settled_at=NOW),
+        member("n00", Outcome.FAILED, generation=1),
+    )
+    assert explain(made, "k", "n00", None, NOW).summary.endswith("is ABORTED: a file refuses to freeze")
+
+
+def test_who_was_left_out_without_an_attempt_is_told_why() -> None:
+    made = fleet(node("n00"), rollout(1), member("n00", Outcome.EXCLUDED, reason="broken fan"))
+    assert explain(made, "k", "n00", None, NOW).summary == "n00: it takes no part (broken fan)"
