@@ -159,6 +159,7 @@ def draw(seed: int) -> Scenario:
         )
         for number in range(count)
     )
+    zones = tuple(sorted({node.zone for node in nodes}))
     rollouts = [(rng.uniform(20, 60), _spec(rng, "first", NEW[0], zones, count))]
     if rng.random() < 0.4:
         rollouts.append((rng.uniform(60, 900), _spec(rng, "second", rng.choice(NEW), zones, count)))
