@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 """A MiB: large enough that a thread hop a chunk does not show, small enough to bound memory."""
+HTTP_CHUNK_BYTES = 1 << 17
+"""aiohttp buffers twice the chunk that is asked for, and drops what it has buffered when the
+connection breaks: a bigger one would be fetched again after every cut."""
 _CONNECT_S = 10.0
 _STALL_S = 30.0
 """A server that sends nothing for this long is taken for gone; the next try resumes."""
@@ -93,7 +96,7 @@ class HttpSource:
             headers["Range"] = f"bytes={offset}-"
         try:
             async with self._session.get(url, headers=headers, max_redirects=3) as response:
-                yield self._start(response, url, offset), response.content.iter_chunked(CHUNK_BYTES)
+                yield self._start(response, url, offset), response.content.iter_chunked(HTTP_CHUNK_BYTES)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise _unreachable(url, type(error).__name__) from error
 
