@@ -14,6 +14,8 @@ from orchestrator.cli.shell import client_of, now
 if TYPE_CHECKING:
     from liveroll.v1 import rollout_pb2 as pb
 
+    from orchestrator.cli.client import Stream
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
@@ -36,28 +38,56 @@ def events(
 ) -> None:
     """Show what happened, in the order in which it was committed.
 
-    With -o json or yaml an event is a line or a document.
+    With -o json or yaml an event is a line or a document. If the orchestrator goes away, it is
+    waited for, and nothing is lost or told twice.
 
     \b
     liveroll events --since 10m
     liveroll events --follow -o json | jq -r .cursor
     """
     from orchestrator.cli import render_nodes
+    from orchestrator.cli.follow import LOST, Follow
 
     cursor, after = _since(since)
-    stream = client_of(context).events(cursor=cursor, rollout=rollout, node=node, follow=follow, limit=limit)
-    out = console()
-    for page in stream:
-        for event in page.events:
-            if after is not None and event.time.ToDatetime(UTC) < after:
+    client, told = client_of(context), 0
+
+    def start(behind: str) -> Stream:
+        left = limit - told if limit else 0
+        return client.events(cursor=behind, rollout=rollout, node=node, follow=follow, limit=left)
+
+    scope = "".join(f" --{name} {value}" for name, value in (("rollout", rollout), ("node", node)) if value)
+    pages: Follow[pb.ListEventsResponse] = Follow(
+        start,
+        lambda page: page.events[-1].cursor,
+        cursor,
+        again=f"liveroll events{' --follow' if follow else ''}{scope} --since",
+    )
+    out, lost = console(), False
+    try:
+        for page in pages:
+            if page is None:
+                if not lost:
+                    typer.echo(LOST, err=True)
+                lost = True
                 continue
-            if output is Format.TABLE:
-                out.print(render_nodes.event_line(event), soft_wrap=True)
-            elif output is Format.JSON:
-                typer.echo(json_line(event))
-            else:
-                show(event, output, "")
-                typer.echo("---")
+            lost = False
+            told += len(page.events)
+            for event in page.events:
+                if after is not None and event.time.ToDatetime(UTC) < after:
+                    continue
+                if output is Format.TABLE:
+                    out.print(render_nodes.event_line(event), soft_wrap=True)
+                elif output is Format.JSON:
+                    typer.echo(json_line(event))
+                else:
+                    show(event, output, "")
+                    typer.echo("---")
+            if limit and told >= limit:
+                break
+    except KeyboardInterrupt:
+        pages.cancel()
+        typer.echo(f"stopped; to go on: {pages.onward}", err=True)
+        raise
 
 
 def _since(text: str) -> tuple[str, datetime | None]:

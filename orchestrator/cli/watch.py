@@ -2,7 +2,7 @@
 
 Rules
 1. The watch outlives the orchestrator: if it goes away, the watch goes on from its cursor when it
-   is back within PATIENCE_S; nothing is told twice and nothing left out.
+   is back within follow.PATIENCE_S; nothing is told twice and nothing left out.
 2. It ends when the rollout has ended, or has halted and nothing of it is in flight any more (a
    halt waits for a person; --through-halt waits too).
 3. Ctrl-C leaves at once and cleanly; the rollout goes on.
@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
 
 from liveroll.v1 import rollout_pb2 as pb
 from rich.console import Console, Group, RenderableType
@@ -24,16 +22,16 @@ from rich.text import Text
 from orchestrator.cli import render, render_nodes
 from orchestrator.cli.client import Client, Stream
 from orchestrator.cli.failure import Exit, Failed
+from orchestrator.cli.follow import LOST, RETRY_S, Follow
 from orchestrator.cli.output import Format, console, json_line, text_of
 from orchestrator.cli.shell import now
 
-PATIENCE_S = 120.0
-"""A restart with a migration takes seconds; after two minutes a person should know."""
-RETRY_S = 1.0
 REDRAW_S = 0.25
 QUEUE_SIZE = 64
 """Updates not drawn yet; a full queue slows the stream, which loses nothing."""
 LAST_EVENTS = 6
+
+Updates = Follow[pb.WatchRolloutResponse]
 
 EXITS = {
     "SUCCEEDED": Exit.OK,
@@ -62,61 +60,26 @@ def watch_rollout(
     client: Client, rollout: str, output: Format, *, cursor: str = "", through_halt: bool = False
 ) -> Exit:
     """Watch until rule 2 holds. Raises Failed."""
-    updates = Follow(client, rollout, cursor)
+    updates: Updates = Follow(
+        lambda after: client.watch(rollout, after),
+        lambda update: update.cursor,
+        cursor,
+        again=f"liveroll watch {rollout} --cursor",
+    )
     try:
         if output is not Format.TABLE:
             return _messages(updates, output, through_halt)
         out = console()
         if out.is_terminal:
-            return _live(client, updates, out, through_halt)
+            return _live(client, rollout, updates, out, through_halt)
         return _lines(updates, out, through_halt)
     except KeyboardInterrupt:
         updates.cancel()
-        console(stderr=True).print(
-            f"stopped watching; {rollout} goes on (liveroll watch {rollout} --cursor {updates.cursor})"
-        )
+        console(stderr=True).print(f"stopped watching; {rollout} goes on ({updates.onward})", soft_wrap=True)
         return Exit.INTERRUPTED
 
 
-class Follow:
-    """Updates of one rollout, over the orchestrator's restarts (rule 1).
-
-    Yields WatchRolloutResponse, and None when the connection was lost and is being sought.
-    """
-
-    def __init__(
-        self, client: Client, rollout: str, cursor: str, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self._client, self.rollout, self._sleep = client, rollout, sleep
-        self._stream: Stream | None = None
-        self.cursor = cursor
-
-    def cancel(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-
-    def __iter__(self) -> Iterator[pb.WatchRolloutResponse | None]:
-        lost_at: float | None = None
-        seen = False
-        while True:
-            self._stream = self._client.watch(self.rollout, self.cursor)
-            try:
-                for update in self._stream:
-                    lost_at, seen, self.cursor = None, True, update.cursor
-                    yield update
-            except Failed as failed:
-                if not seen or not (failed.exit is Exit.UNREACHABLE or failed.reason == "SLOW_READER"):
-                    raise
-                lost_at = time.monotonic() if lost_at is None else lost_at
-                if time.monotonic() - lost_at > PATIENCE_S:
-                    raise
-                yield None
-                self._sleep(RETRY_S)
-            else:
-                return
-
-
-def _messages(updates: Follow, output: Format, through_halt: bool) -> Exit:
+def _messages(updates: Updates, output: Format, through_halt: bool) -> Exit:
     for update in updates:
         if update is None:
             continue
@@ -126,14 +89,14 @@ def _messages(updates: Follow, output: Format, through_halt: bool) -> Exit:
     return Exit.OK
 
 
-def _lines(updates: Follow, out: Console, through_halt: bool) -> Exit:
+def _lines(updates: Updates, out: Console, through_halt: bool) -> Exit:
     """A line an event, and one whenever the state or what it waits for changes."""
     state, reasons, lost = "", frozenset[str](), False
     last: pb.Rollout | None = None
     for update in updates:
         if update is None:
             if not lost:
-                out.print("connection lost; trying again")
+                out.print(LOST)
             lost = True
             continue
         lost, last = False, update.rollout
@@ -158,7 +121,7 @@ def _lines(updates: Follow, out: Console, through_halt: bool) -> Exit:
     return exit_of(last)
 
 
-class _Screen:
+class Screen:
     """What the live view shows, filled by two threads and drawn by the main one."""
 
     def __init__(self) -> None:
@@ -172,15 +135,15 @@ class _Screen:
             return Text("waiting for the orchestrator …", "dim")
         parts: list[RenderableType] = []
         if self.lost:  # first: a small terminal cuts the end off
-            parts.append(Text("connection lost; trying again; what follows may be old", "yellow"))
+            parts.append(Text(f"{LOST}; what follows may be old", "yellow"))
         parts.append(render.rollout_view(self.rollout, list(self.nodes.values()), now()))
         if self.events:
             parts += ["", *(render_nodes.event_line(e) for e in self.events)]
         return Group(*parts)
 
 
-def _live(client: Client, updates: Follow, out: Console, through_halt: bool) -> Exit:
-    screen = _Screen()
+def _live(client: Client, rollout: str, updates: Updates, out: Console, through_halt: bool) -> Exit:
+    screen = Screen()
     news: queue.Queue[pb.WatchRolloutResponse | Failed | str | None] = queue.Queue(QUEUE_SIZE)
     gone = threading.Event()
 
@@ -198,12 +161,14 @@ def _live(client: Client, updates: Follow, out: Console, through_halt: bool) -> 
         except Failed as failed:
             put(failed)
 
-    nodes = _NodesReader(client, updates.rollout, screen.nodes, gone)
+    nodes = _NodesReader(client, rollout, screen.nodes, gone)
     threads = [threading.Thread(target=t, daemon=True) for t in (read_updates, nodes.run)]
     for thread in threads:
         thread.start()
     try:
-        with Live(screen.draw(), console=out, refresh_per_second=1 / REDRAW_S, auto_refresh=False) as live:
+        # The alternate screen, for a frame that scrolled cannot be taken back; the last one is
+        # printed below, whole.
+        with Live(screen.draw(), console=out, auto_refresh=False, screen=True) as live:
             while True:
                 over = _take(news, screen, through_halt)
                 live.update(screen.draw(), refresh=True)
@@ -215,11 +180,13 @@ def _live(client: Client, updates: Follow, out: Console, through_halt: bool) -> 
         nodes.cancel()
         for thread in threads:
             thread.join(timeout=2)
+        if screen.rollout is not None:
+            out.print(screen.draw())
     return Exit.OK if screen.rollout is None else exit_of(screen.rollout)
 
 
 def _take(
-    news: queue.Queue[pb.WatchRolloutResponse | Failed | str | None], screen: _Screen, through_halt: bool
+    news: queue.Queue[pb.WatchRolloutResponse | Failed | str | None], screen: Screen, through_halt: bool
 ) -> bool:
     """Wait for the next update or the next redraw. True: it is over."""
     try:

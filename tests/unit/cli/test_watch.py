@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 from liveroll.v1 import rollout_pb2 as pb
 
-from orchestrator.cli.client import Client
+from orchestrator.cli.client import Stream
 from orchestrator.cli.failure import Exit, Failed
-from orchestrator.cli.watch import EXITS, Follow, exit_of, is_over
+from orchestrator.cli.follow import PATIENCE_S, Follow
+from orchestrator.cli.watch import EXITS, Screen, exit_of, is_over
 from tests.unit.cli import samples
+from tests.unit.cli.golden import drawn
 
 
 def update(cursor: str) -> pb.WatchRolloutResponse:
@@ -33,6 +35,18 @@ class Script:
             yield item
 
 
+def follow_of(
+    script: Script, sleep: Callable[[float], None] = lambda s: None, monotonic: Callable[[], float] = float
+) -> Follow[pb.WatchRolloutResponse]:
+    return Follow(
+        lambda after: cast(Stream, script.watch("k", after)),
+        lambda update: update.cursor,
+        again="liveroll watch k --cursor",
+        sleep=sleep,
+        monotonic=monotonic,
+    )
+
+
 def lost(reason: str = "UNREACHABLE") -> Failed:
     return Failed(Exit.UNREACHABLE, "gone", reason)
 
@@ -40,7 +54,7 @@ def lost(reason: str = "UNREACHABLE") -> Failed:
 def test_a_lost_connection_is_sought_again_from_the_cursor() -> None:
     script = Script([update("a:1"), lost()], [lost()], [update("a:2")])
     naps: list[float] = []
-    follow = Follow(cast(Client, script), "k", "", sleep=naps.append)
+    follow = follow_of(script, naps.append)
     assert [None if u is None else u.cursor for u in follow] == ["a:1", None, None, "a:2"]
     assert script.cursors == ["", "a:1", "a:1"]
     assert len(naps) == 2
@@ -49,7 +63,7 @@ def test_a_lost_connection_is_sought_again_from_the_cursor() -> None:
 def test_a_slow_reader_goes_on_from_its_cursor() -> None:
     slow = Failed(Exit.BLOCKED, "slow", "SLOW_READER")
     script = Script([update("a:1"), slow], [update("a:2")])
-    follow = Follow(cast(Client, script), "k", "", sleep=lambda s: None)
+    follow = follow_of(script)
     assert [u.cursor for u in follow if u is not None] == ["a:1", "a:2"]
 
 
@@ -63,7 +77,7 @@ def test_a_slow_reader_goes_on_from_its_cursor() -> None:
 )
 def test_what_waiting_does_not_mend_is_raised(script: Script) -> None:
     with pytest.raises(Failed):
-        list(Follow(cast(Client, script), "k", "", sleep=lambda s: None))
+        list(follow_of(script))
 
 
 @pytest.mark.parametrize("state", sorted(EXITS))
@@ -80,3 +94,33 @@ def test_a_halt_ends_a_watch_once_nothing_is_in_flight() -> None:
     assert not is_over(made, through_halt=True)
     assert not is_over(samples.rollout("RUNNING"))
     assert is_over(samples.cancelled(), through_halt=True)
+
+
+def test_whoever_gives_up_says_where_to_go_on() -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += PATIENCE_S
+
+    script = Script([update("a:1"), lost()], [lost()], [lost()])
+    with pytest.raises(Failed) as caught:
+        list(follow_of(script, sleep, lambda: now[0]))
+    assert caught.value.exit is Exit.UNREACHABLE
+    assert caught.value.remedy.endswith("liveroll watch k --cursor a:1")
+
+
+def test_an_orchestrator_that_was_there_is_waited_for_though_it_had_told_nothing() -> None:
+    follow = follow_of(Script([lost("SHUTTING_DOWN")], [lost()], []))
+    assert list(follow) == [None, None]
+    assert follow.onward == "liveroll watch k"
+
+
+def test_the_first_line_of_a_live_view_says_that_the_connection_is_lost() -> None:
+    screen = Screen()
+    assert drawn(screen.draw()).startswith("waiting for the orchestrator")
+    screen.rollout, screen.lost = samples.rollout(), True
+    assert drawn(screen.draw()).startswith(
+        "connection lost; trying again for 120 s; what follows may be old\n"
+    )
+    screen.lost = False
+    assert drawn(screen.draw()).startswith("kernel-6.19.3")

@@ -1,0 +1,85 @@
+"""Reading a stream over the orchestrator's restarts.
+
+Rules
+1. A stream that ends because the orchestrator went away is opened again from its cursor, every
+   RETRY_S, until PATIENCE_S have gone by without a message.
+2. What was never reached is not sought: a wrong address is told at once.
+3. Whoever gives up says from which cursor to go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from orchestrator.cli.client import Stream
+from orchestrator.cli.failure import Exit, Failed
+
+T = TypeVar("T")
+
+PATIENCE_S = 120.0
+"""A restart with a migration takes seconds; after two minutes a person should know."""
+RETRY_S = 1.0
+LOST = f"connection lost; trying again for {PATIENCE_S:.0f} s"
+
+
+class Follow(Generic[T]):
+    """Messages of one stream, and None whenever the connection was lost and is being sought.
+
+    Args:
+        start: opens the stream behind a cursor.
+        cursor_of: the cursor after a message.
+        again: how an operator goes on, as a command line without the cursor.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[str], Stream],
+        cursor_of: Callable[[T], str],
+        cursor: str = "",
+        *,
+        again: str = "",
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start, self._cursor_of, self._again = start, cursor_of, again
+        self._sleep, self._monotonic = sleep, monotonic
+        self._stream: Stream | None = None
+        self.cursor = cursor
+
+    def cancel(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+
+    @property
+    def onward(self) -> str:
+        """The command that goes on from here."""
+        return f"{self._again} {self.cursor}" if self.cursor else self._again.rpartition(" --")[0]
+
+    def __iter__(self) -> Iterator[T | None]:
+        lost_at: float | None = None
+        seen = False
+        while True:
+            self._stream = self._start(self.cursor)
+            try:
+                for message in self._stream:
+                    lost_at, seen, self.cursor = None, True, self._cursor_of(message)
+                    yield message
+            except Failed as failed:
+                seen = seen or failed.reason == "SHUTTING_DOWN"  # it was there a moment ago
+                if not seen or not (failed.exit is Exit.UNREACHABLE or failed.reason == "SLOW_READER"):
+                    raise
+                lost_at = self._monotonic() if lost_at is None else lost_at
+                if self._monotonic() - lost_at > PATIENCE_S:
+                    raise Failed(
+                        failed.exit,
+                        failed.message,
+                        failed.reason,
+                        f"Once it is back, go on where this ended: {self.onward}",
+                        fields=failed.fields,
+                    ) from None
+                yield None
+                self._sleep(RETRY_S)
+            else:
+                return
