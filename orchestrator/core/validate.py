@@ -72,7 +72,9 @@ def _names(spec: RolloutSpec) -> Iterator[Violation]:
 def _target(spec: RolloutSpec) -> Iterator[Violation]:
     target = spec.target
     if not target.artifact.strip():
-        yield Violation("target.artifact", "it is missing", "Name an artifact; `liveroll artifact build` makes one.")
+        yield Violation(
+            "target.artifact", "it is missing", "Name an artifact; `liveroll artifact build` makes one."
+        )
     rules = {"remove": target.command_line_remove, "append": target.command_line_append}
     for name, words in rules.items():
         for i, word in enumerate(words):
