@@ -22,6 +22,10 @@ IN_FLIGHT_ROWS = 12
 _STORY_FIELDS = 8
 _SAID_ANYWAY = frozenset({"kind", "phase", "outcome"})
 """Fields that an event's message says in words."""
+_BOTH_SAY = frozenset({"attempt.prepared", "attempt.proceeded"})
+"""The orchestrator asks, the node has done it."""
+_ENDS = frozenset({"node.settled", "member.settled", "member.retrying", "attempt.lost"})
+"""After these a node may be at rest."""
 
 
 def phase_of(node: pb.Node) -> str:
@@ -184,9 +188,26 @@ def story(node_id: str, events: Sequence[pb.Event]) -> RenderableType:
     if not events:
         return Text(f"nothing is known of {node_id}; events may have been trimmed")
     parts: list[RenderableType] = [Text(f"the story of {node_id}", "bold")]
-    for generation, chapter in groupby(events, key=lambda e: e.attempt.generation):
-        parts += ["", *_chapter(generation, list(chapter))]
+    for generation, chapter in _chapters(events):
+        parts += ["", *_chapter(generation, chapter)]
     return Group(*parts)
+
+
+def _chapters(events: Sequence[pb.Event]) -> Iterator[tuple[int, Sequence[pb.Event]]]:
+    """Runs of one attempt (0: at rest). What happens to the node until its attempt's last event
+    belongs to the attempt: its link ends and comes back in the middle of every blackout."""
+    last = {e.attempt.generation: i for i, e in enumerate(events)}
+    settled = {e.attempt.generation for e in events if e.kind in _ENDS}
+    current = 0
+    generations = []
+    for i, event in enumerate(events):
+        if event.attempt.generation:
+            current = event.attempt.generation
+        elif current and i > last[current] and current in settled:
+            current = 0
+        generations.append(current)
+    for generation, run in groupby(zip(generations, events, strict=True), key=lambda pair: pair[0]):
+        yield generation, [event for _, event in run]
 
 
 def _chapter(generation: int, events: Sequence[pb.Event]) -> Iterator[RenderableType]:
@@ -196,17 +217,41 @@ def _chapter(generation: int, events: Sequence[pb.Event]) -> Iterator[Renderable
     yield Text.assemble(
         (title, "bold"), f" of {rollout}" if rollout and generation else "", f", {friendly.instant(begun)}"
     )
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(no_wrap=True, min_width=10, style="dim")
+    lines.add_column(no_wrap=True, min_width=20)
+    lines.add_column(overflow="fold")
+    said: dict[str, str] = {}
+    unlinked_at: datetime | None = None
     for event in events:
-        after = friendly.duration(event.time.ToDatetime(UTC) - begun)
-        line = Text(no_wrap=True, overflow="ignore")
-        line.append(f"  +{after:<8}", "dim")
-        line.append(f"{event.kind:<20} ", _event_style(event.kind))
-        line.append(event.message.removeprefix(f"{event.node_id}: "))
-        told = sorted((k, v) for k, v in event.fields.items() if v and k not in _SAID_ANYWAY)
-        if told:
-            line.append("  " + " ".join(f"{k}={v}" for k, v in told[:_STORY_FIELDS]), "dim")
+        at = event.time.ToDatetime(UTC)
+        line = Text(event.message.removeprefix(f"{event.node_id}: "))
+        if event.kind == "node.unlinked":
+            unlinked_at = at
+        elif event.kind == "node.linked" and unlinked_at is not None:
+            line.append(f", after {friendly.duration(at - unlinked_at)} without a link")
+            unlinked_at = None
+        _tell_news(line, event, said)
+        if event.kind in _BOTH_SAY and event.actor == "orchestrator":
+            line.append("  by orchestrator", "dim")
+        elif event.kind in _BOTH_SAY and event.actor.removeprefix("agent:") == event.node_id:
+            line.append("  by node", "dim")
         _whence(line, event)
-        yield line
+        lines.add_row(f"  +{friendly.duration(at - begun)}", Text(event.kind, _event_style(event.kind)), line)
+    yield lines
+
+
+def _tell_news(line: Text, event: pb.Event, said: dict[str, str]) -> None:
+    """The problem, and fields that say what no earlier event of the chapter said."""
+    news = {k: v for k, v in event.fields.items() if v and k not in _SAID_ANYWAY and said.get(k) != v}
+    said.update(news)
+    problem, message = news.pop("problem", ""), news.pop("problem_message", "")
+    if message:
+        line.append(f"  {problem or event.fields['problem']}: {message}", "red")
+    elif problem:
+        line.append(f"  {problem}", "red")
+    if news:
+        line.append("  " + " ".join(f"{k}={v}" for k, v in sorted(news.items())[:_STORY_FIELDS]), "dim")
 
 
 def _table(*columns: str) -> Table:

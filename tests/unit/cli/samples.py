@@ -141,17 +141,30 @@ def events() -> list[pb.Event]:
     told = [
         ("node.enrolled", 0, "n3 is enrolled, 6.18.0", {}, "", "local:n3"),
         ("attempt.prepared", 1, "n3: attempt 1 begins, 6.18.0 → 6.19.3", {"wave": "1"}, "", "orchestrator"),
+        ("attempt.prepared", 1, "n3: Prepared, LOADING", {"verdict": "SAME_BOOT"}, "", "n3"),
         ("attempt.loaded", 1, "n3: Loaded, LOADING → DRAINING", {"phase": "DRAINING"}, "", "n3"),
         (
             "attempt.failed",
             1,
             "n3: Failed, PRESERVING → UNWINDING",
-            {"reason": "FREEZE_REFUSED"},
+            {"problem": "FREEZE_REFUSED", "problem_message": "reboot(LINUX_REBOOT_CMD_KEXEC) failed"},
             "",
             "n3",
         ),
-        ("node.settled", 1, "n3: attempt 1 is ABORTED", {"phase": "ABORTED"}, "", "orchestrator"),
+        ("node.settled", 1, "n3: attempt 1 is ABORTED", {"problem": "FREEZE_REFUSED"}, "", "orchestrator"),
+        ("node.sickened", 0, "n3 is unhealthy: probe disk", {}, "", "n3"),
         ("attempt.prepared", 2, "n3: attempt 2 begins, 6.18.0 → 6.19.3", {"wave": "1"}, "retry", "alice"),
+        ("node.unlinked", 0, "n3: the link ended", {}, "", "orchestrator"),
+        ("node.linked", 0, "n3 is linked, 6.19.3", {}, "", "local:n3"),
+        (
+            "attempt.boot_classified",
+            2,
+            "n3: BootClassified, JUMPING → RETRIEVING",
+            {"verdict": "LIVE_UPDATED"},
+            "",
+            "n3",
+        ),
+        ("node.unlinked", 0, "n3: the link ended", {}, "", "orchestrator"),
     ]
     made = []
     for seq, (kind, generation, message, fields, cause, actor) in enumerate(told, 1):

@@ -72,6 +72,9 @@ def test_events_and_a_story() -> None:
     lines = "".join(drawn(render_nodes.event_line(event)) for event in samples.events())
     check("events.txt", lines)
     check("story.txt", drawn(render_nodes.story("n3", samples.events())))
+    narrow = drawn(render_nodes.story("n3", samples.events()), width=80)
+    check("story-narrow.txt", narrow)
+    assert max(len(line) for line in narrow.splitlines()) <= 80
     assert "nothing is known of n9" in drawn(render_nodes.story("n9", []))
 
 
