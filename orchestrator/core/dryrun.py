@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.core import validate
+from orchestrator.core.blocking_uncommitted import decisions
 from orchestrator.core.cmdline import compose
 from orchestrator.core.model import Artifact, NodeRow
 from orchestrator.core.operations import resolved
-from orchestrator.core.phases import SETTLED, Link, Phase
+from orchestrator.core.phases import SETTLED, Link, Outcome, Phase
 from orchestrator.core.report import (
     BudgetUse,
     DryRun,
@@ -64,6 +65,16 @@ def _waits(
     """What would keep a member waiting if its turn were now."""
     name = node.node_id
     newest = fleet.newest_attempt(name)
+    if newest is not None and newest.phase is Phase.BAKING:
+        other = fleet.rollouts.get(newest.rollout_id)
+        member = fleet.member(newest.rollout_id, name)
+        watched = other is not None and other.ended_at is None
+        if watched and member is not None and member.outcome is Outcome.BAKING:
+            return SkippedNode(name, "OTHER_ROLLOUT", f"{newest.rollout_id} watches it bake", waits=True)
+        if node.release == artifact.release:
+            verbs = ", or ".join(decisions(fleet, newest.rollout_id, name))
+            text = f"it runs {artifact.release}, but {newest.rollout_id} has left it uncommitted"
+            return SkippedNode(name, "NODE_UNCOMMITTED", f"{text}: {verbs}" if verbs else text, waits=True)
     if node.release == artifact.release:
         return SkippedNode(name, "ALREADY", f"it runs {artifact.release} already")
     if newest is not None and newest.phase not in SETTLED:

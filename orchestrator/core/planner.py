@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from types import MappingProxyType
 
-from orchestrator.core import attempts, endings, starts, waves
+from orchestrator.core import attempts, blocking_uncommitted, endings, starts, waves
 from orchestrator.core.actions import Action, Plan
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.blocking import blockers_of, wakes_of
@@ -65,7 +65,13 @@ def plan(fleet: Fleet, now: datetime) -> Plan:
     return Plan(
         actions=tuple(draft.actions),
         blockers=MappingProxyType(
-            {i.row.rollout_id: blockers_of(draft, i, held[i.row.rollout_id]) for i in active}
+            {
+                i.row.rollout_id: (
+                    *blockers_of(draft, i, held[i.row.rollout_id]),
+                    *blocking_uncommitted.waiting(fleet, i),
+                )
+                for i in active
+            }
         ),
         next_wake=min((wake for wake in wakes if wake is not None and wake > fleet.now), default=None),
     )

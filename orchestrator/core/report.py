@@ -34,7 +34,7 @@ class WaveView:
     index: int
     name: str
     state: str
-    """pending, awaiting_approval, running, baking, gated, passed"""
+    """pending, awaiting_approval, running, baking, gated, passed, ended, undone"""
     members: int = 0
     pending: int = 0
     in_progress: int = 0

@@ -62,6 +62,9 @@ class Place(enum.StrEnum):
     READY = "READY"
     ALREADY = "ALREADY"
     """FORWARD: runs the target release."""
+    UNCOMMITTED = "UNCOMMITTED"
+    """FORWARD: runs the target release, but a cold boot would start another: nobody has committed
+    the update that brought it there, and its rollout will not."""
     IS_BACK = "IS_BACK"
     """BACK: runs the release it came from."""
     SUPERSEDED = "SUPERSEDED"
@@ -374,7 +377,8 @@ def _forward(
         return Place.NEEDS_WORD, None
     mended = newest is not None and newest.phase in NEEDS_WORD
     if node.release == rollout.artifact.release and not mended:
-        return Place.ALREADY, None
+        baking = newest is not None and newest.phase is Phase.BAKING
+        return (Place.UNCOMMITTED if baking else Place.ALREADY), None
     if not node.healthy and not word:
         return Place.UNHEALTHY, None
     if not rollout.spec.rollback.none and not node.rollback_artifact:

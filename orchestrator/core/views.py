@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from orchestrator.core import budgets
 from orchestrator.core.actions import Plan
 from orchestrator.core.blockers import Blocker
+from orchestrator.core.blocking_uncommitted import left_behind
 from orchestrator.core.model import (
     AttemptRow,
     DesiredCancel,
@@ -25,7 +26,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.operations_nodes import find_node, find_rollout
 from orchestrator.core.operations_table import shown_state
-from orchestrator.core.phases import Outcome, Phase, RolloutState, WaveState
+from orchestrator.core.phases import Goal, Outcome, Phase, RolloutState, WaveState
 from orchestrator.core.report import BudgetUse, Explanation, KernelPairView, NodeView, RolloutView, WaveView
 from orchestrator.core.standing import pair_of
 from orchestrator.core.views_numbers import totals
@@ -111,8 +112,14 @@ def waves(fleet: Fleet, row: RolloutRow, members: Iterable[MemberRow]) -> tuple[
 
 
 def _wave_state(row: RolloutRow, wave: int) -> str:
+    """`undone` and `ended` are of rollouts that do not go forward any more: there no wave runs."""
+    if row.goal is Goal.BACK:
+        return "undone" if wave <= row.wave else "ended"
     if wave < row.wave:
         return WaveState.PASSED.lower()
+    over = row.goal is Goal.CANCEL or row.ended_at is not None
+    if over and not (wave == row.wave and row.wave_state is WaveState.PASSED):
+        return "ended"
     return row.wave_state.lower() if wave == row.wave else "pending"
 
 
@@ -147,11 +154,18 @@ def blockers_of(plan: Plan | None, row: RolloutRow) -> tuple[Blocker, ...]:
     return tuple(plan.blockers.get(row.rollout_id, ())) if plan is not None else ()
 
 
-def node_view(fleet: Fleet, node_id: str, now: datetime) -> NodeView:
-    """NotFound."""
+def node_view(fleet: Fleet, node_id: str, now: datetime, of: str = "") -> NodeView:
+    """of: a rollout that the node is shown as a member of: wave, phase and attempt are that one's,
+    whatever another rollout has done to the node. NotFound."""
     node = find_node(fleet, node_id)
     attempt = fleet.newest_attempt(node_id)
-    rollout_id, wave = _place(fleet, node, attempt)
+    shown = fleet.rollout_named(of) if of else None
+    member = fleet.member(shown.rollout_id, node_id) if shown is not None else None
+    if member is not None:
+        attempt = fleet.attempts.get((node_id, member.generation))
+        rollout_id, wave = _named(fleet, member.rollout_id, node_id)
+    else:
+        rollout_id, wave = _place(fleet, node, attempt)
     problem = node.problem
     if problem is None and attempt is not None and attempt.phase is not Phase.COMMITTED:
         problem = attempt.problem
@@ -207,11 +221,13 @@ def explain(fleet: Fleet, rollout_id: str, node_id: str, plan: Plan | None, now:
     row = find_rollout(fleet, rollout_id)
     wake = plan.next_wake if plan is not None and row.ended_at is None else None
     if node_id:
-        text, found = explain_node(fleet, row, find_node(fleet, node_id), blockers_of(plan, row), now)
+        known = (*blockers_of(plan, row), *left_behind(fleet, row, node_id))
+        text, found = explain_node(fleet, row, find_node(fleet, node_id), known, now)
         return Explanation(text, found, row.gates, row.wave_names, wake)
     members = fleet.members(row.rollout_id)
     text = summary(fleet, row, shown_state(row, members.values()))
-    return Explanation(text, blockers_of(plan, row), row.gates, row.wave_names, wake)
+    found = (*blockers_of(plan, row), *left_behind(fleet, row))
+    return Explanation(text, found, row.gates, row.wave_names, wake)
 
 
 def _attempts(fleet: Fleet, row: RolloutRow, members: Iterable[MemberRow]) -> Iterator[AttemptRow]:
@@ -233,8 +249,13 @@ def _place(fleet: Fleet, node: NodeRow, attempt: AttemptRow | None) -> tuple[str
         ids = {r.rollout_id for r in active}
         if chosen not in ids:
             chosen = max(active, key=lambda r: (r.created_at, r.rollout_id)).rollout_id
-    row = fleet.rollouts.get(chosen)
-    member = fleet.member(chosen, node.node_id)
+    return _named(fleet, chosen, node.node_id)
+
+
+def _named(fleet: Fleet, rollout_id: str, node_id: str) -> tuple[str, str]:
+    """The rollout, and the node's wave in it."""
+    row = fleet.rollouts.get(rollout_id)
+    member = fleet.member(rollout_id, node_id)
     if row is None or member is None or member.wave >= len(row.wave_names):
-        return chosen, ""
-    return chosen, row.wave_names[member.wave]
+        return rollout_id, ""
+    return rollout_id, row.wave_names[member.wave]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.model import AttemptRow, MemberRow, NodeRow, RolloutRow
-from orchestrator.core.phases import SETTLED, Link, Outcome, Phase, RolloutState
+from orchestrator.core.phases import SETTLED, Goal, Link, Outcome, Phase, RolloutState
 from orchestrator.core.standing import Lane, Place
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WAITS: dict[Place, str] = {
     Place.READY: "it is ready; its turn has not come",
     Place.ALREADY: "it runs the target release already",
+    Place.UNCOMMITTED: "it runs the target release, but uncommitted: a cold boot would start another",
     Place.IS_BACK: "it runs the release it came from",
     Place.SUPERSEDED: "another rollout has taken it elsewhere since",
     Place.NO_ROLLBACK: "it has no rollback artifact",
@@ -77,7 +78,7 @@ def summary(fleet: Fleet, row: RolloutRow, state: RolloutState) -> str:
     }
     text += "".join(f", {count} {word}" for word, count in counts.items() if count)
     if row.ended_at is None:
-        if row.wave < len(row.wave_names):
+        if row.wave < len(row.wave_names) and row.goal is Goal.FORWARD:
             text += f"; wave {row.wave_names[row.wave]} is {row.wave_state.lower().replace('_', ' ')}"
         if row.halted:
             text += f"; halted by {row.halted}" + (f" ({row.halt_message})" if row.halt_message else "")

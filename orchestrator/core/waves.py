@@ -10,6 +10,7 @@ Rules
 4. Members that cannot be reached, or are in maintenance, at their turn move to a last wave of
    stragglers, where they are waited for. Late nodes join it if the rollout wants them.
 5. Members found on the target release at their turn are ALREADY there: nothing is done to them.
+   One that another rollout has left there uncommitted is waited for: a cold boot would undo it.
 """
 
 from __future__ import annotations

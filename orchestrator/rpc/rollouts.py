@@ -222,9 +222,11 @@ class RolloutService(Watches):
     async def ListNodes(self, request: pb.ListNodesRequest, peer: Peer) -> pb.ListNodesResponse:
         o = self.orchestrator
         names = sorted(matching_nodes(o.fleet, request.selector, request.rollout))
+        now = o.now()
         page, token = page_of(names, request.page_size, request.page_token, NODES_PAGE, NODES_PAGE_MOST)
         return pb.ListNodesResponse(
-            nodes=[node_of(views.node_view(o.fleet, name, o.now())) for name in page], next_page_token=token
+            nodes=[node_of(views.node_view(o.fleet, name, now, request.rollout)) for name in page],
+            next_page_token=token,
         )
 
     @call

@@ -190,7 +190,7 @@ class Watches(rollout_pb2_grpc.RolloutServiceServicer):
             names = matching_nodes(o.fleet, request.selector, request.rollout)
             nodes: list[pb.Node] = []
             for name in sorted(names if changed is None else names & changed):
-                node = node_of(views.node_view(o.fleet, name, o.now()))
+                node = node_of(views.node_view(o.fleet, name, o.now(), request.rollout))
                 if told.get(name) != node:
                     told[name] = node
                     nodes.append(node)

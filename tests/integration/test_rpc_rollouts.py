@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from liveroll.v1 import common_pb2 as common
 from liveroll.v1 import rollout_pb2 as pb
 
 from tests.integration.rpc_harness import ARTIFACT, NEW, Served, nodes, serving, spec
@@ -274,8 +275,35 @@ async def test_a_cancelled_rollout_lists_what_is_uncommitted_and_commits_it() ->
         last = await ended(served)
         assert last.state == pb.ROLLOUT_STATE_CANCELLED
         assert list(last.uncommitted) == ["n1"]
+        assert {wave.state for wave in last.waves} == {"ended"}
+        why = await served.operators.Explain(pb.ExplainRequest(rollout="k"))
+        assert [list(b.nodes) for b in why.blockers] == [["n1"]]
+        assert "`liveroll commit k`" in why.blockers[0].remedy
+        assert "`liveroll rollback k`" in why.blockers[0].remedy
         done = await served.operators.CommitNodes(pb.CommitNodesRequest(rollout="k", idempotency_key="m"))
         assert list(done.nodes) == ["n1"]
+
+
+async def test_what_one_rollout_left_uncommitted_is_waited_for_by_the_next() -> None:
+    async with serving() as served, nodes(served, "n1", "n2"):
+        bake = pb.Bake()
+        bake.node.seconds = 3600
+        await create(served, bake=bake)
+        await until(served, lambda u: any(event.kind == "node.settled" for event in u.events))
+        request = pb.CancelRolloutRequest(rollout="k", reason="enough", idempotency_key="c")
+        await served.operators.CancelRollout(request)
+        await ended(served)
+        planned = await served.operators.PlanRollout(pb.PlanRolloutRequest(spec=spec(name="l")))
+        assert [(s.node_id, s.reason, s.waits) for s in planned.plan.skipped] == [
+            ("n1", "NODE_UNCOMMITTED", True)
+        ]
+        await create(served, key="l", name="l")
+        listed = await served.operators.ListNodes(pb.ListNodesRequest(rollout="l"))
+        assert {(n.node_id, n.rollout) for n in listed.nodes} == {("n1", "l"), ("n2", "l")}
+        first = next(n for n in listed.nodes if n.node_id == "n1")
+        assert (first.phase, first.attempt.generation) == (common.PHASE_IDLE, 0)
+        await served.operators.CommitNodes(pb.CommitNodesRequest(rollout="k", idempotency_key="m"))
+        assert (await ended(served, "l")).state == pb.ROLLOUT_STATE_SUCCEEDED
 
 
 async def test_a_rollback_brings_everybody_back() -> None:

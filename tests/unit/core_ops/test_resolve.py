@@ -210,12 +210,16 @@ def test_dry_run() -> None:
         node("busy"),
         node("stuck"),
         node("bare", rollback_artifact="", command_line="root=/dev/sda"),
+        node("left", release=NEW),
+        node("nbaked"),
         node("gone", written_off="x"),
     ]
     made = fleet(
         *rows,
         attempt("busy", Phase.DRAINING, rollout_id="other"),
         attempt("stuck", Phase.QUARANTINED, settled_at=NOW),
+        attempt("left", Phase.BAKING, rollout_id="pruned", settled_at=NOW),
+        attempt("nbaked", Phase.BAKING, rollout_id="pruned", settled_at=NOW),
     )
     plan = dryrun.dry_run(
         made, spec(budgets=ZONES, gates=(BlackoutGate(0.99, timedelta(seconds=1)),)), ARTIFACT, NOW
@@ -225,6 +229,7 @@ def test_dry_run() -> None:
         ("bare", "NO_ROLLBACK"),
         ("busy", "OTHER_ROLLOUT"),
         ("down", "UNREACHABLE"),
+        ("left", "NODE_UNCOMMITTED"),
         ("sick", "UNHEALTHY"),
         ("stuck", "NEEDS_WORD"),
     ]
@@ -235,15 +240,15 @@ def test_dry_run() -> None:
     assert {(b.budget, b.limit) for b in plan.budgets} == {
         ("max_unavailable", 1),
         ("max_in_blackout", 1),
-        ("max_uncommitted", 12),
+        ("max_uncommitted", 14),
         ("failures", 0),
         ("domain:zone=a", 1),
         ("domain:zone=b", 1),
         ("domain:zone=c", 1),
     }
-    assert [(c.nodes, c.example_node) for c in plan.command_lines] == [(10, "n00"), (1, "bare")]
+    assert [(c.nodes, c.example_node) for c in plan.command_lines] == [(11, "n00"), (1, "bare")]
     assert plan.command_lines[0].command_line.endswith("kho=on liveupdate=on liveroll.attempt=<attempt>")
-    assert (plan.members, plan.target_release, plan.artifact_digest) == (12, NEW, ARTIFACT.digest)
+    assert (plan.members, plan.target_release, plan.artifact_digest) == (14, NEW, ARTIFACT.digest)
     assert [p.canary for p in plan.pairs] == ["n00"]
     assert plan.warnings == ()
 

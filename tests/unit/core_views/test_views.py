@@ -27,7 +27,19 @@ from orchestrator.core.phases import Goal, Kind, Link, Outcome, Phase, RolloutSt
 from orchestrator.core.views import explain, node_view, rollout_view, shown_state, state_of
 from orchestrator.core.views_numbers import judged, quantile, totals
 from orchestrator.errors import NotFound, Retry
-from tests.unit.core_ops.build import ARTIFACT, LATER, NEW, NOW, OLD, attempt, fleet, member, node, rollout
+from tests.unit.core_ops.build import (
+    ARTIFACT,
+    LATER,
+    NEW,
+    NOW,
+    OLD,
+    attempt,
+    fleet,
+    member,
+    node,
+    rollout,
+    spec,
+)
 
 MS = timedelta(milliseconds=1)
 PROBLEM = Problem("FREEZE_REFUSED", Retry.REPLAN, "a file refuses to freeze", "Close it.")
@@ -163,6 +175,74 @@ def test_nodes() -> None:
     assert (node_view(made, "n03", NOW).rollout_id, node_view(made, "n03", NOW).wave) == ("gone", "")
     with pytest.raises(NotFound):
         node_view(made, "n99", NOW)
+
+
+def test_a_node_as_a_member_of_the_rollout_that_is_asked_about() -> None:
+    made = halfway()
+    later = rollout(2, rollout_id="b", spec=replace(spec(), name="b"), wave_names=("canary", "all"))
+    made.apply(later)
+    made.apply(replace(member("n00", Outcome.OPEN, generation=2, wave=1), rollout_id="b"))
+    made.apply(replace(member("n03", wave=1), rollout_id="b"))
+    made.apply(attempt("n00", Phase.LOADING, generation=2, rollout_id="b"))
+    busy = node_view(made, "n00", NOW)
+    assert (busy.rollout_id, busy.wave, busy.phase, busy.generation) == ("b", "all", Phase.LOADING, 2)
+    assert node_view(made, "n00", NOW, "b") == busy
+    asked = node_view(made, "n00", NOW, "k")
+    assert (asked.rollout_id, asked.wave, asked.phase, asked.generation) == (
+        "k",
+        "canary",
+        Phase.COMMITTED,
+        1,
+    )
+    waits = node_view(made, "n03", NOW, "b")
+    assert (waits.rollout_id, waits.wave, waits.phase) == ("b", "all", Phase.IDLE)
+    assert node_view(made, "n00", NOW, "nobody's") == busy
+
+
+@pytest.mark.parametrize(
+    ("fields", "states"),
+    [
+        ({}, ["passed", "running", "pending"]),
+        ({"goal": Goal.CANCEL}, ["passed", "ended", "ended"]),
+        ({"goal": Goal.CANCEL, "ended_at": NOW, "ended_as": "CANCELLED"}, ["passed", "ended", "ended"]),
+        ({"goal": Goal.BACK}, ["undone", "undone", "ended"]),
+        ({"goal": Goal.BACK, "ended_at": NOW, "ended_as": "ROLLED_BACK"}, ["undone", "undone", "ended"]),
+        (
+            {"wave": 2, "wave_state": WaveState.PASSED, "ended_at": NOW, "ended_as": "SUCCEEDED"},
+            ["passed", "passed", "passed"],
+        ),
+    ],
+)
+def test_no_wave_runs_in_a_rollout_that_goes_forward_no_more(
+    fields: dict[str, Any], states: list[str]
+) -> None:
+    made = halfway()
+    made.apply(replace(made.rollouts["k"], **fields))
+    assert [w.state for w in rollout_view(made, "k", None, NOW).waves] == states
+    told = explain(made, "k", "", None, NOW).summary
+    assert ("wave first is running" in told) is (not fields)
+
+
+def test_why_a_cancelled_rollout_names_who_is_uncommitted_and_what_to_do() -> None:
+    made = fleet(
+        *(node(f"n0{i}", release=NEW) for i in range(2)),
+        rollout(2, goal=Goal.CANCEL, ended_at=NOW, ended_as="CANCELLED"),
+        attempt("n00", Phase.BAKING, settled_at=NOW),
+        attempt("n01", Phase.BAKING, settled_at=NOW),
+        member("n00", Outcome.UNCOMMITTED, generation=1),
+        member("n01", Outcome.UNCOMMITTED, generation=1, position=1),
+    )
+    (left,) = explain(made, "k", "", None, NOW).blockers
+    assert (left.reason, left.nodes, left.node_count) == ("NODE_UNCOMMITTED", ("n00", "n01"), 2)
+    assert left.remedy == (
+        "An operator must decide: `liveroll commit k` keeps the new kernel, "
+        "or `liveroll rollback k` goes back."
+    )
+    (mine,) = explain(made, "k", "n01", None, NOW).blockers
+    assert mine.nodes == ("n01",)
+    assert "`liveroll commit k n01`" in mine.remedy
+    made.apply(replace(made.members("k")["n00"], outcome=Outcome.UPDATED))
+    assert explain(made, "k", "n00", None, NOW).blockers == ()
 
 
 @pytest.mark.parametrize(
