@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli import friendly
 from orchestrator.cli.output import Format, Output, console, json_line, show
-from orchestrator.cli.shell import client_of, now
+from orchestrator.cli.shell import RolloutOption, client_of, now
 
 if TYPE_CHECKING:
     from liveroll.v1 import rollout_pb2 as pb
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def events(
     context: typer.Context,
-    rollout: Annotated[str, typer.Option("--rollout", help="Only of this rollout")] = "",
+    rollout: RolloutOption = "",
     node: Annotated[str, typer.Option("--node", help="Only of this node")] = "",
     since: Annotated[
         str, typer.Option("--since", help="A cursor from an earlier event, or so long ago, e.g. 10m")
@@ -103,7 +103,7 @@ def _since(text: str) -> tuple[str, datetime | None]:
 def story(
     context: typer.Context,
     node: Annotated[str, typer.Argument(metavar="NODE")],
-    rollout: Annotated[str, typer.Option("--rollout", help="Only its part in this rollout")] = "",
+    rollout: RolloutOption = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Tell a node's history: its attempts, each step, and what went wrong.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.failure import Failed
+from orchestrator.cli.failure import Exit, Failed
 from orchestrator.cli.output import Format, Output, show
 from orchestrator.cli.shell import Key, MaybeRollout, Reason, Rollout, client_of, now, which
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
     from liveroll.v1 import rollout_pb2 as pb
+
+    from orchestrator.cli.client import Client
 
 File = Annotated[Path, typer.Argument(help="A rollout file; `liveroll example` prints one", metavar="FILE")]
 Nodes = Annotated[list[str] | None, typer.Argument(help="Names of nodes", metavar="[NODE]...")]
@@ -84,10 +86,13 @@ def create(
 
     loaded = load(file)
     client = client_of(context)
+    existed = _exists(client, loaded.spec.name)
     try:
         made = client.create(loaded.spec, key=key)
     except Failed as failed:
         raise loaded.located(failed) from None
+    if existed:
+        typer.echo(f"{made.rollout_id} exists already, nothing was created", err=output is not Format.TABLE)
     if watch:
         from orchestrator.cli.watch import watch_rollout
 
@@ -95,8 +100,18 @@ def create(
     from orchestrator.cli import render
 
     show(made, output, render.headline(made, now()))
-    if output is Format.TABLE:
+    if output is Format.TABLE and not made.HasField("end_time"):
         typer.echo(f"watch it: liveroll watch {made.rollout_id}")
+
+
+def _exists(client: Client, name: str) -> bool:
+    try:
+        client.get(name)
+    except Failed as failed:
+        if failed.exit is Exit.INVALID:  # not found
+            return False
+        raise
+    return True
 
 
 def get(context: typer.Context, rollout: MaybeRollout = "", output: Output = Format.TABLE) -> None:

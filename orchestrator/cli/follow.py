@@ -40,11 +40,8 @@ class Follow(Generic[T]):
         cursor: str = "",
         *,
         again: str = "",
-        sleep: Callable[[float], None] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._start, self._cursor_of, self._again = start, cursor_of, again
-        self._sleep, self._monotonic = sleep, monotonic
         self._stream: Stream | None = None
         self.cursor = cursor
 
@@ -70,8 +67,8 @@ class Follow(Generic[T]):
                 seen = seen or failed.reason == "SHUTTING_DOWN"  # it was there a moment ago
                 if not seen or not (failed.exit is Exit.UNREACHABLE or failed.reason == "SLOW_READER"):
                     raise
-                lost_at = self._monotonic() if lost_at is None else lost_at
-                if self._monotonic() - lost_at > PATIENCE_S:
+                lost_at = time.monotonic() if lost_at is None else lost_at
+                if time.monotonic() - lost_at > PATIENCE_S:
                     raise Failed(
                         failed.exit,
                         failed.message,
@@ -80,6 +77,6 @@ class Follow(Generic[T]):
                         fields=failed.fields,
                     ) from None
                 yield None
-                self._sleep(RETRY_S)
+                time.sleep(RETRY_S)
             else:
                 return

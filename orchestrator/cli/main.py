@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli import artifact, cmd_events, cmd_fleet, cmd_rollouts
+from orchestrator.cli.output import Format, Output
 from orchestrator.cli.shell import Globals, Shell
 
 if TYPE_CHECKING:
@@ -79,11 +81,15 @@ def example() -> None:
 
 
 @app.command()
-def version() -> None:
+def version(output: Output = Format.TABLE) -> None:
     """Print the version."""
     from importlib.metadata import version as installed
 
-    typer.echo(f"liveroll {installed('liveroll')}")
+    number = installed("liveroll")
+    if output is Format.TABLE:
+        typer.echo(f"liveroll {number}")
+    else:
+        typer.echo(json.dumps({"version": number}) if output is Format.JSON else f"version: {number}")
 
 
 cmd_rollouts.register(app)

@@ -20,9 +20,41 @@ Key = Annotated[
     typer.Option("--idempotency-key", help="Repeat a call safely; one is made up if omitted", metavar="KEY"),
 ]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Kept in the audit trail")]
-Rollout = Annotated[str, typer.Argument(help="The rollout's name")]
+
+
+COMPLETION_TIMEOUT_S = 1.0
+"""Longer than that, and a shell seems to hang."""
+
+
+def rollout_names(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's completion: rollouts that begin so, newest first; silence if none can be had."""
+    given = context.parent.params if context.parent is not None else {}
+    try:
+        from orchestrator.cli.client import DEFAULT_SERVER, Client, Connection
+
+        connection = Connection(
+            given.get("server") or DEFAULT_SERVER,
+            given.get("ca"),
+            given.get("cert"),
+            given.get("key"),
+            COMPLETION_TIMEOUT_S,
+        )
+        with Client(connection) as client:
+            names = [rollout.rollout_id for rollout in client.list()]
+    except Failed:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Rollout = Annotated[str, typer.Argument(help="The rollout's name", autocompletion=rollout_names)]
 MaybeRollout = Annotated[
-    str, typer.Argument(help="The rollout's name; may be left out while only one is under way")
+    str,
+    typer.Argument(
+        help="The rollout's name; may be left out while only one is under way", autocompletion=rollout_names
+    ),
+]
+RolloutOption = Annotated[
+    str, typer.Option("--rollout", help="Only of this rollout", autocompletion=rollout_names)
 ]
 
 

@@ -64,6 +64,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._orchestrator = orchestrator
         self._verified = verified
         self._stopping = stopping
+        self.links = 0
+        """Open now."""
 
     async def Link(self, request_iterator: object, context: Context) -> None:
         del request_iterator
@@ -76,7 +78,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             who = hello.node_id
             check_node(peer, hello.node_id)
             link = await self._orchestrator.open_link(hello, actor=_actor(peer, hello.node_id))
-            await self._carry(link, context)
+            self.links += 1
+            try:
+                await self._carry(link, context)
+            finally:
+                self.links -= 1
         except Exception as error:  # noqa: BLE001 - the boundary: every error gets a status
             cause = unwrap(error)
             assert isinstance(cause, Exception)

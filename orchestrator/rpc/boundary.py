@@ -33,7 +33,9 @@ async def refuse(context: Context, error: Exception, *, method: str, peer: str =
     elif code_of(error) in _LOUD:
         log.error("a call failed", method=method, peer=peer, reason=error.reason, error=error.message)
     else:
-        log.info("a call was refused", method=method, peer=peer, reason=error.reason, error=error.message)
+        # Each of 10,000 links ends so at a shutdown; RpcServer.stop says it once.
+        tell = log.debug if error.reason == "SHUTTING_DOWN" else log.info
+        tell("a call was refused", method=method, peer=peer, reason=error.reason, error=error.message)
     await context.abort(code, message, trailers)
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from liveroll.v1 import agent_pb2, agent_pb2_grpc, rollout_pb2, rollout_pb2_grpc
@@ -40,6 +41,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_metadata_size", 16 * 1024),
 )
 
+log = structlog.get_logger("liveroll.rpc")
+
 HEALTH = "grpc.health.v1.Health"
 
 
@@ -63,6 +66,7 @@ class RpcServer:
         self._operators, self._agents = operators, agents
         self._stopping = asyncio.Event()
         self._servers: list[grpc.aio.Server] = []
+        self._agent_service: AgentService | None = None
         self.operators_port = 0
         self.agents_port = 0
 
@@ -77,6 +81,8 @@ class RpcServer:
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """End streams with a status that says where to go on, let calls finish, close the ports."""
+        if self._agent_service is not None and not self._stopping.is_set():
+            log.info("ending every link and watch; they are to dial again", links=self._agent_service.links)
         self._stopping.set()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         self._servers.clear()
@@ -102,6 +108,7 @@ class RpcServer:
     async def _start_agents(self) -> int:
         server = _server(AGENT_MESSAGE_BYTES)
         service = AgentService(self._orchestrator, verified=_verified(self._agents), stopping=self._stopping)
+        self._agent_service = service
         agent_pb2_grpc.add_AgentServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         name = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
         return await self._serve(server, "agents", self._agents, name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 from liveroll.v1 import rollout_pb2 as pb
 
+from orchestrator.cli import follow
 from orchestrator.cli.client import Stream
 from orchestrator.cli.failure import Exit, Failed
-from orchestrator.cli.follow import PATIENCE_S, Follow
+from orchestrator.cli.follow import Follow
 from orchestrator.cli.watch import EXITS, Screen, exit_of, is_over
 from tests.unit.cli import samples
+from tests.unit.cli.fake_time import Time
 from tests.unit.cli.golden import drawn
 
 
@@ -35,36 +37,38 @@ class Script:
             yield item
 
 
-def follow_of(
-    script: Script, sleep: Callable[[float], None] = lambda s: None, monotonic: Callable[[], float] = float
-) -> Follow[pb.WatchRolloutResponse]:
+def follow_of(script: Script) -> Follow[pb.WatchRolloutResponse]:
     return Follow(
         lambda after: cast(Stream, script.watch("k", after)),
         lambda update: update.cursor,
         again="liveroll watch k --cursor",
-        sleep=sleep,
-        monotonic=monotonic,
     )
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    made = Time()
+    monkeypatch.setattr(follow, "time", made)
+    return made
 
 
 def lost(reason: str = "UNREACHABLE") -> Failed:
     return Failed(Exit.UNREACHABLE, "gone", reason)
 
 
-def test_a_lost_connection_is_sought_again_from_the_cursor() -> None:
+def test_a_lost_connection_is_sought_again_from_the_cursor(time: Time) -> None:
     script = Script([update("a:1"), lost()], [lost()], [update("a:2")])
-    naps: list[float] = []
-    follow = follow_of(script, naps.append)
-    assert [None if u is None else u.cursor for u in follow] == ["a:1", None, None, "a:2"]
+    following = follow_of(script)
+    assert [None if u is None else u.cursor for u in following] == ["a:1", None, None, "a:2"]
     assert script.cursors == ["", "a:1", "a:1"]
-    assert len(naps) == 2
+    assert time.naps == 2
 
 
 def test_a_slow_reader_goes_on_from_its_cursor() -> None:
     slow = Failed(Exit.BLOCKED, "slow", "SLOW_READER")
     script = Script([update("a:1"), slow], [update("a:2")])
-    follow = follow_of(script)
-    assert [u.cursor for u in follow if u is not None] == ["a:1", "a:2"]
+    following = follow_of(script)
+    assert [u.cursor for u in following if u is not None] == ["a:1", "a:2"]
 
 
 @pytest.mark.parametrize(
@@ -96,23 +100,19 @@ def test_a_halt_ends_a_watch_once_nothing_is_in_flight() -> None:
     assert is_over(samples.cancelled(), through_halt=True)
 
 
-def test_whoever_gives_up_says_where_to_go_on() -> None:
-    now = [0.0]
-
-    def sleep(seconds: float) -> None:
-        now[0] += PATIENCE_S
-
+def test_whoever_gives_up_says_where_to_go_on(time: Time) -> None:
+    time.nap_s = follow.PATIENCE_S
     script = Script([update("a:1"), lost()], [lost()], [lost()])
     with pytest.raises(Failed) as caught:
-        list(follow_of(script, sleep, lambda: now[0]))
+        list(follow_of(script))
     assert caught.value.exit is Exit.UNREACHABLE
     assert caught.value.remedy.endswith("liveroll watch k --cursor a:1")
 
 
 def test_an_orchestrator_that_was_there_is_waited_for_though_it_had_told_nothing() -> None:
-    follow = follow_of(Script([lost("SHUTTING_DOWN")], [lost()], []))
-    assert list(follow) == [None, None]
-    assert follow.onward == "liveroll watch k"
+    following = follow_of(Script([lost("SHUTTING_DOWN")], [lost()], []))
+    assert list(following) == [None, None]
+    assert following.onward == "liveroll watch k"
 
 
 def test_the_first_line_of_a_live_view_says_that_the_connection_is_lost() -> None:
