@@ -114,7 +114,8 @@ def waves(fleet: Fleet, row: RolloutRow, members: Iterable[MemberRow]) -> tuple[
 def _wave_state(row: RolloutRow, wave: int) -> str:
     """`undone` and `ended` are of rollouts that do not go forward any more: there no wave runs."""
     if row.goal is Goal.BACK:
-        return "undone" if wave <= row.wave else "ended"
+        back = row.ended_as != RolloutState.FAILED
+        return "undone" if wave <= row.wave and back else "ended"
     if wave < row.wave:
         return WaveState.PASSED.lower()
     over = row.goal is Goal.CANCEL or row.ended_at is not None

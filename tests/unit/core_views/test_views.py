@@ -207,6 +207,7 @@ def test_a_node_as_a_member_of_the_rollout_that_is_asked_about() -> None:
         ({"goal": Goal.CANCEL, "ended_at": NOW, "ended_as": "CANCELLED"}, ["passed", "ended", "ended"]),
         ({"goal": Goal.BACK}, ["undone", "undone", "ended"]),
         ({"goal": Goal.BACK, "ended_at": NOW, "ended_as": "ROLLED_BACK"}, ["undone", "undone", "ended"]),
+        ({"goal": Goal.BACK, "ended_at": NOW, "ended_as": "FAILED"}, ["ended", "ended", "ended"]),
         (
             {"wave": 2, "wave_state": WaveState.PASSED, "ended_at": NOW, "ended_as": "SUCCEEDED"},
             ["passed", "passed", "passed"],
