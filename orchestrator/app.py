@@ -14,10 +14,7 @@ import importlib.metadata
 import os
 import signal
 import socket
-import ssl
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from orchestrator import health
 from orchestrator.artifacts.catalogue import DirectoryCatalogue
 from orchestrator.errors import (
     CorruptState,
@@ -92,7 +90,9 @@ exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, 6 sto
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="serve until SIGTERM or Ctrl-C")
-    run.add_argument("--config", type=Path, help="TOML file; LIVEROLL_* variables and flags go over it")
+    run.add_argument(
+        "--config", type=Path, help="TOML file (or LIVEROLL_CONFIG); LIVEROLL_* and flags go over it"
+    )
     run.add_argument("--state-dir", type=Path, help="database and artifacts (default /var/lib/liveroll)")
     run.add_argument("--operators", metavar="HOST:PORT", help="port of the operators' API (127.0.0.1:7443)")
     run.add_argument("--agents", metavar="HOST:PORT", help="port that agents link to (127.0.0.1:7444)")
@@ -102,10 +102,17 @@ exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, 6 sto
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     run.set_defaults(command=_run_command)
 
-    health = commands.add_parser("health", help="ask a running orchestrator whether it is ready")
-    health.add_argument("--http", metavar="URL", default="http://127.0.0.1:7480")
-    health.add_argument("--ca", type=Path, help="PEM of the CA that vouches for an https URL")
-    health.set_defaults(command=_health_command)
+    asking = commands.add_parser(
+        "health",
+        help="ask a running orchestrator whether it is ready",
+        description="Asks the orchestrator that runs with the same settings, or the one at --http.",
+    )
+    asking.add_argument("--config", type=Path, help="ask the one that runs with this file (and LIVEROLL_*)")
+    asking.add_argument("--http", metavar="URL", help="ask this one, for instance https://host:7480")
+    asking.add_argument("--ca", type=Path, help="PEM of the CA that vouches for an https URL")
+    asking.add_argument("--cert", type=Path, help="PEM to show where clients need certificates")
+    asking.add_argument("--key", type=Path, help="PEM of its key")
+    asking.set_defaults(command=_health_command)
 
     pki = commands.add_parser("pki", help="make certificates for a first use (not for production)")
     pki.add_argument("directory", type=Path)
@@ -147,34 +154,25 @@ def _pki_command(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _config(options: argparse.Namespace) -> Path | None:
+    """The file named by --config or LIVEROLL_CONFIG, the same for `run` and `health`."""
+    named = os.environ.get("LIVEROLL_CONFIG", "")
+    return options.config or (Path(named) if named else None)
+
+
 def _health_command(options: argparse.Namespace) -> int:
-    url = f"{options.http.rstrip('/')}/readyz"
-    if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"{options.http} is no http URL", remedy="give --http http://127.0.0.1:7480")
-    try:
-        trust = ssl.create_default_context(cafile=options.ca) if options.ca else None
-        with urllib.request.urlopen(url, timeout=3, context=trust) as answer:  # noqa: S310 - checked above
-            print(answer.read().decode().strip())
-    except urllib.error.HTTPError as error:
-        print(error.read().decode().strip())
-        return EXIT_BLOCKED
-    except OSError as error:
-        if isinstance(error, ssl.SSLError) or isinstance(getattr(error, "reason", None), ssl.SSLError):
-            raise SettingsError(
-                f"no secure connection to {options.http}: {getattr(error, 'reason', error)}",
-                remedy="give the CA's certificate with --ca, and the name that the server's certificate has",
-            ) from error
-        raise StoreUnavailable(
-            f"no orchestrator answers at {options.http}",
-            reason="UNREACHABLE",
-            remedy="start it, or give its address with --http",
-        ) from error
-    return EXIT_OK
+    if options.http:
+        target = health.given(options.http, options.ca, options.cert, options.key)
+    else:
+        target = health.own(load(_config(options), {}), options.cert, options.key)
+    ready, told = health.ask(target)
+    print(told)
+    return EXIT_OK if ready else EXIT_BLOCKED
 
 
 def _run_command(options: argparse.Namespace) -> int:
     settings = load(
-        options.config,
+        _config(options),
         {
             "state_dir": options.state_dir,
             "operators.address": options.operators,

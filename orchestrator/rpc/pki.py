@@ -118,12 +118,14 @@ class _Maker:
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]  # a server's, too: it asks itself for its health
+        if server:
+            purposes.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = (
             self._builder(subject, key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=not common_name)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         path.parent.mkdir(parents=True, exist_ok=True)
