@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 
-from orchestrator.core import canaries
 from orchestrator.core.attempts import fresh_stamp, is_fresh
 from orchestrator.core.blockers import FEW, Blocker
+from orchestrator.core.blocking_nodes import LOOKED_AT, on, pairs, places
 from orchestrator.core.budgets import Use
 from orchestrator.core.draft import Draft
-from orchestrator.core.index import Order, RolloutIndex
+from orchestrator.core.index import RolloutIndex
 from orchestrator.core.permits import standstill
 from orchestrator.core.phases import Goal, Link, Outcome, WaveState
-from orchestrator.core.standing import Flag, Lane, Place, commit_at
+from orchestrator.core.remedies import Call, told
+from orchestrator.core.standing import Flag, Lane, commit_at
 from orchestrator.core.starts import Held
 from orchestrator.core.waves import bake_ends_at, judge_wave, wave_name
+
+_LOOKED_AT = LOOKED_AT
 
 
 def blockers_of(draft: Draft, index: RolloutIndex, held: Held) -> tuple[Blocker, ...]:
     """Everything that the rollout waits for now."""
     found = [*_gates(draft, index), *_wave(draft, index)]
     found += _budgets(draft, index, held)
-    found += _pairs(index, held)
-    found += _places(draft, index)
+    found += pairs(draft, index, held)
+    found += places(draft, index)
     found += _under_way(draft, index, held)
     return tuple(found)
 
@@ -58,8 +62,13 @@ def _gates(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
         yield Blocker(
             "HALTED",
             f"halted, {row.halted}: {row.halt_message}",
-            f"An operator must decide: `liveroll resume {name} --clear-halt` accepts what happened, "
-            f"`liveroll rollback {name}` goes back, `liveroll cancel {name}` ends it.",
+            told(
+                draft.fleet,
+                "An operator must decide",
+                row.rollout_id,
+                {Call.CLEAR_HALT: (), Call.ROLL_BACK: (), Call.CANCEL: ()},
+                joint=": ",
+            ),
         )
     opening = draft.opening(index)
     if not opening.open:
@@ -68,12 +77,18 @@ def _gates(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             if opening.cause == "window"
             else f"embargo: {opening.reason or 'dated'}"
         )
-        remedy = (
-            ""
-            if opening.until is not None
-            else "No window will open again: cancel the rollout, and give it another schedule."
-        )
+        remedy = "" if opening.until is not None else _closed_for_good(draft, index)
         yield Blocker(opening.cause.upper(), text, remedy, until=opening.until)
+
+
+def _closed_for_good(draft: Draft, index: RolloutIndex) -> str:
+    """Nodes on their way back are not let go by a cancel: what is left is to bring them back by hand."""
+    waits = [order[1] for orders in index.queue(Lane.BACK).ready.values() for order in orders]
+    lead = "No window will open again"
+    if waits:
+        lead += f": boot {', '.join(waits[:FEW])} into the previous kernel by hand, and they count as back"
+    calls: dict[Call, Sequence[str]] = {} if index.row.goal is Goal.CANCEL else {Call.CANCEL: ()}
+    return told(draft.fleet, lead, index.row.rollout_id, calls, last=waits)
 
 
 def _wave(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
@@ -92,14 +107,19 @@ def _wave(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
         ends_at = bake_ends_at(index)
         if ends_at is not None and ends_at > draft.now:
             yield Blocker("WAVE_BAKING", f"wave {name} bakes", until=ends_at, wave=name)
-    elif row.wave_state is WaveState.GATED:
+    elif row.wave_state is WaveState.GATED and row.wave not in row.gates_waived:
         for verdict in judge_wave(draft.fleet, index, row.wave):
             if verdict.result != "PASS":
                 yield Blocker(
                     f"GATE_{verdict.result}",
                     f"gate {verdict.gate} holds wave {name}: {verdict.evidence}",
-                    f"An operator must judge it: `liveroll approve {row.spec.name} --wave {name}` waives the "
-                    "wave's gates, `liveroll rollback` or `liveroll cancel` ends it.",
+                    told(
+                        draft.fleet,
+                        "An operator must judge it",
+                        row.rollout_id,
+                        {Call.WAIVE: (), Call.ROLL_BACK: (), Call.CANCEL: ()},
+                        joint=": ",
+                    ),
                     wave=name,
                 )
 
@@ -117,12 +137,15 @@ _BUDGET_TEXT = {
 
 
 _SHARED = ("fleet_max_unavailable", "fleet_max_in_blackout")
+_OF_NODES = ("max_unavailable", "fleet_max_unavailable")
+"""Spent by nodes that stay unavailable too; the others only by attempts and baking nodes, which end
+or have blockers of their own."""
 
 
 def _budgets(draft: Draft, index: RolloutIndex, held: Held) -> Iterator[Blocker]:
     for name, (use, orders) in held.by_budget.items():
         reason, text = _BUDGET_TEXT.get(name, ("DOMAIN_CAP", f"{name.removeprefix('domain:')} is at its cap"))
-        yield _on(reason, f"{text} ({use.used} of {use.limit})", _remedy(draft, index, use), orders)
+        yield on(reason, f"{text} ({use.used} of {use.limit})", _remedy(draft, index, use), orders)
 
 
 def _remedy(draft: Draft, index: RolloutIndex, use: Use) -> str:
@@ -130,139 +153,22 @@ def _remedy(draft: Draft, index: RolloutIndex, use: Use) -> str:
     somebody must act."""
     if use.limit <= 0:
         return f"The limit leaves room for nobody: cancel the rollout and raise {use.budget}."
-    spenders = draft.fleet.indexes.values() if use.budget in _SHARED else (index,)
-    if any(of.count(Outcome.OPEN, Outcome.BAKING) for of in spenders):
+    if use.budget not in _OF_NODES and not use.budget.startswith("domain:"):
         return ""
-    return (
-        "Nothing under way will free it: bring unavailable nodes back (`liveroll nodes`), set them in "
-        "maintenance, or write them off."
+    spenders = draft.fleet.indexes.values() if use.budget in _SHARED else (index,)
+    if any(of.count(Outcome.OPEN) for of in spenders):
+        return ""
+    standings = draft.fleet.standings if use.budget in _SHARED else index.standings
+    down = (node_id for node_id, standing in standings.items() if standing.unavailable)
+    idle = [n for n in islice(down, _LOOKED_AT) if draft.fleet.open_attempt(n) is None]
+    if not idle:
+        return ""  # other rollouts' attempts, which end
+    return told(
+        draft.fleet,
+        "Nothing under way will free it: bring unavailable nodes back (`liveroll nodes`)",
+        index.row.rollout_id,
+        dict.fromkeys((Call.RETRY, Call.MAINTAIN, Call.WRITE_OFF), sorted(idle)),
     )
-
-
-def _pairs(index: RolloutIndex, held: Held) -> Iterator[Blocker]:
-    row = index.row
-    for key, orders in held.by_pair.items():
-        if not orders:
-            continue
-        node_id = row.pair_canaries.get(key)
-        if node_id is None or not canaries.stands(index, key, node_id):
-            yield _on(
-                "PAIR_WAITS",
-                f"{key} has no canary yet: at most {row.spec.canary.max_nodes} canaries go at a time",
-                "Canaries under way must pass first; if none is, bring a node of this kind back.",
-                orders,
-            )
-            continue
-        member = index.members[node_id]
-        if member.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.EXCLUDED, Outcome.WRITTEN_OFF):
-            yield _on(
-                "CANARY_FAILED",
-                f"{node_id}, the canary of {key}, is {member.outcome} ({member.reason})",
-                f"An operator must mend it and retry it (`liveroll retry {row.spec.name} {node_id}`), "
-                "exclude the nodes of its kind, or cancel the rollout.",
-                orders,
-            )
-        elif member.outcome is Outcome.UPDATED:
-            yield _on(
-                "CANARY_GATED",
-                f"{node_id}, the canary of {key}, is updated, but a gate fails on it",
-                f"An operator must judge it: `liveroll approve {row.spec.name}` waives the gates, "
-                "`liveroll exclude` leaves the nodes of its kind out, `liveroll rollback` goes back.",
-                orders,
-            )
-        else:
-            yield _on("CANARY_UNDER_WAY", f"{node_id}, the canary of {key}, must pass first", "", orders)
-
-
-_PLACES: dict[Place, tuple[str, str, str]] = {
-    Place.NO_ROLLBACK: (
-        "NO_ROLLBACK_ARTIFACT",
-        "the node has nothing to go back to",
-        "Capture its running kernel on the node (restart its agent), exclude it, or say `rollback: none`.",
-    ),
-    Place.NOT_DUE: ("RETRY_WAITS", "a retry waits for its backoff", ""),
-    Place.UNKNOWN_LINK: ("LINK_UNKNOWN", "nothing was heard of the node since this orchestrator began", ""),
-    Place.UNREACHABLE: (
-        "NODE_UNREACHABLE",
-        "the node has no link",
-        "Bring the node or its agent back, exclude it, or write it off.",
-    ),
-    Place.MAINTENANCE: (
-        "NODE_IN_MAINTENANCE",
-        "the node is in maintenance",
-        "Its owner must end the maintenance (`liveroll maintenance --end`), or an operator exclude it.",
-    ),
-    Place.UNHEALTHY: (
-        "NODE_UNHEALTHY",
-        "the node's probes fail before its update",
-        "Mend the node, or exclude it.",
-    ),
-    Place.NEEDS_WORD: (
-        "NEEDS_OPERATOR",
-        "the node's last attempt ended so that only a person may begin another",
-        "Look at the node (`liveroll story`), then retry it by name, exclude it, or write it off.",
-    ),
-    Place.SUPERSEDED: (
-        "SUPERSEDED",
-        "another rollout has taken the node elsewhere since",
-        "Roll the other rollout back if the node must return.",
-    ),
-    Place.STAGING: ("STAGING", "the node fetches the artifact", ""),
-    Place.NOT_STAGED: ("STAGING_WAITS", "the node waits for its turn to fetch the artifact", ""),
-}
-
-
-def _places(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
-    queues = [(wave_name(index.row, wave), queue) for wave, queue in index.due_queues()]
-    queues.append(("", index.queue(Lane.BACK)))
-    for wave, queue in queues:
-        for place, orders in sorted(queue.waiting.items()):
-            if place is Place.OTHER_ROLLOUT:
-                yield _other_rollout(draft, orders, wave)
-            elif place is Place.STAGE_FAILED:
-                yield _stage_failed(draft, orders, wave)
-            elif place in _PLACES:
-                reason, text, remedy = _PLACES[place]
-                yield _on(
-                    reason, text, remedy, orders, wave=wave, until=_place_ends(draft, index, place, orders)
-                )
-
-
-def _place_ends(draft: Draft, index: RolloutIndex, place: Place, orders: Sequence[Order]) -> datetime | None:
-    if place is Place.NOT_DUE:
-        dues = (index.members[node_id].not_before for _, node_id in orders[:_LOOKED_AT])
-        return min((due for due in dues if due is not None), default=None)
-    if place is Place.UNKNOWN_LINK:
-        return draft.fleet.grace_ends_at
-    return None
-
-
-_LOOKED_AT = 50
-"""Members asked for a deadline that only people read; plans must not grow with the fleet."""
-
-
-def _other_rollout(draft: Draft, orders: Sequence[Order], wave: str) -> Blocker:
-    newest = draft.fleet.newest_attempt(orders[0][1])
-    other = draft.fleet.rollouts.get(newest.rollout_id) if newest is not None else None
-    name = other.spec.name if other is not None else "unknown"
-    return _on(
-        "OTHER_ROLLOUT",
-        f"rollout {name} is at work on the node",
-        f"It goes on when {name} has committed it or ended (`liveroll why {name}`).",
-        orders,
-        wave=wave,
-    )
-
-
-def _stage_failed(draft: Draft, orders: Sequence[Order], wave: str) -> Blocker:
-    node = draft.fleet.nodes[orders[0][1]]
-    problem = node.stage_problem
-    until = node.stage_failed_at + draft.fleet.policy.stage_retry if node.stage_failed_at else None
-    text = f"the artifact cannot be staged: {problem.message}" if problem else "the artifact cannot be staged"
-    remedy = (
-        problem.remedy if problem and problem.remedy else "Look at the node's agent log, or exclude the node."
-    )
-    return _on("STAGE_FAILED", text, remedy, orders, wave=wave, until=until)
 
 
 def _under_way(draft: Draft, index: RolloutIndex, held: Held) -> Iterator[Blocker]:
@@ -303,11 +209,16 @@ def _unanswered(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             until = at if until is None or (at is not None and at < until) else until
     if silent:
         silent.sort()
+        until = until or fleet.grace_ends_at  # in the grace nobody's silence counts yet
         yield Blocker(
             "ATTEMPT_SILENT",
             "the node's attempt is open, and nothing is heard of the node",
-            "Bring the node or its agent back; past its silence lease it counts as lost. A node that "
-            "will not return must be written off.",
+            told(
+                fleet,
+                "Bring the node or its agent back; past its silence lease it counts as lost",
+                index.row.rollout_id,
+                {Call.WRITE_OFF: silent},
+            ),
             tuple(silent[:FEW]),
             len(silent),
             until,
@@ -332,23 +243,15 @@ def _baking(draft: Draft, index: RolloutIndex, count: int) -> Iterator[Blocker]:
         yield Blocker(
             "BAKING_STUCK",
             "the node bakes, but is unreachable, unhealthy or refuses to commit, so it cannot be committed",
-            "Bring the node back and healthy; it is rolled back when it relapses. A node that will not "
-            "return must be written off.",
+            told(
+                draft.fleet,
+                "Bring the node back and healthy (it is rolled back when it relapses)",
+                index.row.rollout_id,
+                {Call.WRITE_OFF: stuck, Call.COMMIT: stuck, Call.ROLL_BACK: ()},
+                last=stuck,
+            ),
             tuple(stuck[:FEW]),
             len(stuck),
         )
     else:
         yield Blocker("NODES_BAKING", "updated nodes bake before they are committed", "", (), count, until)
-
-
-def _on(
-    reason: str,
-    message: str,
-    remedy: str,
-    orders: Sequence[Order],
-    *,
-    wave: str = "",
-    until: datetime | None = None,
-) -> Blocker:
-    nodes = tuple(node_id for _, node_id in orders[:FEW])
-    return Blocker(reason, message, remedy, nodes, len(orders), until, wave)

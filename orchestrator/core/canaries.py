@@ -7,7 +7,9 @@ Rules (I5)
    the other pairs wait their turn.
 3. A canary that cannot take its turn, or that ended before its jump, is replaced; after the jump
    it never is: its failure is the pair's answer.
-4. A late pair passes when its canary is UPDATED and no gate fails on its samples.
+4. A canary that has jumped, is tried again and was moved to the last wave because it could not take
+   its turn, comes back into the current wave as soon as it can: its kind waits for it.
+5. A late pair passes when its canary is UPDATED and no gate fails on its samples.
 """
 
 from __future__ import annotations
@@ -53,6 +55,20 @@ def stands(index: RolloutIndex, key: str, node_id: str) -> bool:
         and pair_key(standing.bucket[1]) == key
         and member.wave <= index.row.wave
     )
+
+
+def recalled(index: RolloutIndex) -> list[MemberRow]:
+    """Rule 4."""
+    wave = index.row.wave
+    return [
+        replace(index.members[node_id], wave=wave)
+        for key, node_id in index.row.pair_canaries.items()
+        if (member := index.standings.get(node_id)) is not None
+        and member.wave > wave
+        and member.lane is Lane.FORWARD
+        and member.place in _WAITS
+        and stands(index, key, node_id)
+    ]
 
 
 def under_way(index: RolloutIndex) -> list[str]:

@@ -17,6 +17,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from orchestrator.core import canaries
 from orchestrator.core.attempts import event
 from orchestrator.core.budgets import Use
 from orchestrator.core.cmdline import attempt_id, compose
@@ -28,6 +29,7 @@ from orchestrator.core.model import (
     DesiredPrepare,
     DesiredStage,
     MemberRow,
+    NewEvent,
     NodeRow,
     Row,
 )
@@ -61,9 +63,19 @@ def start(draft: Draft, index: RolloutIndex) -> Held:
     if start_refusal(draft, index, Kind.ROLLBACK) is None:
         _run(draft, index, Lane.BACK, index.queue(Lane.BACK), held)
     if index.row.wave_state is WaveState.RUNNING and start_refusal(draft, index, Kind.FORWARD) is None:
+        _recall(draft, index)
         for wave, queue in index.due_queues():
             _run(draft, index, Lane.FORWARD, queue, held, wave)
     return held
+
+
+def _recall(draft: Draft, index: RolloutIndex) -> None:
+    """Canaries that stand in the last wave, and could start now (canaries.py, rule 4)."""
+    row = index.row
+    for member in canaries.recalled(index):
+        text = f"{member.node_id} can take its turn as a canary again"
+        told = NewEvent("member.recalled", text, rollout_id=row.rollout_id, node_id=member.node_id)
+        draft.add("progress", row.rollout_id, [member], [told], [row])
 
 
 def _run(draft: Draft, index: RolloutIndex, lane: Lane, queue: Queue, held: Held, wave: int = 0) -> None:

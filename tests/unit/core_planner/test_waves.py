@@ -362,7 +362,7 @@ def test_a_rollback_that_fails_ends_the_rollout_failed_and_says_who_is_left() ->
     w.run()
     (blocker,) = w.plan().blockers["r1"]
     assert blocker.reason == "BUDGET_UNAVAILABLE"
-    assert "write them off" in blocker.remedy
+    assert "`liveroll maintenance n1 -m WHY`" in blocker.remedy
     w.set_rollout(rollback_baseline=1)
     w.run()
     assert w.state() == "FAILED"

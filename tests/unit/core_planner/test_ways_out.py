@@ -59,7 +59,7 @@ def test_a_budget_that_an_unreachable_baking_node_fills_names_the_node() -> None
     stuck = {b.reason: b for b in w.plan().blockers["r1"]}
     assert stuck["BUDGET_UNCOMMITTED"].nodes == ("n2", "n3")
     assert stuck["BAKING_STUCK"].nodes == ("n1",)
-    assert "written off" in stuck["BAKING_STUCK"].remedy
+    assert "`liveroll write-off n1 -m WHY`" in stuck["BAKING_STUCK"].remedy
     w.commit(operations.write_off(w.fleet, ["n1"], "the rack burnt", "ann", w.now).change)
     w.run()
     assert w.state() == "SUCCEEDED"
