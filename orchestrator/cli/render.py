@@ -49,6 +49,8 @@ def rollout_view(rollout: pb.Rollout, nodes: Iterable[pb.Node], now: datetime) -
     waits = why(rollout.blockers, now)
     if waits is not None:
         parts += ["", waits]
+    if nodes_are_back(rollout):
+        parts.append(Text("  the nodes are back already; rollback or cancel only ends it", "italic"))
     parts += ["", figures(rollout)]
     verdicts = gates(rollout.gates)
     if verdicts is not None:
@@ -62,6 +64,16 @@ def rollout_view(rollout: pb.Rollout, nodes: Iterable[pb.Node], now: datetime) -
             ),
         ]
     return Group(*parts)
+
+
+def nodes_are_back(rollout: pb.Rollout) -> bool:
+    """Whether a halted rollout has nothing left to bring back: whatever it had touched is as before."""
+    if state_of(rollout) != "HALTED" or rollout.uncommitted:
+        return False
+    waves = rollout.waves
+    return any(w.rolled_back for w in waves) and not any(
+        w.updated or w.baking or w.in_progress or w.failed for w in waves
+    )
 
 
 def headline(rollout: pb.Rollout, now: datetime) -> Text:

@@ -23,6 +23,18 @@ def test_a_halted_rollout() -> None:
     check("rollout-halted.txt", drawn(render.rollout_view(samples.halted(), (), NOW)))
 
 
+def test_a_halted_rollout_whose_nodes_are_back_says_so() -> None:
+    made, note = samples.halted(), "the nodes are back already"
+    assert note not in drawn(render.rollout_view(made, (), NOW))
+    for wave, rolled_back in zip(made.waves, (2, 0, 0), strict=True):
+        for field in ("updated", "baking", "in_progress", "failed"):
+            wave.ClearField(field)
+        wave.rolled_back = rolled_back
+    assert note in drawn(render.rollout_view(made, (), NOW))
+    made.uncommitted.append("n1")
+    assert note not in drawn(render.rollout_view(made, (), NOW))
+
+
 def test_a_cancelled_rollout() -> None:
     check("rollout-cancelled.txt", drawn(render.rollout_view(samples.cancelled(), (), NOW)))
 
