@@ -246,6 +246,9 @@ def _tell_news(line: Text, event: pb.Event, said: dict[str, str]) -> None:
     news = {k: v for k, v in event.fields.items() if v and k not in _SAID_ANYWAY and said.get(k) != v}
     said.update(news)
     problem, message = news.pop("problem", ""), news.pop("problem_message", "")
+    blackout = news.pop("blackout", "")
+    if blackout:
+        line.append(f"  blackout {blackout}", "yellow")
     if message:
         line.append(f"  {problem or event.fields['problem']}: {message}", "red")
     elif problem:

@@ -31,6 +31,9 @@ from orchestrator.errors import Retry
 _LONGEST_EVENT = 40
 """Of the saga's events JumpIntentRecorded is the longest; nodes do not get to invent kinds."""
 
+_BLACKOUTS_TOLD = 4
+"""In an event; a node may have a thousand workloads, and the attempt's row keeps them all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
@@ -193,7 +196,11 @@ def _story(
 ) -> tuple[NewEvent, ...]:
     kind = f"attempt.{_snake(report.event)}"
     where = f"{before.phase} → {after.phase}" if before.phase is not after.phase else f"{after.phase}"
-    events = [_event(after, kind, f"{after.node_id}: {report.event}, {where}", report.problem, report)]
+    told = _event(after, kind, f"{after.node_id}: {report.event}, {where}", report.problem, report)
+    measured = _blackouts(after.samples[len(before.samples) :])
+    if measured:
+        told = replace(told, fields={**told.fields, "blackout": measured})
+    events = [told]
     if flag:
         events.append(_event(after, "attempt.contradicted", f"{after.node_id}: {flag}", None, report))
     if missing:
@@ -206,6 +213,19 @@ def _story(
     if after.phase in SETTLED and after.phase is not before.phase:
         events.append(_settled_event(after))
     return tuple(events)
+
+
+def _blackouts(samples: tuple[Sample, ...]) -> str:
+    """`w1 0.612 s, host 0.640 s`, the longest first."""
+    longest = sorted(samples, key=lambda s: (-s.duration, s.workload))
+    said = [
+        f"{s.workload or s.vantage.lower()} {s.duration.total_seconds():.3f} s"
+        + (f" (rejected: {s.rejected})" if s.rejected else "")
+        for s in longest[:_BLACKOUTS_TOLD]
+    ]
+    if len(longest) > _BLACKOUTS_TOLD:
+        said.append(f"{len(longest) - _BLACKOUTS_TOLD} shorter ones")
+    return ", ".join(said)
 
 
 def _settled_event(after: AttemptRow) -> NewEvent:

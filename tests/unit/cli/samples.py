@@ -160,7 +160,7 @@ def events() -> list[pb.Event]:
             "attempt.boot_classified",
             2,
             "n3: BootClassified, JUMPING → RETRIEVING",
-            {"verdict": "LIVE_UPDATED"},
+            {"verdict": "LIVE_UPDATED", "blackout": "w1 0.612 s, host 0.640 s"},
             "",
             "n3",
         ),

@@ -344,6 +344,21 @@ def test_a_relapse_while_baking() -> None:
     assert f.nodes["n00"].problem == REFUSED
 
 
+def test_the_event_tells_the_longest_blackouts_once() -> None:
+    f = made(attempt("n00", phase=Phase.RESUMING))
+    samples = [
+        Sample("workload", timedelta(milliseconds=100 * i), timedelta(0), "tsc", f"w{i}") for i in range(5)
+    ]
+    samples[1] = replace(samples[1], duration=timedelta(seconds=9), rejected="clock")
+    host = Sample("HOST", timedelta(seconds=1), timedelta(0), "tsc")
+    (told,) = take(f, report("Resumed", Phase.VERIFYING, 1, samples=(*samples, host))).change.events
+    assert told.fields["blackout"] == (
+        "w1 9.000 s (rejected: clock), host 1.000 s, w4 0.400 s, w3 0.300 s, 2 shorter ones"
+    )
+    (again,) = take(f, report("Healthy", Phase.FINISHING, 2, samples=(host,))).change.events
+    assert "blackout" not in again.fields
+
+
 def test_marks_and_samples_are_taken_once() -> None:
     mark = Mark("suspend", NOW, timedelta(seconds=1), 7, "boot-n00")
     sample = Sample("workload", timedelta(seconds=1), timedelta(0), "tsc", "w1")
