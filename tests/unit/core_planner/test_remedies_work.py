@@ -12,13 +12,13 @@ import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.core import blocking, blocking_nodes, operations
+from orchestrator.core import blocking, blocking_nodes, blocking_uncommitted, operations
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.facts import GraceEnds
 from orchestrator.core.model import Change, Maintenance, Problem
@@ -167,12 +167,13 @@ def shut(schedule: Schedule, back: bool = False) -> World:
     w = begun(3, budgets=MANY)
     if back:
         w.script("n1", end=Phase.AWAITING_ROLLBACK)
-        w.run(until="AWAITING_ROLLBACK")
+        w.run(until="FINISHING")
     w.set_rollout(spec=replace(w.row().spec, schedule=schedule))
     return w
 
 
-NEVER = Schedule(embargoes=(Embargo(START, datetime.max.replace(tzinfo=UTC) - timedelta(days=9), "audit"),))
+NEVER = Schedule(windows=(Window(frozenset({9}), START.time(), START.time()),))
+"""No such day: what no specification may say, but a row may."""
 
 
 def cancelled(w: World) -> World:
@@ -345,17 +346,15 @@ def broken(phase: Phase) -> World:
     return w.run()
 
 
-def unhealthy_of_another() -> World:
-    """Another rollout, cancelled, could not roll n1 back for want of an artifact."""
+def left_uncommitted() -> World:
+    """A cancelled rollout has left n1 on the new kernel."""
     w = World(nodes(2))
-    w.rollout(spec(name="r0", waves=[None], budgets=MANY, rollback=RollbackPolicy(none=True)), [["n1"], []])
-    w.script("n1", end=Phase.AWAITING_ROLLBACK)
-    w.set_node("n1", rollback_artifact="")
-    w.run(until="AWAITING_ROLLBACK")
-    w.scripts.clear()
+    w.rollout(spec(name="r0", bake=timedelta(hours=1)), [["n1"], []])
+    w.run(until="BAKING")
+    w.commit(operations.cancel(w.fleet, "r0", "", False, "ann", w.now))
     w.run()
-    w.rollout(spec(rollback=RollbackPolicy(none=True), target=replace(spec().target, artifact="newer")))
-    return w.run()
+    w.rollout(spec(), [["n0"], ["n1"]])
+    return w.run(bound=200)
 
 
 def quarantined_on_the_way_back() -> World:
@@ -501,6 +500,8 @@ CASES = [
         ),
         "",
     ),
+    Case("WINDOW", lambda: shut(NEVER), "cancel", "for-good"),
+    Case("WINDOW", lambda: cancelled(shut(NEVER, back=True)), "write-off", "for-good-on-the-way-back"),
     Case("EMBARGO", lambda: shut(Schedule(embargoes=(Embargo(START, START + timedelta(hours=9), "x"),))), ""),
     Case("AWAITING_APPROVAL", awaiting, "approve"),
     Case("WAVE_BAKING", wave_baking, ""),
@@ -550,6 +551,7 @@ CASES = [
     Case("NEEDS_OPERATOR", lambda: broken(Phase.LOST), "retry exclude", "lost"),
     Case("NEEDS_OPERATOR", lambda: broken(Phase.AWAITING_ROLLBACK), "exclude write-off", "unhealthy"),
     Case("NEEDS_OPERATOR", quarantined_on_the_way_back, "retry write-off", "back"),
+    Case("NODE_UNCOMMITTED", left_uncommitted, "commit rollback exclude"),
     Case("SUPERSEDED", superseded, ""),
     Case("STAGING", staging, ""),
     Case("STAGING_WAITS", staging_waits, ""),
@@ -620,7 +622,7 @@ def test_a_blocker_without_a_remedy_ends_by_itself(case: Case) -> None:
 def test_every_reason_has_a_case() -> None:
     written = {
         node.value
-        for module in (blocking, blocking_nodes)
+        for module in (blocking, blocking_nodes, blocking_uncommitted)
         for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text()))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
