@@ -31,7 +31,7 @@ _WAITS: dict[Place, str] = {
     Place.MAINTENANCE: "it is in maintenance",
     Place.UNHEALTHY: "it is not healthy",
     Place.OTHER_ROLLOUT: "another rollout is busy with it",
-    Place.NEEDS_WORD: "it needs an operator's word (`liveroll retry`)",
+    Place.NEEDS_WORD: "it waits for an operator's word",
     Place.NOT_STAGED: "the artifact is not on the node yet",
     Place.STAGING: "it is fetching the artifact",
     Place.STAGE_FAILED: "it could not fetch the artifact",
