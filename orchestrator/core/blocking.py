@@ -13,6 +13,7 @@ from itertools import islice
 from orchestrator.core.attempts import fresh_stamp, is_fresh
 from orchestrator.core.blockers import FEW, Blocker
 from orchestrator.core.blocking_nodes import LOOKED_AT, on, pairs, places
+from orchestrator.core.blocking_silent import silent
 from orchestrator.core.budgets import Use
 from orchestrator.core.draft import Draft
 from orchestrator.core.index import RolloutIndex
@@ -191,38 +192,10 @@ def _under_way(draft: Draft, index: RolloutIndex, held: Held) -> Iterator[Blocke
             node_count=len(waits),
             until=draft.now + fleet.policy.active_heartbeat,
         )
-    yield from _unanswered(draft, index)
+    yield from silent(draft.fleet, index)
     baking = index.count(Outcome.BAKING, upto=row.wave)
     if baking and (row.wave_state is not WaveState.RUNNING or held.by_budget):
         yield from _baking(draft, index, baking)
-
-
-def _unanswered(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
-    """Open attempts that only a returning node, or its silence lease, can end."""
-    fleet = draft.fleet
-    silent: list[str] = []
-    until: datetime | None = None
-    for node_id in index.silent:
-        silent.append(node_id)
-        if len(silent) <= _LOOKED_AT:
-            at = fleet.lost_at(node_id)
-            until = at if until is None or (at is not None and at < until) else until
-    if silent:
-        silent.sort()
-        until = until or fleet.grace_ends_at  # in the grace nobody's silence counts yet
-        yield Blocker(
-            "ATTEMPT_SILENT",
-            "the node's attempt is open, and nothing is heard of the node",
-            told(
-                fleet,
-                "Bring the node or its agent back; past its silence lease it counts as lost",
-                index.row.rollout_id,
-                {Call.WRITE_OFF: silent},
-            ),
-            tuple(silent[:FEW]),
-            len(silent),
-            until,
-        )
 
 
 def _baking(draft: Draft, index: RolloutIndex, count: int) -> Iterator[Blocker]:

@@ -207,7 +207,9 @@ def test_a_silent_node_is_lost_after_its_lease_and_the_slack_and_not_before() ->
     w.now += timedelta(minutes=5, seconds=1)
     w.settle_plans()
     assert w.attempt("n0").phase is Phase.SUSPENDING
-    blocker = next(b for b in w.plan().blockers["r1"] if b.reason == "ATTEMPT_SILENT")
+    blocker = next(b for b in w.plan().blockers["r1"] if b.reason == "IN_BLACKOUT")
+    assert (blocker.remedy, blocker.nodes) == ("", ("n0",))
+    assert blocker.message == "in its blackout; lost at 12:05:02 UTC if it stays silent"
     assert blocker.until == START + timedelta(minutes=5, seconds=2)
     assert w.last_plan.next_wake == blocker.until
     w.now += timedelta(seconds=1)

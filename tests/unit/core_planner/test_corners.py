@@ -6,14 +6,16 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.core import blocking, canaries
+from orchestrator.core import blocking_silent, canaries
 from orchestrator.core.draft import Draft
 from orchestrator.core.facts import Heard
+from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import MemberRow
 from orchestrator.core.phases import Goal, Outcome, Phase
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.spec import Amount, BlackoutGate, FailureBudget, HealthGate, OnFail
 from tests.unit.core_planner.builders import NEW, START, World, node, nodes, settled_attempt, spec
+from tests.unit.core_planner.test_starts import begun
 
 
 def two_rollouts(world: World, order: str = "r1 r2") -> World:
@@ -66,7 +68,7 @@ def test_what_another_rollout_spends_of_the_fleet_comes_back_by_itself() -> None
 
 
 def test_of_many_silent_nodes_all_are_counted_and_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking, "_LOOKED_AT", 1)
+    monkeypatch.setattr(blocking_silent, "_LOOKED_AT", 1)
     w = World(nodes(4))
     w.rollout(spec(), waves=[[f"n{i}" for i in range(4)], []], pair_canaries={})
     for i in range(4):
@@ -79,6 +81,49 @@ def test_of_many_silent_nodes_all_are_counted_and_few_are_looked_at(monkeypatch:
     (silent,) = [b for b in w.plan().blockers["r1"] if b.reason == "ATTEMPT_SILENT"]
     assert (silent.node_count, list(silent.nodes)) == (len(opened), opened)
     assert len(opened) > 1
+
+
+def test_whoever_is_in_its_blackout_is_told_apart_and_wants_nobody() -> None:
+    w = begun(5, bake=timedelta(minutes=5))
+    for node_id in ("n1", "n2"):
+        w.script(node_id, stop_at="JUMPING")
+    w.script("n3", stop_at="LOADING")
+    w.run(bound=8)
+    for node_id in ("n1", "n3"):
+        w.cut(node_id)
+    said = {b.reason: b for b in w.plan().blockers["r1"]}
+    dark, silent = said["IN_BLACKOUT"], said["ATTEMPT_SILENT"]
+    assert (dark.nodes, dark.remedy, dark.until) == (("n1",), "", w.fleet.lost_at("n1"))
+    opened = w.attempt("n1").blackout_open_at
+    assert opened is not None
+    assert dark.until is not None
+    assert dark.message == (
+        f"in its blackout since {opened:%H:%M:%S} UTC; lost at {dark.until:%H:%M:%S} UTC if it stays silent"
+    )
+    assert (silent.nodes, bool(silent.remedy)) == (("n3",), True)
+    w.cut("n2")
+    dark = {b.reason: b for b in w.plan().blockers["r1"]}["IN_BLACKOUT"]
+    assert dark.nodes == ("n1", "n2")
+    assert dark.message.startswith("in their blackout; the first is lost at ")
+
+
+def test_a_node_that_may_have_jumped_is_taken_to_be_in_its_blackout() -> None:
+    w = begun(2)
+    w.run(until="PRESERVED")
+    assert w.attempt("n1").proceed_until is not None
+    w.cut("n1")
+    assert "IN_BLACKOUT" in w.reasons()
+    w.set_attempt("n1", proceed_until=None)
+    assert "ATTEMPT_SILENT" in w.reasons(), "its PROCEED is not out"
+
+
+def test_while_nobodys_silence_counts_no_end_is_told() -> None:
+    w = begun(2)
+    w.run(until="SUSPENDING")
+    w.fleet = Fleet.rebuild(w.policy, w.fleet.incarnation, list(w.rows.values()))
+    w.fleet.advance(w.now)
+    (said,) = [b for b in w.plan().blockers["r1"] if b.reason == "ATTEMPT_SILENT"]
+    assert (said.nodes, said.until) == (("n1",), None)
 
 
 def test_a_canary_that_is_nowhere_does_not_stand() -> None:

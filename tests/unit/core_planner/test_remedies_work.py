@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core import blocking, blocking_nodes, blocking_uncommitted, operations
+from orchestrator.core import blocking, blocking_nodes, blocking_silent, blocking_uncommitted, operations
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.facts import GraceEnds
 from orchestrator.core.model import Change, Maintenance, Problem
@@ -438,9 +438,9 @@ def other_rollout() -> World:
     return opened(w)
 
 
-def silent() -> World:
+def silent(phase: Phase) -> World:
     w = begun(2)
-    w.run(until="SUSPENDING")
+    w.run(until=phase.value)
     w.cut("n1")
     w.tick(timedelta(seconds=30))
     return w
@@ -559,7 +559,8 @@ CASES = [
     Case("STAGE_FAILED", lambda: stage_failed("Make room."), "", "told-by-the-agent"),
     Case("OTHER_ROLLOUT", other_rollout, ""),
     Case("IN_PROGRESS", lambda: slots(), ""),
-    Case("ATTEMPT_SILENT", silent, "write-off"),
+    Case("ATTEMPT_SILENT", lambda: silent(Phase.PRESERVING), "write-off"),
+    Case("IN_BLACKOUT", lambda: silent(Phase.SUSPENDING), ""),
     Case("AWAITING_STAMP", stamp_waits, ""),
     Case("BAKING_STUCK", lambda: baking_stuck(linked=False), "write-off rollback"),
     Case("BAKING_STUCK", lambda: baking_stuck(linked=True), "rollback write-off", "linked"),
@@ -622,7 +623,7 @@ def test_a_blocker_without_a_remedy_ends_by_itself(case: Case) -> None:
 def test_every_reason_has_a_case() -> None:
     written = {
         node.value
-        for module in (blocking, blocking_nodes, blocking_uncommitted)
+        for module in (blocking, blocking_nodes, blocking_silent, blocking_uncommitted)
         for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text()))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
