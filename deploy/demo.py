@@ -164,7 +164,7 @@ def write_rollout(fleet: LocalFleet, name: str, release: str) -> Path:
 async def foreground(fleet: LocalFleet, *arguments: str) -> int:
     """One `liveroll` command with this terminal. Returns its exit status."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "orchestrator.cli.main", "--server", fleet.operators, *arguments
+        sys.executable, "-m", "orchestrator.cli.entry", "--server", fleet.operators, *arguments
     )
     child = Child(arguments[0], process, fleet.directory / "orchestrator.log")
     fleet.children.append(child)

@@ -131,7 +131,7 @@ class LocalFleet:
             )
         )
         return [
-            sys.executable, "-m", "orchestrator.cli.main", "--server", self.operators, *files, *arguments
+            sys.executable, "-m", "orchestrator.cli.entry", "--server", self.operators, *files, *arguments
         ]  # fmt: skip
 
     def orchestrator_command(self, *extra: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""TBD."""
+"""The agent of one node: takes it through live updates of its kernel."""

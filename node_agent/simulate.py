@@ -304,9 +304,11 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
             up.add(node_id)
             if len(up) == len(options.nodes):
                 log.info("every node is linked", nodes=len(up))
-        elif not up and fault is None and view.problem is not None:
+        elif not up and view.problem is not None:
+            if fault is None:
+                log.warning("no link yet", why=view.problem.message, remedy=view.problem.remedy)
+            # The newest: a first dial may fail for a reason that the second one explains.
             fault = view.problem
-            log.warning("no link yet", why=view.problem.message, remedy=view.problem.remedy)
 
     async with AsyncExitStack() as stack:
         where = options.state_dir or Path(

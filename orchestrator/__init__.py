@@ -1,1 +1,1 @@
-"""TBD."""
+"""The orchestrator: plans live kernel updates over a fleet, and carries the plan out."""

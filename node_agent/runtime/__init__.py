@@ -1,1 +1,1 @@
-"""TBD."""
+"""What the agent does: the runner, its journal, its link, the workloads' broker."""

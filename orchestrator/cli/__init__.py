@@ -1,1 +1,1 @@
-"""TBD."""
+"""`liveroll`, the operators' command: a gRPC client."""

@@ -1,1 +1,1 @@
-"""TBD."""
+"""What the orchestrator decides: pure functions over rows, without clock, I/O or randomness."""

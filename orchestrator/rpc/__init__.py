@@ -1,1 +1,1 @@
-"""TBD."""
+"""The gRPC services, for operators and for agents."""

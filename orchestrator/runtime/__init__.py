@@ -1,1 +1,1 @@
-"""TBD."""
+"""What the orchestrator does: commits plans, takes in reports, keeps links."""

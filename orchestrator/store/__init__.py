@@ -1,1 +1,1 @@
-"""TBD."""
+"""What is durable: the store port over SQL, and in memory."""
