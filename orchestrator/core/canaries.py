@@ -26,6 +26,8 @@ from orchestrator.core.standing import Lane, Place, pair_key
 _UNDER_WAY = frozenset({Outcome.OPEN, Outcome.BAKING})
 _ANSWERED = frozenset({Outcome.UPDATED, Outcome.ROLLED_BACK})
 """It has jumped, and been found good or bad: a node that is back is no less an answer."""
+_TRIED_AGAIN = frozenset({Outcome.PENDING, Outcome.FAILED})
+"""By an operator's word, after it had come back."""
 _WAITS = frozenset({Place.READY, Place.NOT_DUE, Place.NOT_STAGED, Place.STAGING, Place.STAGE_FAILED})
 """Places from which a canary will start without anybody's doing."""
 
@@ -45,6 +47,8 @@ def stands(index: RolloutIndex, key: str, node_id: str) -> bool:
     if member is None or standing is None:
         return False
     if member.crossed or member.outcome in _UNDER_WAY or member.outcome in _ANSWERED:
+        return True
+    if member.jumped and member.outcome in _TRIED_AGAIN:
         return True
     if standing.returning and member.outcome is Outcome.FAILED:
         # Whoever was on the way back had jumped.

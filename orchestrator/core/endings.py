@@ -30,6 +30,7 @@ def wind_up(draft: Draft, index: RolloutIndex) -> None:
             outcome=Outcome.ROLLED_BACK,
             reason=RUNS_PREVIOUS,
             crossed=False,
+            jumped=True,
             operator_word=False,
         )
         for _, node_id in index.queue(Lane.BACK).waiting.get(Place.IS_BACK, ())

@@ -266,6 +266,8 @@ class MemberRow:
     """Its newest attempt in this rollout."""
     crossed: bool = False
     """It ran (or may run) the target kernel because of this rollout: a rollback must bring it back."""
+    jumped: bool = False
+    """It crossed and came back: whatever is tried on it later, its pair has had its answer."""
     from_release: str = ""
     from_artifact: str = ""
     """What a rollback goes to: the rollback artifact's digest when its first attempt began."""

@@ -122,7 +122,13 @@ def settle(
         return _aborted(rollout, member, own, node, now)
     if own.kind is Kind.ROLLBACK:
         return replace(
-            member, outcome=Outcome.ROLLED_BACK, reason="", crossed=False, not_before=None, tries=NO_TRIES
+            member,
+            outcome=Outcome.ROLLED_BACK,
+            reason="",
+            crossed=False,
+            jumped=True,
+            not_before=None,
+            tries=NO_TRIES,
         )
     if own.phase is Phase.COMMITTED:
         outcome = Outcome.UPDATED

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.core import operations
 from orchestrator.core.phases import Outcome, Phase
 from orchestrator.core.spec import Amount, FailureBudget
+from orchestrator.errors import Retry
 from tests.unit.core_planner.builders import World, artifact, node, spec
 
 PAIR = "6.19.0|7.1.0|"
@@ -78,5 +79,20 @@ def test_a_canary_of_wave_0_lost_after_its_jump_never_is(phase: str) -> None:
     w.tick(timedelta(minutes=30))
     w.run()
     assert w.attempt("n0").phase is Phase.LOST
+    assert w.row().pair_canaries == {f"{PAIR}m1": "n0"}
+    assert set(w.phases()) == {"n0"}, "nobody else has begun"
+
+
+def test_a_canary_that_came_back_and_was_tried_again_in_vain_never_is() -> None:
+    w = created("m1", "m1", "m1")
+    w.script("n0", end=Phase.AWAITING_ROLLBACK)
+    w.run()
+    assert w.member("n0").outcome is Outcome.ROLLED_BACK
+    w.script("n0", fail_at="DRAINING", retry=Retry.NEVER)
+    again = operations.retry_nodes(w.fleet, w.row().rollout_id, ["n0"], "once more", "alice", w.now)
+    w.commit(again.change)
+    w.run()
+    assert w.attempt("n0").phase is Phase.ABORTED
+    assert w.member("n0").outcome is Outcome.FAILED
     assert w.row().pair_canaries == {f"{PAIR}m1": "n0"}
     assert set(w.phases()) == {"n0"}, "nobody else has begun"
