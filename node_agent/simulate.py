@@ -296,6 +296,8 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
     log = Log(options.log_format, options.log_level)
     meter = Meter()
     up: set[str] = set()
+    told: set[str] = set()
+    """Reasons why no node links: each is said once, however many nodes and dials there are."""
     fault: Problem | None = None
 
     def seen(node_id: str, view: LinkView) -> None:
@@ -305,10 +307,11 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
             if len(up) == len(options.nodes):
                 log.info("every node is linked", nodes=len(up))
         elif not up and view.problem is not None:
-            if fault is None:
-                log.warning("no link yet", why=view.problem.message, remedy=view.problem.remedy)
-            # The newest: a first dial may fail for a reason that the second one explains.
+            # The newest counts: a first dial may fail for a reason that the second one explains.
             fault = view.problem
+            if fault.reason not in told:
+                told.add(fault.reason)
+                log.warning("no link yet", why=fault.message, remedy=fault.remedy)
 
     async with AsyncExitStack() as stack:
         where = options.state_dir or Path(
