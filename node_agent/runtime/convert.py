@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
@@ -56,6 +56,10 @@ BYTES_MAX = 2**63 - 1
 """What every store can keep; protobuf alone would take twice as much."""
 FIELDS_MAX = 32
 """As many as the orchestrator takes: a step may fail for every workload of a node, each with a field."""
+BATCH_MOST = 64
+"""As many as the orchestrator takes in one message."""
+BATCH_BYTES = 128 * 1024
+"""Half of the orchestrator's bound of a message; one report alone may be larger."""
 DURATION_MAX_S = 315_576_000_000.0
 """Source: google/protobuf/duration.proto, about 10,000 years."""
 
@@ -147,6 +151,29 @@ def heartbeat(now: NodeStatus, at: model.BootStamp, unacknowledged: int) -> pb.L
     return pb.LinkRequest(
         heartbeat=pb.Heartbeat(status=status(now), stamp=stamp(at), unacknowledged=unacknowledged)
     )
+
+
+def reports(said: Sequence[Report]) -> Iterator[tuple[int, pb.LinkRequest]]:
+    """Messages that carry these reports in order, each with the seq of its last one. What waits
+    together travels together, up to BATCH_MOST reports or BATCH_BYTES a message."""
+    batch: list[pb.Report] = []
+    size = 0
+    for each in said:
+        message = report(each)
+        bytes_ = message.ByteSize()
+        if batch and (len(batch) >= BATCH_MOST or size + bytes_ > BATCH_BYTES):
+            yield batch[-1].seq, _batched(batch)
+            batch, size = [], 0
+        batch.append(message.report)
+        size += bytes_
+    if batch:
+        yield batch[-1].seq, _batched(batch)
+
+
+def _batched(batch: Sequence[pb.Report]) -> pb.LinkRequest:
+    if len(batch) == 1:
+        return pb.LinkRequest(report=batch[0])
+    return pb.LinkRequest(reports=pb.ReportBatch(reports=batch))
 
 
 def report(said: Report) -> pb.LinkRequest:

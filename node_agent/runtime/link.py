@@ -3,7 +3,8 @@
 Rules:
 - Hello goes first, Welcome must answer it in time; nothing is believed before.
 - Reports are what the runner says is unacknowledged: the journal is the queue. They are sent
-  in order, at most WINDOW of them without an acknowledgement, and all of them again on a new link.
+  in order, those that wait together in one message, at most WINDOW of them without an
+  acknowledgement, and all of them again on a new link.
 - An acknowledgement never reaches beyond what was sent or is known here.
 - Commands are level-triggered: each is handed to the runner, which says if it is news. A
   malformed one is refused by a report; the link goes on.
@@ -268,9 +269,10 @@ class Link:
     async def _send_reports(self, transport: Transport) -> None:
         waiting = self._node.unacknowledged()
         under_way = sum(1 for r in waiting if r.seq <= self._sent_seq)
-        for report in [r for r in waiting if r.seq > self._sent_seq][: max(WINDOW - under_way, 0)]:
-            self._sent_seq = report.seq
-            await self._send(transport, convert.report(report))
+        fresh = [r for r in waiting if r.seq > self._sent_seq][: max(WINDOW - under_way, 0)]
+        for last_seq, message in convert.reports(fresh):
+            self._sent_seq = last_seq
+            await self._send(transport, message)
 
     async def _send(self, transport: Transport, message: pb.LinkRequest) -> None:
         try:

@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 from liveroll.v1 import agent_pb2, agent_pb2_grpc
@@ -38,6 +38,9 @@ BEATS_BURST = 200.0
 Inbox = asyncio.Queue[agent_pb2.LinkRequest | None]
 READ_AHEAD = 16
 """A zero-time attempt is told in 15 reports; at their largest these are 4 MiB a link."""
+
+BATCH_MOST = 64
+"""Reports in one message, and about as many in one commit."""
 
 
 class HungUp(Exception):
@@ -179,22 +182,36 @@ async def _take(link: AgentLink, inbox: Inbox, down: _Down) -> None:
     while True:
         message = await inbox.get()
         kind = message.WhichOneof("message") if message is not None else None
-        if message is not None and kind == "report":
+        told = kind in ("report", "reports")
+        if message is not None and told:
             try:
-                reports.append(link_in.read_report(message.report))
+                for each in _reports(message):
+                    reports.append(link_in.read_report(each))
             except InvalidSpec:
                 if reports:  # what came before is well-formed, and will not be sent in another order
                     await commit()
                 raise
-        if reports and (kind != "report" or inbox.empty()):
+        if reports and (not told or inbox.empty() or len(reports) >= BATCH_MOST):
             await commit()
         if message is None:
             return
         if kind == "heartbeat":
             beats.take()
             link.heartbeat(link_in.read_heartbeat(message.heartbeat))
-        elif kind != "report":
+        elif not told:
             raise _unexpected(kind, "a heartbeat or a report")
+
+
+def _reports(message: agent_pb2.LinkRequest) -> Sequence[agent_pb2.Report]:
+    """InvalidSpec for more than a message may carry."""
+    if message.WhichOneof("message") == "report":
+        return (message.report,)
+    if len(message.reports.reports) > BATCH_MOST:
+        text = f"it carries {len(message.reports.reports)} reports"
+        raise InvalidSpec(
+            [Violation("reports", text, f"Send at most {BATCH_MOST} in a message.")], "the batch is too large"
+        )
+    return message.reports.reports
 
 
 async def _first(context: Context) -> agent_pb2.Hello:

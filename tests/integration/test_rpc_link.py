@@ -173,6 +173,28 @@ async def test_reports_are_acknowledged_once_committed() -> None:
         node.call.cancel()
 
 
+async def test_a_batch_of_reports_is_as_good_as_one_message_each() -> None:
+    async with serving() as served:
+        node = ScriptedNode(served, "n1")
+        await node.connect()
+        stage = agent_pb2.StageResult(artifact_digest="e" * 64, verified=True)
+        told = [agent_pb2.Report(seq=seq, event="Staged", healthy=True, stage=stage) for seq in (3, 7, 8)]
+        await node.call.write(says(reports=agent_pb2.ReportBatch(reports=told)))
+        assert (await node.call.read()).ack.seq == 8
+        assert served.orchestrator.fleet.nodes["n1"].acknowledged_seq == 8
+        node.call.cancel()
+
+
+async def test_a_batch_that_is_too_large_ends_the_link() -> None:
+    async with serving() as served:
+        node = ScriptedNode(served, "n1")
+        await node.connect()
+        told = [agent_pb2.Report(seq=seq, event="E") for seq in range(1, agents.BATCH_MOST + 2)]
+        await node.call.write(says(reports=agent_pb2.ReportBatch(reports=told)))
+        assert (await end_of(node.call))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        assert served.orchestrator.fleet.nodes["n1"].acknowledged_seq == 0
+
+
 async def test_what_a_node_says_reaches_people_without_control_characters() -> None:
     async with serving() as served:
         node = ScriptedNode(served, "n1", {"agent_version": "0.1\x1b[2J"})

@@ -123,15 +123,15 @@ class FakeOrchestrator(rpc.AgentServiceServicer):
             yield pb.LinkResponse(command=command)
         async for message in request_iterator:
             which = message.WhichOneof("message")
-            if which == "report":
-                report = message.report
-                node.replays += report.seq in node.reports
-                node.reports[report.seq] = report
-                node.phase = report.phase
-                node.staged |= report.stage.verified
-                if report.stamp.boot_id:
-                    node.stamp = report.stamp
-                yield pb.LinkResponse(ack=pb.Ack(seq=report.seq))
+            if which in ("report", "reports"):
+                for report in [message.report] if which == "report" else message.reports.reports:
+                    node.replays += report.seq in node.reports
+                    node.reports[report.seq] = report
+                    node.phase = report.phase
+                    node.staged |= report.stage.verified
+                    if report.stamp.boot_id:
+                        node.stamp = report.stamp
+                    yield pb.LinkResponse(ack=pb.Ack(seq=report.seq))
             elif which == "heartbeat":
                 node.heartbeats += 1
                 node.phase = message.heartbeat.status.phase

@@ -103,6 +103,7 @@ class FakeTransport:
         self.up: asyncio.Queue[pb.LinkRequest] = asyncio.Queue()
         self.down: asyncio.Queue[pb.LinkResponse | LinkError | None] = asyncio.Queue()
         self.stalled = False
+        self._told: list[int] = []
 
     async def send(self, message: pb.LinkRequest) -> None:
         if self.stalled:
@@ -119,15 +120,22 @@ class FakeTransport:
 
     async def sent(self, which: str) -> pb.LinkRequest:
         """The next message of that kind; others in between are dropped."""
+        return await self._next((which,))
+
+    async def _next(self, kinds: tuple[str, ...]) -> pb.LinkRequest:
         async with asyncio.timeout(5):
             while True:
                 message = await self.up.get()
-                if message.WhichOneof("message") == which:
+                if message.WhichOneof("message") in kinds:
                     return message
 
     async def report(self) -> int:
-        """Seq of the next report."""
-        return (await self.sent("report")).report.seq
+        """Seq of the next report, whether it travels alone or with others."""
+        while not self._told:
+            message = await self._next(("report", "reports"))
+            alone = message.WhichOneof("message") == "report"
+            self._told += [r.seq for r in ([message.report] if alone else message.reports.reports)]
+        return self._told.pop(0)
 
     def welcome(self, acknowledged: int = 0, incarnation: str = "i1", beat_s: float = 60) -> None:
         message = pb.Welcome(

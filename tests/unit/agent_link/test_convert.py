@@ -193,3 +193,29 @@ def test_odd_cadences_are_bounded() -> None:
     odd = pb.Welcome(active_heartbeat=convert.duration(1e-6), idle_heartbeat=convert.duration(1e9))
     terms = convert.welcome(odd)
     assert (terms.active_heartbeat_s, terms.idle_heartbeat_s) == (0.05, 3600.0)
+
+
+def told(seq: int, *, fields: int = 0) -> Report:
+    wide = {f"field-{i}": "x" * 200 for i in range(fields)}
+    problem = model.Problem("P", Retry.CALL, "a step failed", fields=wide) if fields else None
+    return Report(seq, "E", Phase.IDLE, STAMP, "b", "r", True, problem=problem)
+
+
+def test_reports_that_wait_together_travel_together_in_order() -> None:
+    messages = list(convert.reports([told(seq) for seq in range(1, 131)]))
+    assert [last for last, _ in messages] == [64, 128, 130]
+    seqs = [r.seq for _, message in messages for r in message.reports.reports]
+    assert seqs == list(range(1, 131))
+
+
+def test_one_report_travels_alone_and_none_is_no_message() -> None:
+    assert list(convert.reports([])) == []
+    ((last, message),) = convert.reports([told(7)])
+    assert (last, message.report.seq, message.WhichOneof("message")) == (7, 7, "report")
+
+
+def test_a_batch_stays_below_the_bound_of_a_message() -> None:
+    messages = list(convert.reports([told(seq, fields=30) for seq in range(1, 129)]))
+    assert len(messages) > 2
+    assert all(message.ByteSize() <= convert.BATCH_BYTES + 1024 for _, message in messages)
+    assert [r.seq for _, m in messages for r in m.reports.reports] == list(range(1, 129))
