@@ -50,9 +50,6 @@ def stands(index: RolloutIndex, key: str, node_id: str) -> bool:
         return True
     if member.jumped and member.outcome in _TRIED_AGAIN:
         return True
-    if standing.returning and member.outcome is Outcome.FAILED:
-        # Whoever was on the way back had jumped.
-        return True
     return (
         standing.lane is Lane.FORWARD
         and standing.place in _WAITS
