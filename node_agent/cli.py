@@ -227,6 +227,9 @@ def _simulate_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kexec-s", type=float, default=0.6, metavar="S", help="an emulated kexec (default 0.6)"
     )
+    parser.add_argument(
+        "--drain-s", type=float, default=0.0, metavar="S", help="an emulated drain (default 0)"
+    )
     _link_arguments(parser)
     parser.set_defaults(run=_simulate)
 

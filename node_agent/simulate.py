@@ -92,7 +92,8 @@ class SimulatedHooks:
         self._release = release
 
     async def drain(self) -> None:
-        """Nothing runs here that cannot be preserved."""
+        """Nothing runs here that cannot be preserved; --drain-s says how long that takes to find out."""
+        await asyncio.sleep(self._node.options.drain_s)
 
     async def undrain(self) -> None:
         """Nothing was moved off."""

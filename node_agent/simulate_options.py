@@ -61,6 +61,7 @@ class SimulateOptions:
     memory_bytes: int
     seed: int
     phases: PhaseTimes
+    drain_s: float
     state_dir: Path | None
     metrics_listen: str
     log_format: str
@@ -88,6 +89,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
     within("--workloads", 0, 64)
     within("--mib", 0.004, 4096)
     within("--kexec-s", 0, 3600)
+    within("--drain-s", 0, 3600)
     if not NODE_ID.fullmatch(f"{args.prefix}-1"):
         fault("--prefix", f"{args.prefix!r} gives no node ids", "use lower-case letters, digits and - . _")
     releases = _words("--releases", args.releases, fault)
@@ -139,6 +141,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
         phases=PhaseTimes(
             shutdown_s=args.kexec_s * 0.05, purgatory_s=args.kexec_s * 0.25, boot_s=args.kexec_s * 0.7
         ),
+        drain_s=args.drain_s,
         state_dir=Path(args.state_dir).absolute() if args.state_dir else None,
         metrics_listen=getattr(args, "metrics.listen") or "",
         log_format=getattr(args, "log.format") or "console",
