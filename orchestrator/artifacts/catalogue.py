@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.artifacts.build import verify
-from orchestrator.artifacts.manifest import MANIFEST_NAME, Manifest
+from orchestrator.artifacts.manifest import MANIFEST_NAME, Manifest, invalid, parse
 from orchestrator.core.model import Artifact
 from orchestrator.errors import LiverollError, NotFound
 
@@ -43,6 +43,23 @@ class DirectoryCatalogue:
 
     async def names(self) -> Sequence[str]:
         return await asyncio.to_thread(lambda: [p.name for p in self._folders()])
+
+    async def files(self, name: str) -> frozenset[str]:
+        """Names of an artifact's files as its manifest gives them, the manifest's own included.
+
+        NotFound if there is no such artifact, Blocked (ARTIFACT_INVALID) for a malformed manifest.
+        """
+        return await asyncio.to_thread(self._files, name)
+
+    def _files(self, name: str) -> frozenset[str]:
+        folder = next((f for f in self._folders() if f.name == name), None)
+        if folder is None:
+            raise NotFound(f"no artifact {name!r}", reason="ARTIFACT_NOT_FOUND")
+        try:
+            manifest = parse((folder / MANIFEST_NAME).read_bytes())
+        except OSError as error:
+            raise invalid("the manifest cannot be read", path=folder) from error
+        return frozenset({MANIFEST_NAME, *(file.name for file in manifest.files.values())})
 
     def _folders(self) -> list[Path]:
         if not self._directory.is_dir():

@@ -337,8 +337,6 @@ class RolloutRow:
     """Unavailable members when the rollback began."""
     failures_forgiven: int = 0
     """An operator's resume with clear_halt accepts the failures so far."""
-    updated_count: int = 0
-    """Source of MemberRow.updated_order."""
     ended_at: datetime | None = None
     ended_as: str = ""
     """RolloutState when it ended."""

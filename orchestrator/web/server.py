@@ -11,15 +11,13 @@ import errno
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from orchestrator.artifacts.catalogue import DirectoryCatalogue
-from orchestrator.artifacts.manifest import MANIFEST_NAME, parse
-from orchestrator.errors import LiverollError, SettingsError
+from orchestrator.errors import Blocked, NotFound, SettingsError
 from orchestrator.settings import Listen
 
 Ready = Callable[[], tuple[bool, tuple[str, ...]]]
@@ -104,17 +102,14 @@ async def _readyz(request: web.Request) -> web.Response:
 async def _artifact_file(request: web.Request) -> web.StreamResponse:
     catalogue = request.app[CATALOGUE]
     name, file = request.match_info["name"], request.match_info["file"]
-    if name not in await catalogue.names():
-        raise web.HTTPNotFound(text=f"no artifact {name!r}\n")
-    folder = catalogue.directory / name
     try:
-        allowed = {MANIFEST_NAME} | {f.name for f in parse(_read(folder / MANIFEST_NAME)).files.values()}
-    except (LiverollError, OSError) as error:
+        allowed = await catalogue.files(name)
+    except NotFound as error:
+        raise web.HTTPNotFound(text=f"no artifact {name!r}\n") from error
+    except Blocked as error:
         raise web.HTTPConflict(text=f"artifact {name!r} has no valid manifest\n") from error
     if file not in allowed:
         raise web.HTTPNotFound(text=f"artifact {name!r} has no file {file!r}\n")
-    return web.FileResponse(folder / file, headers={"Content-Type": "application/octet-stream"})
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes()
+    return web.FileResponse(
+        catalogue.directory / name / file, headers={"Content-Type": "application/octet-stream"}
+    )
