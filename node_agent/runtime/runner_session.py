@@ -14,7 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from node_agent.core.attempt import Attempt
@@ -23,16 +23,13 @@ from node_agent.core.model import Mark
 from node_agent.core.recovery import SessionFinding
 from node_agent.errors import KernelError
 from node_agent.ports import Clock, Kernel, Session
+from node_agent.workloads.device import when_free
 
 SCHEMA = 1
 TOKEN = 0
 MARKS = 1
 TOKEN_BYTES_MAX = 1 << 20
 """A few thousand workloads; more is not ours."""
-
-BUSY_TRIES = 40
-BUSY_WAIT_S = 0.05
-"""/dev/liveupdate is single-open and systemd opens it too: two seconds are enough for both."""
 
 _SEAL_SIZE = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 _SEAL_ALL = _SEAL_SIZE | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -60,8 +57,8 @@ class AgentSession:
     async def create(self, kernel: Kernel, attempt: Attempt, workloads: Mapping[str, str]) -> None:
         """Make the session and preserve token and marks in it. KernelError, OSError."""
         await self.close()
-        self._session = await _when_free(
-            self._clock, lambda: kernel.create_session(attempt.ref.agent_session)
+        self._session = await when_free(
+            self._clock.sleep, lambda: kernel.create_session(attempt.ref.agent_session)
         )
         token = {
             "schema": SCHEMA,
@@ -92,8 +89,8 @@ class AgentSession:
             KernelError: the device refuses for a reason that says nothing about the session.
         """
         try:
-            self._session = held or await _when_free(
-                self._clock, lambda: kernel.retrieve_session(attempt.ref.agent_session)
+            self._session = held or await when_free(
+                self._clock.sleep, lambda: kernel.retrieve_session(attempt.ref.agent_session)
             )
         except KernelError as error:
             if error.reason in _NO_SUCH_SESSION:
@@ -124,8 +121,8 @@ class AgentSession:
         """Finish it, also one that an earlier process of this boot left behind. Idempotent."""
         if self._session is None:
             try:
-                self._session = await _when_free(
-                    self._clock, lambda: kernel.retrieve_session(attempt.ref.agent_session)
+                self._session = await when_free(
+                    self._clock.sleep, lambda: kernel.retrieve_session(attempt.ref.agent_session)
                 )
             except KernelError as error:
                 if error.reason in _NO_SUCH_SESSION:
@@ -151,18 +148,6 @@ class AgentSession:
 
 _NO_SUCH_SESSION = frozenset({"SESSION_NOT_FOUND", "LUO_OFF", "POISONED"})
 """Reasons after which no session can be there."""
-
-
-async def _when_free(clock: Clock, call: Callable[[], Awaitable[Session]]) -> Session:
-    """Call again while another process has the device open."""
-    for _ in range(BUSY_TRIES - 1):
-        try:
-            return await call()
-        except KernelError as error:
-            if error.reason != "DEVICE_BUSY":
-                raise
-        await clock.sleep(BUSY_WAIT_S)
-    return await call()
 
 
 def _memfd(name: str, content: bytes, seals: int) -> int:

@@ -1,7 +1,8 @@
-"""Creating and retrieving many sessions through a device that only one process may have open.
+"""Creating and retrieving sessions through a device that only one process may have open.
 
 Rules: our own calls wait for each other; EBUSY from another user of /dev/liveupdate (systemd
-carries fd stores through it) is normal and waited out, bounded.
+carries fd stores through it) is normal and waited out, bounded. This is the only place that
+waits: a kernel of ports.Kernel says DEVICE_BUSY at once, whichever kernel it is.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Awaitable, Callable
 from node_agent.errors import KernelError
 from node_agent.ports import Session
 
-TRIES = 40
-WAIT_S = 0.05
-"""Two seconds in all: others open it for the length of one ioctl."""
+WAITS_S = (0.01, 0.02, 0.05, *(0.1,) * 49)
+"""Five seconds in all. Others open the device for the length of one ioctl, so the first waits are
+short; one that keeps it longer than this is stuck, and the step's own deadline is near."""
+TRIES = len(WAITS_S) + 1
 
 
 class Device:
@@ -31,11 +33,18 @@ class Device:
     async def session(self, call: Callable[[], Awaitable[Session]]) -> Session:
         """call(), a create_session or retrieve_session, in its turn. Raises KernelError."""
         async with self._turn:
-            for _ in range(TRIES - 1):
-                try:
-                    return await call()
-                except KernelError as error:
-                    if error.reason != "DEVICE_BUSY":
-                        raise
-                await self._sleep(WAIT_S)
+            return await when_free(self._sleep, call)
+
+
+async def when_free(
+    sleep: Callable[[float], Awaitable[None]], call: Callable[[], Awaitable[Session]]
+) -> Session:
+    """call(), again after each of WAITS_S while somebody else has the device open. KernelError."""
+    for wait_s in WAITS_S:
+        try:
             return await call()
+        except KernelError as error:
+            if error.reason != "DEVICE_BUSY":
+                raise
+        await sleep(wait_s)
+    return await call()

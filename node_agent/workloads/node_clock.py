@@ -83,7 +83,7 @@ class MachineClock:
     def _pair(self) -> tuple[int, int]:
         """(instant, TSC or 0), as close together as Python reads them."""
         if self._first is None:
-            from node_agent.workloads.tsc import open_tsc
+            from node_agent.kernel.tsc import open_tsc
 
             self._read_tsc = open_tsc()
         tsc = self._read_tsc() if self._read_tsc is not None else 0

@@ -20,7 +20,8 @@ from node_agent.runtime.runner import NodeRunner
 from node_agent.runtime.runner_boot import Boot, read_history
 from node_agent.runtime.runner_effects import Ports
 from node_agent.runtime.runner_items import Identity
-from node_agent.runtime.runner_session import BUSY_TRIES, AgentSession
+from node_agent.runtime.runner_session import AgentSession
+from node_agent.workloads.device import TRIES
 from tests.unit.agent_core.make import attempt
 from tests.unit.runner.lab import Lab, Trouble
 
@@ -72,7 +73,7 @@ async def test_a_busy_device_is_tried_again_and_not_for_ever() -> None:
         task = asyncio.create_task(create())
         await lab.base.until(task.done)
         assert task.result() == "DEVICE_BUSY"
-        assert lab.calls["kernel.create_session"] - tries == BUSY_TRIES
+        assert lab.calls["kernel.create_session"] - tries == TRIES
         release()
 
 

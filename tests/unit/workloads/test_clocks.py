@@ -7,8 +7,9 @@ import errno
 import pytest
 
 from node_agent.errors import KernelError
+from node_agent.kernel import tsc
 from node_agent.kernel.emulated import syncclient
-from node_agent.workloads import device, example, node_clock, tsc
+from node_agent.workloads import device, example, node_clock
 from node_agent.workloads.pause import measure
 
 
@@ -77,9 +78,12 @@ async def test_a_busy_device_is_waited_for_and_no_longer_than_said() -> None:
 
     turns = device.Device(sleep)
     assert await turns.session(busy(3)) == "session"
-    assert len(waits) == 3
+    assert waits == list(device.WAITS_S[:3])
+    assert waits == sorted(waits)
+    waits.clear()
     with pytest.raises(KernelError):
         await turns.session(busy(device.TRIES))
+    assert waits == list(device.WAITS_S)
     waits.clear()
     with pytest.raises(KernelError):
         await turns.session(busy(1, "SESSION_EXISTS"))
