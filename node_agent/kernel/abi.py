@@ -65,9 +65,9 @@ REBOOT_MAGIC2 = 672274793
 REBOOT_CMD_KEXEC = 0x45584543
 """Source: include/uapi/linux/reboot.h."""
 
-SYS_KEXEC_FILE_LOAD_X86_64 = 320
-SYS_REBOOT_X86_64 = 169
-"""Source: arch/x86/entry/syscalls/syscall_64.tbl."""
+SYS_KEXEC_FILE_LOAD = {"x86_64": 320, "aarch64": 294}
+SYS_REBOOT = {"x86_64": 169, "aarch64": 142}
+"""By `uname -m`. Source: arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl."""
 
 KEXEC_FILE_UNLOAD = 0x1
 KEXEC_FILE_ON_CRASH = 0x2
