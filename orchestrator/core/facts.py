@@ -7,9 +7,17 @@ is then UNKNOWN until its node says Hello or the grace ends).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestrator.core.model import Row, Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a message came in, on both clocks of the process that it came to."""
+
+    wall: datetime
+    monotonic_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +27,11 @@ class Heard:
     node_id: str
     at: datetime
     stamp: Stamp | None = None
+    came: Arrival | None = None
+    """When the message came in; `at` is when it was taken, which may be later."""
+    widest: timedelta = timedelta(0)
+    """The longest wait between two words of the node in its open attempt (link_gap.py); the
+    fleet's to fill in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import assert_never
 
 from orchestrator.core.facts import Deleted, Fact, GraceEnds, Heard, LinkDown
 from orchestrator.core.index import RolloutIndex
+from orchestrator.core.link_gap import heard_after
 from orchestrator.core.model import (
     AttemptRow,
     FleetRow,
@@ -268,7 +269,7 @@ class Fleet:
         known = self.heard.get(fact.node_id)
         if known is not None and known.at > fact.at:
             return
-        self.heard[fact.node_id] = fact
+        self.heard[fact.node_id] = heard_after(known, fact, self.open_attempt(fact.node_id))
         standing = self.standings.get(fact.node_id)
         if standing is None or standing.link is not Link.UP or _is_silent(standing):
             self._reindex(fact.node_id)

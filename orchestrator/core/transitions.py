@@ -22,10 +22,11 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from orchestrator.core.facts import Heard, LinkDown
+from orchestrator.core import link_gap
+from orchestrator.core.facts import Arrival, Heard, LinkDown
 from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
 from orchestrator.core.model import (
     AttemptRow,
@@ -37,8 +38,9 @@ from orchestrator.core.model import (
     Sample,
     row_key,
 )
-from orchestrator.core.phases import BLIND, SETTLED, Phase
-from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
+from orchestrator.core.phases import Phase
+from orchestrator.core.transitions_attempt import learn
+from orchestrator.core.transitions_hello import baking_edge, gap_of, seen_again
 from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
 from orchestrator.core.transitions_regression import LOCAL_INCARNATION, kept_and_stopped, regression, stopped
 from orchestrator.errors import LiverollError, NodeIdConflict, StaleGeneration, StoreRegressed
@@ -64,8 +66,12 @@ class Observation:
     """report only: acknowledge up to here, once the change is committed."""
 
 
-def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observation:
+def hello(
+    fleet: Fleet, message: Hello, actor: str, now: datetime, came: Arrival | None = None
+) -> Observation:
     """A node opens a link. welcome or refusal is set.
+
+    came: when it came in, for the gap in the link; in all functions here None where nobody measures.
 
     Refusals: NodeIdConflict, StoreRegressed (change: the fleet stops).
     """
@@ -80,8 +86,9 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
         enrolled = _link_events(None, node, actor) if known is None else ()
         return Observation(kept_and_stopped(fleet.row, known, node, found, enrolled, now), refusal=found)
     writes: list[Row] = [node]
-    events = list(_link_events(known, node, actor))
-    learnt = _seen_again(fleet, known, node, message, now)
+    gap = gap_of(fleet, known, message, now, came)
+    events = list(_link_events(known, node, actor, gap))
+    learnt = seen_again(fleet, known, node, message, gap, now)
     if learnt is not None:
         node = answered(node, learnt.attempt)
         writes = [node, learnt.attempt]
@@ -96,12 +103,19 @@ def hello(fleet: Fleet, message: Hello, actor: str, now: datetime) -> Observatio
     )
     return Observation(
         Change(tuple(writes), events=tuple(events)),
-        facts=(Heard(node.node_id, now),),
+        facts=(Heard(node.node_id, now, came=came),),
         welcome=welcome,
     )
 
 
-def heartbeat(fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, now: datetime) -> Observation:
+def heartbeat(
+    fleet: Fleet,
+    node_id: str,
+    message: Heartbeat,
+    link_epoch: int,
+    now: datetime,
+    came: Arrival | None = None,
+) -> Observation:
     """A node still beats. Writes only the edge of its health; the stamp is in `facts`.
 
     Refusals: StaleGeneration (STALE_LINK) under an older link epoch.
@@ -109,14 +123,14 @@ def heartbeat(fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, n
     node = fleet.nodes.get(node_id)
     if node is None or node.link_epoch != link_epoch:
         return Observation(refusal=_stale(node_id, node, link_epoch))
-    facts = (Heard(node_id, now, message.stamp),)
+    facts = (Heard(node_id, now, message.stamp, came),)
     status = message.status
     if status.healthy == node.healthy:
         return Observation(facts=facts)
     writes: list[Row] = [replace(node, healthy=status.healthy, problem=status.problem)]
     attempt = fleet.newest_attempt(node_id)
     if attempt is not None and attempt.phase is Phase.BAKING:
-        writes.append(_baking_edge(attempt, status.healthy, now))
+        writes.append(baking_edge(attempt, status.healthy, now))
     word = "healthy again" if status.healthy else "unhealthy"
     reason = f": {status.problem.message}" if status.problem is not None else ""
     event = NewEvent(
@@ -130,7 +144,12 @@ def heartbeat(fleet: Fleet, node_id: str, message: Heartbeat, link_epoch: int, n
 
 
 def report(
-    fleet: Fleet | _Ahead, node_id: str, message: Report, link_epoch: int, now: datetime
+    fleet: Fleet | _Ahead,
+    node_id: str,
+    message: Report,
+    link_epoch: int,
+    now: datetime,
+    came: Arrival | None = None,
 ) -> Observation:
     """A node tells one journalled event. Idempotent; acknowledge_seq or refusal is set.
 
@@ -140,7 +159,7 @@ def report(
     known = fleet.nodes.get(node_id)
     if known is None or known.link_epoch != link_epoch:
         return Observation(refusal=_stale(node_id, known, link_epoch))
-    facts = (Heard(node_id, now, message.stamp),)
+    facts = (Heard(node_id, now, message.stamp, came),)
     if message.seq <= known.acknowledged_seq:
         return Observation(facts=facts, acknowledge_seq=known.acknowledged_seq)
     attempt = _attempt_of(fleet, message)
@@ -176,23 +195,28 @@ def report(
         events.append(_node_event(node, message))
         resting = fleet.newest_attempt(node_id)
         if resting is not None and resting.phase is Phase.BAKING and node.healthy is not known.healthy:
-            writes.append(_baking_edge(resting, node.healthy, now))
+            writes.append(baking_edge(resting, node.healthy, now))
     return Observation(Change((node, *writes), events=tuple(events)), facts, acknowledge_seq=message.seq)
 
 
 def reports(
-    fleet: Fleet, node_id: str, messages: Sequence[Report], link_epoch: int, now: datetime
+    fleet: Fleet,
+    node_id: str,
+    messages: Sequence[Report],
+    link_epoch: int,
+    now: datetime,
+    came: Arrival | None = None,
 ) -> Observation:
     """Several reports of one node, in order, as one change: each sees what those before it made.
 
     Ends at the first that is refused; what came before it is written with the refusal.
     """
     if len(messages) == 1:
-        return report(fleet, node_id, messages[0], link_epoch, now)
+        return report(fleet, node_id, messages[0], link_epoch, now, came)
     ahead = _Ahead(fleet)
     seen = Observation()
     for message in messages:
-        one = report(ahead, node_id, message, link_epoch, now)
+        one = report(ahead, node_id, message, link_epoch, now, came)
         change = Change(ahead.take(one.change.writes), events=seen.change.events + one.change.events)
         seen = replace(one, change=change, facts=seen.facts + one.facts)
         if one.refusal is not None:
@@ -238,11 +262,6 @@ def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Obs
     return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
 
 
-def _baking_edge(attempt: AttemptRow, healthy: bool, now: datetime) -> AttemptRow:
-    """A bake counts from when the node is healthy again."""
-    return replace(attempt, healthy_since=now if healthy else None)
-
-
 def _attempt_of(fleet: Fleet | _Ahead, message: Report) -> AttemptRow | None:
     ref = message.attempt
     if ref is None:
@@ -256,83 +275,18 @@ def _newest(fleet: Fleet | _Ahead, node_id: str) -> int:
     return newest.generation if newest is not None else 0
 
 
-def _seen_again(
-    fleet: Fleet, known: NodeRow | None, node: NodeRow, message: Hello, now: datetime
-) -> Learnt | None:
-    """What a Hello alone proves of the newest attempt.
-
-    The gap in the link over a kexec; that a PREPARE never started (its CANCEL has raised the
-    floor, or the node was LOST before it came); that a LOST node lives, if it has no report left
-    that would say so; that a baking node's health has changed; that a node has lost its journal, and
-    with it all knowledge of what it was doing.
-    """
-    attempt = fleet.newest_attempt(node.node_id)
-    if attempt is None:
-        return None
-    said = message.status
-    mine = said.attempt is not None and said.attempt.generation == attempt.generation
-    under_way = attempt.phase not in SETTLED or attempt.phase is Phase.BAKING
-    afresh = known is not None and known.installation_id not in ("", node.installation_id)
-    forgot = said.attempt is None and (afresh or said.phase is Phase.QUARANTINED)
-    if forgot and attempt.acknowledged and under_way:
-        broken = replace(message, status=replace(said, phase=Phase.QUARANTINED))
-        return _told(attempt, broken, "JournalLost", now)
-    if attempt.phase in BLIND and message.boot_id not in ("", attempt.expected_boot_id):
-        sample = _link_gap(fleet, attempt, now)
-        samples = add_sample(attempt.samples, (sample,))
-        return Learnt(replace(attempt, samples=samples), ()) if samples != attempt.samples else None
-    before = said.attempt is None or said.attempt.generation < attempt.generation
-    if before and not attempt.acknowledged:
-        floor_raised = message.highest_generation >= attempt.generation
-        if attempt.phase is Phase.LOST or (attempt.phase is Phase.LOADING and floor_raised):
-            return never_started(attempt, None, now)
-    if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
-        return Learnt(_baking_edge(attempt, node.healthy, now), ())
-    if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
-        return _told(attempt, message, "Returned", now)
-    return None
-
-
-def _told(attempt: AttemptRow, message: Hello, event: str, now: datetime) -> Learnt:
-    """A Hello taken for a report on the attempt; the reports' own seq stays as it was."""
-    said = message.status
-    told = Report(
-        seq=max(attempt.seq + 1, said.seq),
-        event=event,
-        phase=said.phase,
-        attempt=said.attempt,
-        problem=said.problem,
-        boot_id=message.boot_id,
-        release=message.release,
-        healthy=said.healthy,
-        boot_verdict=message.boot_verdict,
-    )
-    learnt = learn(attempt, told, newest=True, now=now)
-    return Learnt(replace(learnt.attempt, seq=attempt.seq), learnt.events)
-
-
-def _link_gap(fleet: Fleet, attempt: AttemptRow, now: datetime) -> Sample:
-    """From the last word before the jump to the first after it, give or take a heartbeat."""
-    last = attempt.phase_at
-    heard = fleet.last_heard(attempt.node_id)
-    if heard is not None and last < heard.at <= now:
-        last = heard.at
-    return Sample(
-        vantage="link",
-        duration=max(now - last, timedelta(0)),
-        uncertainty=fleet.policy.active_heartbeat,
-        clock="realtime",
-        emulated=attempt.artifact.emulated,
-    )
-
-
-def _link_events(known: NodeRow | None, node: NodeRow, actor: str) -> tuple[NewEvent, ...]:
+def _link_events(
+    known: NodeRow | None, node: NodeRow, actor: str, gap: Sample | None = None
+) -> tuple[NewEvent, ...]:
     who = actor or node.node_id
     name = node.node_id
     if known is None or known.installation_id != node.installation_id:
         verb = "enrolled" if known is None else "enrolled anew"
         return (NewEvent("node.enrolled", f"{name} is {verb}, {node.release}", node_id=name, actor=who),)
-    linked = NewEvent("node.linked", f"{name} is linked, {node.release}", node_id=name, actor=who)
+    seen = {"blackout": link_gap.told(gap)} if gap is not None else {}
+    linked = NewEvent(
+        "node.linked", f"{name} is linked, {node.release}", node_id=name, actor=who, fields=seen
+    )
     if known.written_off:
         back = f"{name} is back; its write-off ({known.written_off}) ends"
         return (linked, NewEvent("node.returned", back, node_id=name, actor=who))

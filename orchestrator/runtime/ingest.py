@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from orchestrator.core import transitions
+from orchestrator.core.facts import Arrival
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
 from orchestrator.core.transitions import Observation
@@ -46,23 +47,28 @@ class Ingest:
             lock = self._locks[node_id] = asyncio.Lock()
         return lock
 
+    def _now(self) -> Arrival:
+        return Arrival(self._clock.now(), self._clock.monotonic_s())
+
     async def hello(self, message: Hello, actor: str) -> tuple[LinkHandle, Welcome]:
         """The node's link from now on. The Hello's refusal, Capacity, StoreUnavailable."""
+        came = self._now()
         async with self._lock(message.node_id):
             self._links.admit(message.node_id)
-            seen = await self._take(lambda fleet, now: transitions.hello(fleet, message, actor, now))
+            seen = await self._take(lambda fleet, now: transitions.hello(fleet, message, actor, now, came))
             assert seen.welcome is not None
             handle = self._links.register(message.node_id, seen.welcome.link_epoch, self._clock.now())
             return handle, seen.welcome
 
     async def report(self, handle: LinkHandle, messages: Sequence[Report]) -> int:
         """The seq to acknowledge. Several reports are one commit."""
+        came = self._now()
         async with self._lock(handle.node_id):
             handle.check()
-            handle.heard(self._clock.now())
+            handle.heard(came.wall)
             seen = await self._take(
                 lambda fleet, now: transitions.reports(
-                    fleet, handle.node_id, messages, handle.link_epoch, now
+                    fleet, handle.node_id, messages, handle.link_epoch, now, came
                 )
             )
             assert seen.acknowledge_seq is not None
@@ -70,23 +76,24 @@ class Ingest:
 
     def heartbeat(self, handle: LinkHandle, message: Heartbeat) -> None:
         handle.check()
-        now = self._clock.now()
+        came = self._now()
+        now = came.wall
         handle.heard(now)
         fleet = self._commits.fleet
-        seen = transitions.heartbeat(fleet, handle.node_id, message, handle.link_epoch, now)
+        seen = transitions.heartbeat(fleet, handle.node_id, message, handle.link_epoch, now, came)
         if seen.refusal is not None:
             raise seen.refusal
         self._commits.hear(seen.facts)
         if seen.change and handle.node_id not in self._writing_health:
             self._writing_health.add(handle.node_id)
-            self._tasks.spawn(self._write_health(handle, message))
+            self._tasks.spawn(self._write_health(handle, message, came))
 
-    async def _write_health(self, handle: LinkHandle, message: Heartbeat) -> None:
+    async def _write_health(self, handle: LinkHandle, message: Heartbeat, came: Arrival) -> None:
         try:
             async with self._lock(handle.node_id):
                 await self._take(
                     lambda fleet, now: transitions.heartbeat(
-                        fleet, handle.node_id, message, handle.link_epoch, now
+                        fleet, handle.node_id, message, handle.link_epoch, now, came
                     )
                 )
         except LiverollError:

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from orchestrator.core import transitions
-from orchestrator.core.facts import Heard
 from orchestrator.core.messages import Hello, NodeStatus
 from orchestrator.core.model import AttemptRow, DesiredPrepare, FleetRow, NodeRow, Problem
 from orchestrator.core.phases import Phase, Verdict
 from orchestrator.errors import NodeIdConflict, Retry, StoreRegressed
-from tests.unit.core_ops.build import ARTIFACT, LATER, NEW, NOW, apply, attempt, fleet, hello, node, ref
+from tests.unit.core_ops.build import ARTIFACT, LATER, NOW, apply, attempt, fleet, hello, node, ref
 
 
 def row(observed: transitions.Observation, kind: type) -> object:
@@ -149,22 +148,6 @@ def test_what_proves_nothing(said: Hello) -> None:
     assert row(seen, NodeRow).highest_generation >= 7  # type: ignore[attr-defined]
 
 
-def test_the_gap_in_the_link_is_a_sample() -> None:
-    jumping = attempt(phase=Phase.JUMPING, phase_at=NOW)
-    made = fleet(node("n00", highest_generation=1), jumping)
-    seen = transitions.hello(made, hello(boot_id="boot-2", release=NEW), "", NOW + timedelta(seconds=3))
-    (sample,) = row(seen, AttemptRow).samples  # type: ignore[attr-defined]
-    assert (sample.vantage, sample.duration, sample.uncertainty) == (
-        "link",
-        timedelta(seconds=3),
-        timedelta(seconds=5),
-    )
-    assert sample.emulated
-    apply(made, seen.change)
-    again = transitions.hello(made, hello(boot_id="boot-2", release=NEW), "", NOW + timedelta(seconds=9))
-    assert len(again.change.writes) == 1, "counted once"
-
-
 def test_a_cancelled_prepare_that_never_started_is_aborted() -> None:
     made = fleet(
         node("n00", highest_generation=1),
@@ -207,13 +190,6 @@ def test_a_node_that_the_store_forgot_stops_the_fleet_too() -> None:
     assert isinstance(seen.refusal, StoreRegressed)
     assert [type(r) for r in seen.change.writes] == [NodeRow, FleetRow]
     assert not row(seen, NodeRow).link_up  # type: ignore[attr-defined]
-
-
-def test_the_gap_begins_with_the_last_heartbeat() -> None:
-    made = fleet(node("n00", highest_generation=1), attempt(phase=Phase.JUMPING))
-    made.apply(Heard("n00", NOW + timedelta(seconds=2)))
-    seen = transitions.hello(made, hello(boot_id="b2", release=NEW), "", NOW + timedelta(seconds=3))
-    assert row(seen, AttemptRow).samples[0].duration == timedelta(seconds=1)  # type: ignore[attr-defined]
 
 
 def test_a_node_that_was_lost_before_its_prepare_came_has_not_started() -> None:

@@ -1,0 +1,103 @@
+"""What a Hello alone says of the node's newest attempt, before any report of it is replayed.
+
+transitions.hello makes the Change; nothing here writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from orchestrator.core import link_gap
+from orchestrator.core.facts import Arrival
+from orchestrator.core.messages import Hello, Report
+from orchestrator.core.model import AttemptRow, NodeRow, Sample
+from orchestrator.core.phases import SETTLED, Phase
+from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
+
+if TYPE_CHECKING:
+    from orchestrator.core.fleet import Fleet
+
+
+def gap_of(
+    fleet: Fleet, known: NodeRow | None, message: Hello, now: datetime, came: Arrival | None
+) -> Sample | None:
+    """The blackout that this Hello ends, as the link saw it; None if it ends none, or was seen."""
+    attempt = fleet.newest_attempt(message.node_id)
+    if attempt is None or any(s.vantage == link_gap.VANTAGE for s in attempt.samples):
+        return None
+    return link_gap.blackout(
+        known,
+        attempt,
+        message,
+        fleet.last_heard(message.node_id),
+        heartbeat=fleet.policy.active_heartbeat,
+        now=now,
+        came=came,
+    )
+
+
+def seen_again(
+    fleet: Fleet, known: NodeRow | None, node: NodeRow, message: Hello, gap: Sample | None, now: datetime
+) -> Learnt | None:
+    """What a Hello alone proves of the newest attempt: the gap in its link over a kexec, which gap_of
+    gave, and what _proved says."""
+    attempt = fleet.newest_attempt(node.node_id)
+    if attempt is None:
+        return None
+    if gap is None:
+        return _proved(attempt, known, node, message, now)
+    measured = replace(attempt, samples=add_sample(attempt.samples, (gap,)))
+    return _proved(measured, known, node, message, now) or Learnt(measured, ())
+
+
+def _proved(
+    attempt: AttemptRow, known: NodeRow | None, node: NodeRow, message: Hello, now: datetime
+) -> Learnt | None:
+    """That a PREPARE never started (its CANCEL has raised the floor, or the node was LOST before it
+    came); that a LOST node lives, if it has no report left that would say so; that a baking node's
+    health has changed; that a node has lost its journal, and with it all knowledge of what it was
+    doing.
+    """
+    said = message.status
+    mine = said.attempt is not None and said.attempt.generation == attempt.generation
+    under_way = attempt.phase not in SETTLED or attempt.phase is Phase.BAKING
+    afresh = known is not None and known.installation_id not in ("", node.installation_id)
+    forgot = said.attempt is None and (afresh or said.phase is Phase.QUARANTINED)
+    if forgot and attempt.acknowledged and under_way:
+        broken = replace(message, status=replace(said, phase=Phase.QUARANTINED))
+        return _told(attempt, broken, "JournalLost", now)
+    before = said.attempt is None or said.attempt.generation < attempt.generation
+    if before and not attempt.acknowledged:
+        floor_raised = message.highest_generation >= attempt.generation
+        if attempt.phase is Phase.LOST or (attempt.phase is Phase.LOADING and floor_raised):
+            return never_started(attempt, None, now)
+    if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
+        return Learnt(baking_edge(attempt, node.healthy, now), ())
+    if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
+        return _told(attempt, message, "Returned", now)
+    return None
+
+
+def _told(attempt: AttemptRow, message: Hello, event: str, now: datetime) -> Learnt:
+    """A Hello taken for a report on the attempt; the reports' own seq stays as it was."""
+    said = message.status
+    told = Report(
+        seq=max(attempt.seq + 1, said.seq),
+        event=event,
+        phase=said.phase,
+        attempt=said.attempt,
+        problem=said.problem,
+        boot_id=message.boot_id,
+        release=message.release,
+        healthy=said.healthy,
+        boot_verdict=message.boot_verdict,
+    )
+    learnt = learn(attempt, told, newest=True, now=now)
+    return Learnt(replace(learnt.attempt, seq=attempt.seq), learnt.events)
+
+
+def baking_edge(attempt: AttemptRow, healthy: bool, now: datetime) -> AttemptRow:
+    """A bake counts from when the node is healthy again."""
+    return replace(attempt, healthy_since=now if healthy else None)
