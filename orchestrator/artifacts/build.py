@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.artifacts.bzimage import read_bzimage
+from orchestrator.artifacts import live_update
+from orchestrator.artifacts.bzimage import BzImage, read_bzimage
+from orchestrator.artifacts.live_update import LiveUpdate
 from orchestrator.artifacts.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -24,7 +26,11 @@ from orchestrator.artifacts.manifest import (
     parse,
     render,
 )
+from orchestrator.artifacts.payload import NoUnpacker, unpack
 from orchestrator.errors import AlreadyExists, NotFound
+
+EMULATED = LiveUpdate("kho-v4", "luo-v5", {"memfd": "memfd-v2"})
+"""What an emulated kernel speaks: Linux 7.2's strings."""
 
 
 def build(
@@ -36,10 +42,18 @@ def build(
     name: str = "",
     remove: tuple[str, ...] = (),
     append: tuple[str, ...] = (),
+    vmlinux: Path | None = None,
+    abi: Sequence[str] = (),
+    warn: Callable[[str, str], None] = lambda _message, _remedy: None,
 ) -> Manifest:
     """Makes `<out_dir>/<name>/` from the given files; name defaults to "linux-" + release.
 
-    Raises NotFound for a missing file, Blocked for one that is no kernel or truncated,
+    Args:
+        vmlinux: the kernel's ELF file, to look for its ABI strings in; it is not kept.
+        abi: what a person says of them, see live_update.from_words.
+        warn: told (message, remedy) if the strings cannot be found; the manifest then has none.
+
+    Raises NotFound for a missing file, Blocked for one that is no kernel, truncated or damaged,
     AlreadyExists if the directory is there with other content (same content: returns it).
     """
     sources = {
@@ -48,14 +62,56 @@ def build(
     for role, path in sources.items():
         if not path.is_file():
             raise NotFound(f"no {role} at {path}", remedy=f"give the path of an existing file with --{role}")
-    release = read_bzimage(kernel).release
+    if vmlinux is not None and not vmlinux.is_file():
+        raise NotFound(f"no vmlinux at {vmlinux}", remedy="give the path of an existing file with --vmlinux")
+    image = read_bzimage(kernel)
+    known = _live_update(kernel, image, config, vmlinux, abi, warn)
+    release = image.release
     return _assemble(
-        out_dir, name or f"linux-{release}".lower(), release, sources, remove, append, emulated=False
+        out_dir, name or f"linux-{release}".lower(), release, sources, remove, append, known, emulated=False
     )
 
 
-def build_emulated(out_dir: Path, *, release: str, name: str = "") -> Manifest:
-    """An artifact for emulated nodes: a placeholder kernel, and a configuration with KHO and LUO on."""
+def _live_update(
+    kernel: Path,
+    image: BzImage,
+    config: Path | None,
+    vmlinux: Path | None,
+    abi: Sequence[str],
+    warn: Callable[[str, str], None],
+) -> LiveUpdate | None:
+    """The kernel's ABI strings; None, and a warning, if they cannot be known."""
+    said = live_update.from_words(abi)
+    if said.is_whole:
+        return said
+    try:
+        found = live_update.find(vmlinux.read_bytes() if vmlinux is not None else unpack(kernel, image))
+    except NoUnpacker as cannot:
+        warn(
+            f"the ABI strings of this kernel are not known: {cannot.message}",
+            f"{cannot.remedy}, or say them with --abi kho=…,luo=…,memfd=…; "
+            "a real node's preflight refuses a kernel that it knows nothing of",
+        )
+        return None
+    found = live_update.from_words(abi, found)
+    if not found.luo and config is not None and _has_luo(config):
+        warn(
+            "the config has CONFIG_LIVEUPDATE=y, yet the kernel holds no LUO ABI string",
+            "see that the config belongs to this kernel, or say the string with --abi luo=…",
+        )
+        return None
+    return found
+
+
+def _has_luo(config: Path) -> bool:
+    return "CONFIG_LIVEUPDATE=y" in config.read_text("utf-8", "replace").splitlines()
+
+
+def build_emulated(out_dir: Path, *, release: str, name: str = "", abi: Sequence[str] = ()) -> Manifest:
+    """An artifact for emulated nodes: a placeholder kernel, and a configuration with KHO and LUO on.
+
+    abi: other strings than the emulated kernel's own, for a target that preflight must refuse.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         kernel, config = Path(scratch, "vmlinuz"), Path(scratch, "config")
         kernel.write_bytes(f"emulated kernel {release}\n".encode() * 64)
@@ -69,6 +125,7 @@ def build_emulated(out_dir: Path, *, release: str, name: str = "") -> Manifest:
             {"kernel": kernel, "config": config},
             (),
             (),
+            live_update.from_words(abi, EMULATED),
             emulated=True,
         )
 
@@ -125,6 +182,7 @@ def _assemble(
     sources: Mapping[str, Path],
     remove: tuple[str, ...],
     append: tuple[str, ...],
+    known: LiveUpdate | None,
     *,
     emulated: bool,
 ) -> Manifest:
@@ -145,6 +203,7 @@ def _assemble(
             emulated=emulated,
             command_line_remove=remove,
             command_line_append=append,
+            known=known,
         )
         manifest = parse(raw)
         (scratch / MANIFEST_NAME).write_bytes(raw)

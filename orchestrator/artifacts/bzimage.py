@@ -4,7 +4,8 @@ Only the header is interpreted; nothing is executed or decompressed.
 
 Source: Linux Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header": setup_sects at
 0x1f1 (u8, 0 means 4), syssize at 0x1f4 (u32, in 16-byte units), the signature "HdrS" at
-0x202, kernel_version at 0x20e (u16: offset, less 0x200, of a NUL-terminated string).
+0x202, kernel_version at 0x20e (u16: offset, less 0x200, of a NUL-terminated string); since protocol
+2.08 payload_offset at 0x248, counted from the protected-mode code, and payload_length at 0x24c.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 
 from orchestrator.errors import Blocked
 
-HEADER_BYTES = 0x230
+HEADER_BYTES = 0x250
+PAYLOAD_PROTOCOL = 0x208
+"""The boot protocol that first says where the payload is."""
 MAX_VERSION_BYTES = 512
 """The version string is free text of at most a line; more means the pointer is wrong."""
 SECTOR_BYTES = 512
@@ -32,6 +35,10 @@ class BzImage:
     """The whole string, with builder and date."""
     minimum_bytes: int
     """Setup and protected-mode code; a shorter file is truncated, a longer one may carry a signature."""
+    payload_at: int = 0
+    """Where in the file the compressed kernel begins."""
+    payload_bytes: int = 0
+    """How long it is; 0 if the header does not say."""
 
 
 def read_bzimage(path: Path) -> BzImage:
@@ -80,4 +87,13 @@ def read_bzimage(path: Path) -> BzImage:
             remedy="build the kernel with its version string, as every stock kernel is",
             path=path,
         )
-    return BzImage(release, version, minimum)
+    return BzImage(release, version, minimum, *_payload(head, (setup_sects + 1) * SECTOR_BYTES))
+
+
+def _payload(head: bytes, protected_mode_at: int) -> tuple[int, int]:
+    """(where it begins in the file, its length), zeros if the header is too old to say."""
+    (protocol,) = struct.unpack_from("<H", head, 0x206)
+    if protocol < PAYLOAD_PROTOCOL:
+        return 0, 0
+    offset, length = struct.unpack_from("<II", head, 0x248)
+    return protected_mode_at + offset, length

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts import live_update
+from orchestrator.artifacts.live_update import LiveUpdate
 from orchestrator.errors import Blocked
 
 MANIFEST_NAME = "manifest.json"
@@ -49,6 +51,8 @@ class Manifest:
     """The kernel file is a placeholder for emulated nodes; its header is not read."""
     command_line_remove: tuple[str, ...] = ()
     command_line_append: tuple[str, ...] = ()
+    live_update: LiveUpdate | None = None
+    """The kernel's ABI strings; None if nobody has looked."""
 
 
 def invalid(message: str, **fields: object) -> Blocked:
@@ -69,6 +73,7 @@ def render(
     emulated: bool = False,
     command_line_remove: tuple[str, ...] = (),
     command_line_append: tuple[str, ...] = (),
+    known: LiveUpdate | None = None,
 ) -> bytes:
     """The canonical bytes of a manifest: the same content always gives the same digest."""
     body: dict[str, Any] = {
@@ -82,6 +87,8 @@ def render(
     }
     if emulated:
         body["emulated"] = True
+    if known is not None:
+        body["live_update"] = live_update.render(known)
     return (json.dumps(body, sort_keys=True, indent=2) + "\n").encode()
 
 
@@ -119,7 +126,17 @@ def parse(raw: bytes) -> Manifest:
         emulated=body.get("emulated") is True,
         command_line_remove=_words(rules.get("remove", [])),
         command_line_append=_words(rules.get("append", [])),
+        live_update=_live_update(body),
     )
+
+
+def _live_update(body: Mapping[str, Any]) -> LiveUpdate | None:
+    if "live_update" not in body:
+        return None
+    found = live_update.parse(body["live_update"])
+    if found is None:
+        raise invalid("the manifest's live_update must have kho, luo and handlers, each an ABI string")
+    return found
 
 
 def _file(role: str, entry: object) -> ArtifactFile:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.artifacts.live_update import LiveUpdate, render
 from orchestrator.artifacts.manifest import Manifest
 from orchestrator.cli.failure import Exit, Failed
 from orchestrator.errors import AlreadyExists, LiverollError, NotFound
@@ -40,12 +41,25 @@ def build_command(
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="A word, or a key that ends in =, to take off it")
     ] = None,
+    vmlinux: Annotated[
+        Path | None,
+        typer.Option("--vmlinux", help="Its ELF file, if the kernel cannot be unpacked here; not kept"),
+    ] = None,
+    abi: Annotated[
+        list[str] | None,
+        typer.Option("--abi", help="Its ABI strings by hand: kho=kho-v4,luo=luo-v5,memfd=memfd-v2"),
+    ] = None,
     output: Output = "table",
 ) -> None:
     """Make an artifact directory from a kernel's files.
 
     The release is read out of the kernel itself. A truncated kernel, or a file that is none, is
     refused.
+
+    The kernel is also unpacked, and the ABI strings of KHO, LUO and the file handlers in it go into the
+    manifest as live_update: a node's preflight compares them with those of the kernel that it runs, since
+    a kernel with other strings loses what was preserved, or panics at boot. An lz4 or zstd kernel
+    needs the program of that name.
 
     Example: liveroll artifact build --kernel /boot/vmlinuz-6.19.3 --initrd /boot/initrd.img-6.19.3
     --config /boot/config-6.19.3 --out ./artifacts
@@ -61,6 +75,9 @@ def build_command(
             name=name,
             remove=tuple(remove or ()),
             append=tuple(append or ()),
+            vmlinux=vmlinux,
+            abi=tuple(abi or ()),
+            warn=_warn,
         )
     _show(manifest, out / manifest.name, output)
 
@@ -70,6 +87,10 @@ def emulated_command(
     release: Annotated[str, typer.Argument(help="What `uname -r` will say on the emulated nodes")],
     out: Annotated[Path, typer.Option("--out", help="The orchestrator's artifacts directory")],
     name: Annotated[str, typer.Option("--name", help="Default: linux-<release>")] = "",
+    abi: Annotated[
+        list[str] | None,
+        typer.Option("--abi", help="Other ABI strings than an emulated kernel's: luo=luo-v9 is refused"),
+    ] = None,
     output: Output = "table",
 ) -> None:
     """Make an artifact for emulated nodes: a placeholder kernel with KHO and LUO switched on.
@@ -79,7 +100,7 @@ def emulated_command(
     from orchestrator.artifacts.build import build_emulated
 
     with _refusals():
-        manifest = build_emulated(out, release=release, name=name)
+        manifest = build_emulated(out, release=release, name=name, abi=tuple(abi or ()))
     _show(manifest, out / manifest.name, output)
 
 
@@ -101,7 +122,8 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except LiverollError as error:
-        status = Exit.INVALID if isinstance(error, NotFound | AlreadyExists) else Exit.BLOCKED
+        wrong_call = isinstance(error, NotFound | AlreadyExists) or error.reason == "ABI_INVALID"
+        status = Exit.INVALID if wrong_call else Exit.BLOCKED
         raise Failed(status, error.message, error.reason, error.remedy, fields=error.fields) from None
     except OSError as error:
         raise Failed(
@@ -110,6 +132,18 @@ def _refusals() -> Iterator[None]:
             "FILE_UNUSABLE",
             "Give files that you may read, and a directory that you may write.",
         ) from None
+
+
+def _warn(message: str, remedy: str) -> None:
+    typer.echo(f"warning: {message}", err=True)
+    typer.echo(f"to mend it: {remedy}", err=True)
+
+
+def _abi(known: LiveUpdate | None) -> str:
+    if known is None:
+        return "not known"
+    handlers = " ".join(known.handlers.values())
+    return f"{known.kho or 'no KHO'}, {known.luo or 'no LUO'}, {handlers or 'no file handler'}"
 
 
 def _show(manifest: Manifest, path: Path, output: str) -> None:
@@ -126,6 +160,7 @@ def _show(manifest: Manifest, path: Path, output: str) -> None:
                         role: {"name": f.name, "sha256": f.sha256, "size": f.size}
                         for role, f in manifest.files.items()
                     },
+                    "live_update": render(manifest.live_update) if manifest.live_update else None,
                 },
                 indent=2,
             )
@@ -134,5 +169,6 @@ def _show(manifest: Manifest, path: Path, output: str) -> None:
     typer.echo(f"{manifest.name}: kernel release {manifest.release}")
     typer.echo(f"  path    {path}")
     typer.echo(f"  digest  {manifest.digest}")
+    typer.echo(f"  abi     {_abi(manifest.live_update)}")
     for role, file in manifest.files.items():
         typer.echo(f"  {role:<7} {file.name} ({file.size} bytes, sha256 {file.sha256[:16]}…)")
