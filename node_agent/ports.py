@@ -8,12 +8,37 @@ simulation all of them are in-process and take virtual time only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn, Protocol
 
 from node_agent.core.model import ArtifactRef as ArtifactRef
+
+
+@dataclass(frozen=True, slots=True)
+class KhoFacts:
+    """KHO and LUO as the running kernel has them: what a target must match. Empty: not known."""
+
+    scratch_bytes: tuple[int, ...] = ()
+    """Of each scratch area, in the kernel's order: low memory, global, one a NUMA node."""
+    kho_abi: str = ""
+    """Such as kho-v4."""
+    luo_abi: str = ""
+    """Such as luo-v5; empty also where liveupdate= is off."""
+    debugfs: bool = False
+    """Could KHO's directory in debugfs be read?"""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFacts:
+    """How much can be preserved: preserved pages must lie outside KHO's scratch, which takes the
+    next kernel."""
+
+    outside_scratch_bytes: int
+    """Free or reclaimable now, outside scratch."""
+    in_scratch_bytes: int
+    """Used now within scratch: at most so much of what is preserved has to be moved out of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +57,10 @@ class BootFacts:
     previous_release: str = ""
     """From KHO's kexec-metadata; empty after a cold boot. Advisory."""
     kexec_count: int = 0
+    kho: KhoFacts | None = None
+    """None: this kernel was not asked."""
+    memory: MemoryFacts | None = None
+    """None: there is no bound that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +170,25 @@ class WorkloadPause:
     rejected: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkloadPeer:
+    """A workload that takes part, for preflight."""
+
+    workload: str
+    pid: int = 0
+    """Of the connected process, whose memory will be preserved; 0: it is in this process, or gone."""
+    session: str = ""
+    """The session that the broker still holds of it; empty between attempts."""
+
+
 class Workloads(Protocol):
     """The node's workloads behind the broker: luo-agent's protocol plus SUSPEND and RESUME."""
 
     async def subscribers(self) -> Sequence[str]: ...
+    async def peers(self) -> Sequence[WorkloadPeer]:
+        """Every workload that is known, connected or with a session still held."""
+        ...
+
     async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
         """START_PRESERVATION to each subscriber with a session of its own; waits for READY.
 
@@ -185,9 +229,64 @@ class Hooks(Protocol):
         """(healthy, why not)."""
         ...
 
-    async def set_default_kernel(self, artifact_digest: str) -> None:
-        """What a cold boot starts; called at COMMIT only."""
+
+@dataclass(frozen=True, slots=True)
+class BootChoice:
+    """What a cold boot is to start. Paths are on the node; initrd_path may be empty."""
+
+    digest: str
+    release: str
+    kernel_path: str
+    initrd_path: str
+    command_line: str
+    """As the running kernel was given it, without what names the attempt."""
+
+
+class DefaultKernel(Protocol):
+    """What a cold boot starts: a boot loader's default entry, or a firmware's."""
+
+    async def choose(self, choice: BootChoice) -> None:
+        """From now on this one; called at COMMIT only, and again after a crash. AgentError if it
+        cannot be: the node then keeps the one it had, and COMMIT is tried again."""
         ...
+
+
+class Disks(Protocol):
+    """The node's filesystems on the way into a kexec."""
+
+    async def settle(self) -> None:
+        """Write back, and get ready for jump(). Called while workloads still run, and once more before
+        the jump; both may take as long as the disks do. AgentError."""
+        ...
+
+    async def jump(self, kernel: Kernel, last: Callable[[], None], left_s: float) -> NoReturn:
+        """Make the filesystems quiet, call last(), and then the kernel's reboot.
+
+        Returns by raising, with everything as it was before; on success as Kernel.reboot_kexec() does.
+
+        Args:
+            last: the last act before reboot, in any thread; what it raises stops the jump.
+            left_s: how long all that comes before reboot may take.
+
+        Raises:
+            KernelError: refused.
+            TimeoutError: given up before reboot.
+        """
+        ...
+
+    async def let_go(self) -> None:
+        """No jump comes: undo what settle() has got ready. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveUpdateAbi:
+    """A kernel's ABI strings, as its artifact's manifest has them. Empty: it does not have that."""
+
+    kho: str
+    luo: str
+    handlers: Mapping[str, str] = field(default_factory=dict)
+    """File handler → string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +299,13 @@ class StagedArtifact:
     initrd_path: str
     kernel_config: Mapping[str, str]
     """CONFIG_… → value, for preflight."""
+    live_update: LiveUpdateAbi | None = None
+    """None: whoever built the artifact did not look."""
+    init_bytes: int = 0
+    """Memory that the kernel takes to start, which is what a kexec needs of KHO's scratch."""
+    initrd_bytes: int = 0
+    command_line_max: int = 0
+    """The longest command line, with its NUL; 0: not known."""
 
 
 class Artifacts(Protocol):

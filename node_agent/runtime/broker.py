@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node_agent.errors import BrokerError, KernelError, Retry
-from node_agent.ports import Kernel, WorkloadPause
+from node_agent.ports import Kernel, WorkloadPause, WorkloadPeer
 from node_agent.runtime.broker_handover import paused
 from node_agent.runtime.broker_peer import Peer
 from node_agent.runtime.broker_record import BrokerTimeouts, WorkloadRecord
@@ -125,6 +125,12 @@ class Broker:
 
     async def subscribers(self) -> Sequence[str]:
         return tuple(sorted(w.id for w in self._workloads.values() if w.peer is not None))
+
+    async def peers(self) -> Sequence[WorkloadPeer]:
+        return tuple(
+            WorkloadPeer(w.id, w.peer.pid if w.peer else 0, w.session_name if w.session else "")
+            for w in sorted(self._workloads.values(), key=lambda w: w.id)
+        )
 
     async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
         self._kernel = kernel

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node_agent.errors import BrokerError, KernelError, Retry
-from node_agent.ports import Clock, Kernel, Session, WorkloadPause
+from node_agent.ports import Clock, Kernel, Session, WorkloadPause, WorkloadPeer
 from node_agent.workloads.device import Device
 from node_agent.workloads.memory import MEMORY_TOKEN, GuestMemory
 from node_agent.workloads.pause import Stamp, measure
@@ -74,6 +74,12 @@ class InProcessWorkloads:
 
     async def subscribers(self) -> Sequence[str]:
         return tuple(self._running())
+
+    async def peers(self) -> Sequence[WorkloadPeer]:
+        return tuple(
+            WorkloadPeer(w.id, session=w.session.name if w.session is not None else "")
+            for w in self._running().values()
+        )
 
     async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
         self._boot_id = (await kernel.facts()).boot_id
