@@ -20,6 +20,12 @@ GET_NAME = "LIVEUPDATE_SESSION_GET_NAME"
 LOAD = "kexec_file_load"
 REBOOT = "reboot(LINUX_REBOOT_CMD_KEXEC)"
 
+_UNTRUSTED = (
+    "IMAGE_NOT_TRUSTED",
+    Retry.FIX_STATE,
+    "this kernel starts signed images only; stage one that is signed with a key it knows",
+)
+
 _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
     (OPEN, errno.EBUSY): (
         "DEVICE_BUSY",
@@ -36,7 +42,17 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         Retry.FIX_STATE,
         "boot a kernel with CONFIG_LIVEUPDATE and kho=on liveupdate=on on its command line",
     ),
+    (OPEN, errno.ENXIO): (
+        "LUO_OFF",
+        Retry.FIX_STATE,
+        "boot a kernel with CONFIG_LIVEUPDATE and kho=on liveupdate=on on its command line",
+    ),
     (OPEN, errno.EACCES): ("NO_PERMISSION", Retry.FIX_STATE, "run the agent as root"),
+    (OPEN, errno.EPERM): (
+        "NO_PERMISSION",
+        Retry.FIX_STATE,
+        "run the agent as root, in a unit whose device policy allows /dev/liveupdate",
+    ),
     (CREATE, errno.EINVAL): ("SESSION_NAME_INVALID", Retry.NEVER, "use a name of 1 to 63 bytes"),
     (CREATE, errno.EEXIST): (
         "SESSION_EXISTS",
@@ -44,6 +60,7 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "close the session of that name first; a process may still hold it",
     ),
     (CREATE, errno.ENOMEM): ("TOO_MANY_SESSIONS", Retry.REPLAN, "preserve in fewer sessions"),
+    (CREATE, errno.ENOSPC): ("TOO_MANY_SESSIONS", Retry.REPLAN, "preserve in fewer sessions"),
     (RETRIEVE, errno.ENOENT): (
         "SESSION_NOT_FOUND",
         Retry.NEVER,
@@ -71,9 +88,35 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "finish the session of the last update and preserve in a new one",
     ),
     (PRESERVE_FD, errno.ENOSPC): ("TOO_MANY_FILES", Retry.REPLAN, "preserve in more sessions"),
+    (PRESERVE_FD, errno.EOPNOTSUPP): (
+        "FILE_UNPRESERVABLE",
+        Retry.NEVER,
+        "the file has a seal that the kernel does not carry over; drain this workload instead",
+    ),
+    (PRESERVE_FD, errno.EFBIG): (
+        "FILE_TOO_LARGE",
+        Retry.NEVER,
+        "spread the workload's memory over more files",
+    ),
+    (PRESERVE_FD, errno.ENOMEM): (
+        "NOT_ENOUGH_MEMORY",
+        Retry.REPLAN,
+        "free memory on the node, or drain a workload that holds much of it",
+    ),
     (RETRIEVE_FD, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
     (LOAD, errno.ENOENT): ("IMAGE_NOT_FOUND", Retry.FIX_STATE, "stage the artifact again"),
     (LOAD, errno.ENOEXEC): ("IMAGE_INVALID", Retry.FIX_STATE, "stage a kernel that can be booted"),
+    (LOAD, errno.EPERM): (
+        "NO_PERMISSION",
+        Retry.FIX_STATE,
+        "run the agent with CAP_SYS_BOOT, and with kernel.kexec_load_disabled=0",
+    ),
+    (LOAD, errno.EBUSY): ("KEXEC_BUSY", Retry.CALL, "another process loads a kernel; try again"),
+    (LOAD, errno.ENOSYS): ("KEXEC_OFF", Retry.FIX_STATE, "boot a kernel with CONFIG_KEXEC_FILE"),
+    (LOAD, errno.EKEYREJECTED): _UNTRUSTED,
+    (LOAD, errno.ENODATA): _UNTRUSTED,
+    (LOAD, errno.ENOKEY): _UNTRUSTED,
+    (LOAD, errno.EBADMSG): _UNTRUSTED,
     (LOAD, errno.EADDRNOTAVAIL): (
         "SCRATCH_TOO_SMALL",
         Retry.FIX_STATE,

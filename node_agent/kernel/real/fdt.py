@@ -1,73 +1,71 @@
 """As much of a flat device tree as KHO's own node needs: the properties of its root.
 
-Sub-nodes are skipped; nothing is followed beyond the blob. Every length is checked, as a blob
-may come from a kernel that is not ours.
+A node's properties come before its sub-nodes, so nothing after them is read. Every length is
+checked, as a blob may come from a kernel that is not ours; and names may be missing: Linux 7.2's
+debugfs shows KHO's outgoing tree as long as it was at boot, which cuts off the names, that are
+last, once sub-trees were added.
 
 Source: Devicetree Specification v0.4, chapter 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from struct import Struct
 
 MAGIC = 0xD00DFEED
-_HEADER = Struct(">7I")
-"""magic, totalsize, off_dt_struct, off_dt_strings, off_mem_rsvmap, version, last_comp_version."""
+_HEADER = Struct(">4I")
+"""magic, totalsize, off_dt_struct, off_dt_strings."""
 
 _WORD, _PROPERTY = Struct(">I"), Struct(">II")
-_BEGIN_NODE, _END_NODE, _PROP, _NOP = 1, 2, 3, 4
+_BEGIN_NODE, _PROP, _NOP = 1, 3, 4
 
 
 class FdtInvalid(ValueError):
-    """Not a flat device tree, or one that ends too early."""
+    """Not a flat device tree, or one that ends within its root's properties."""
 
 
 def is_fdt(blob: bytes) -> bool:
-    return len(blob) >= _WORD.size and _WORD.unpack_from(blob)[0] == MAGIC
+    """Does it begin as one?"""
+    return len(blob) >= _HEADER.size and _WORD.unpack_from(blob)[0] == MAGIC
 
 
-def root_properties(blob: bytes) -> Mapping[str, bytes]:
-    """Name → value of the root node's properties. Raises FdtInvalid."""
+def root_properties(blob: bytes) -> tuple[tuple[str, bytes], ...]:
+    """(name, value) of the root node's properties in their order; "" for a name that is cut off.
+
+    Raises FdtInvalid.
+    """
     if not is_fdt(blob):
         raise FdtInvalid("no flat device tree")
-    try:
-        return _walk(blob)
-    except (ValueError, IndexError) as cause:
-        raise FdtInvalid("a flat device tree that ends too early") from cause
-    except Exception as cause:  # struct.error has no other base
-        if type(cause).__name__ != "error":
-            raise
-        raise FdtInvalid("a flat device tree that ends too early") from cause
-
-
-def _walk(blob: bytes) -> Mapping[str, bytes]:
-    _, size, at, strings, *_ = _HEADER.unpack_from(blob)
-    blob = blob[:size]
-    found: dict[str, bytes] = {}
-    depth = 0
+    _, _, at, strings = _HEADER.unpack_from(blob)
+    found: list[tuple[str, bytes]] = []
+    inside = False
     while True:
-        (token,) = _WORD.unpack_from(blob, at)
+        token = _word(blob, at)
         at += _WORD.size
-        if token == _BEGIN_NODE:
-            depth += 1
-            at = _aligned(blob.index(b"\0", at) + 1)
-        elif token == _PROP:
-            length, name = _PROPERTY.unpack_from(blob, at)
+        if token == _BEGIN_NODE and not inside:
+            inside = True
+            end = blob.find(b"\0", at)
+            at = _aligned((end if end >= 0 else len(blob)) + 1)
+        elif token == _PROP and inside:
+            length, name_at = _word(blob, at), _word(blob, at + _WORD.size)
             at += _PROPERTY.size
-            value = blob[at : at + length]
-            if len(value) != length:
-                raise IndexError(at)
+            if at + length > len(blob):
+                raise FdtInvalid("a property that ends beyond its tree")
+            found.append((_name(blob, strings + name_at), blob[at : at + length]))
             at = _aligned(at + length)
-            if depth == 1:
-                start = strings + name
-                found[blob[start : blob.index(b"\0", start)].decode("ascii")] = value
-        elif token == _END_NODE:
-            depth -= 1
-            if depth == 0:
-                return found
         elif token != _NOP:
-            raise ValueError(token)
+            return tuple(found)
+
+
+def _word(blob: bytes, at: int) -> int:
+    if at + _WORD.size > len(blob):
+        raise FdtInvalid("a tree that ends too early")
+    return int(_WORD.unpack_from(blob, at)[0])
+
+
+def _name(blob: bytes, at: int) -> str:
+    end = blob.find(b"\0", at)
+    return blob[at:end].decode("ascii", errors="replace") if end >= 0 else ""
 
 
 def _aligned(at: int) -> int:

@@ -1,11 +1,12 @@
 """KHO and LUO as the running kernel has them: scratch areas and ABI strings, for preflight.
 
 All of it is in debugfs, which need not be mounted: then debugfs is False and the rest empty.
-Only what this kernel is about to hand over (out/) is read. in/sub_fdts/LUO shows memory that was
-freed after the boot, and is never opened.
+What this kernel is about to hand over is under out/, where Linux 7.2 leaves KHO's own tree away
+once a kernel came by a kexec. Then in/fdt tells the same: a kernel takes a tree of its own ABI only.
+in/sub_fdts/LUO shows memory that was freed after the boot, and is never opened.
 
-Source: kernel/liveupdate/kexec_handover_debugfs.c; the LUO sub-tree is struct luo_ser
-(include/linux/kho/abi/luo.h) since Linux 7.1, a flat device tree before.
+Source: kernel/liveupdate/kexec_handover.c, kexec_handover_debugfs.c; the LUO sub-tree is struct luo_ser
+(include/linux/kho/abi/luo.h) in Linux 7.2, a flat device tree in 6.19.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from dataclasses import dataclass
 
 from node_agent.kernel.real.fdt import FdtInvalid, is_fdt, root_properties
 
-OUT = "sys/kernel/debug/kho/out"
+KHO = "sys/kernel/debug/kho"
 BLOB_MAX = 1 << 20
 """KHO's tree is one page; more than this is something else."""
 
-_ABI = re.compile(rb"[a-z][a-z0-9,._-]{0,62}")
+_ABI = re.compile(rb"(?:kho|luo)-v[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +43,29 @@ def read_kho(root: str = "/") -> KhoFacts:
     Args:
         root: a directory that stands for /.
     """
-    out = f"{root.rstrip('/')}/{OUT}"
-    scratch = _read(f"{out}/scratch_len")
+    kho = f"{root.rstrip('/')}/{KHO}"
+    scratch = _read(f"{kho}/out/scratch_len")
     if scratch is None:
         return KhoFacts()
     return KhoFacts(
         scratch_bytes=_numbers(scratch),
-        kho_abi=_abi(_read(f"{out}/fdt") or b""),
-        luo_abi=_abi(_read(f"{out}/sub_fdts/LUO") or b""),
+        kho_abi=_abi(_read(f"{kho}/out/fdt") or _read(f"{kho}/in/fdt") or b""),
+        luo_abi=_abi(_read(f"{kho}/out/sub_fdts/LUO") or b""),
         debugfs=True,
     )
 
 
 def _abi(blob: bytes) -> str:
-    """The `compatible` of a tree, or the text at the start of a struct; empty if neither is there."""
+    """The `compatible` of a tree, also if its name is cut off, or the text at the start of a
+    struct; empty if neither is there."""
+    words = [blob]
     if is_fdt(blob):
         try:
-            blob = root_properties(blob).get("compatible", b"")
+            words = [value for name, value in root_properties(blob) if name in ("compatible", "")]
         except FdtInvalid:
             return ""
-    word = blob.split(b"\0", 1)[0]
-    return word.decode("ascii") if _ABI.fullmatch(word) else ""
+    found = (_ABI.fullmatch(word.split(b"\0", 1)[0]) for word in words)
+    return next((match[0].decode("ascii") for match in found if match), "")
 
 
 def _numbers(text: bytes) -> tuple[int, ...]:
