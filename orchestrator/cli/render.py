@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from liveroll.v1 import common_pb2
 from liveroll.v1 import rollout_pb2 as pb
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -156,7 +157,7 @@ def bar(wave: pb.WaveStatus, width: int = BAR_WIDTH) -> Text:
 
 def figures(rollout: pb.Rollout) -> Text:
     """Blackouts, memory, retries and budgets, a line each."""
-    lines = [blackout(rollout.blackout)]
+    lines = [blackout(rollout.blackout), *vantages(rollout.blackout)]
     checked = rollout.memory_checks_passed + rollout.memory_checks_failed
     memory = f"memory    {rollout.memory_checks_passed} of {checked} checks passed"
     lines.append(Text(memory, "red" if rollout.memory_checks_failed else ""))
@@ -202,6 +203,26 @@ def blackout(summary: pb.BlackoutSummary) -> Text:
     if summary.emulated:
         line.append(" (emulated)", "dim")
     return line
+
+
+def vantages(summary: pb.BlackoutSummary) -> list[Text]:
+    """A line of each vantage point, where more than one saw something."""
+    if len(summary.vantages) < 2:
+        return []
+    lines = []
+    for seen in summary.vantages:
+        name = common_pb2.BlackoutSample.Vantage.Name(seen.vantage).removeprefix("VANTAGE_").lower()
+        line = Text(f" {name:<9}", "dim")
+        if seen.samples:
+            for figure in ("p50", "p99", "max"):
+                line.append(f"{figure} {friendly.duration(getattr(seen, figure).ToTimedelta())}  ")
+            line.append(f"± {friendly.duration(seen.uncertainty.ToTimedelta())} at most")
+        else:
+            line.append("no samples of use")
+        if seen.rejected:
+            line.append(f", {seen.rejected} rejected")
+        lines.append(line)
+    return lines
 
 
 def why(blockers: Sequence[pb.Blocker], now: datetime) -> RenderableType | None:

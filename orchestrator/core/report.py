@@ -55,6 +55,21 @@ class BudgetUse:
 
 
 @dataclass(frozen=True, slots=True)
+class VantageSummary:
+    """What one vantage point saw, of raw samples."""
+
+    vantage: str
+    """workload, host or link"""
+    samples: int
+    rejected: int
+    p50: timedelta | None
+    p99: timedelta | None
+    max: timedelta | None
+    uncertainty: timedelta | None
+    """The largest of the samples that count."""
+
+
+@dataclass(frozen=True, slots=True)
 class BlackoutSummary:
     """Of raw, unrejected samples of one vantage (workload where there are any, else host)."""
 
@@ -66,6 +81,8 @@ class BlackoutSummary:
     open: int = 0
     """Blackouts that have not ended yet."""
     emulated: bool = False
+    vantages: tuple[VantageSummary, ...] = ()
+    """Each that saw any, the one that counts too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Rules
 1. Quantiles are by nearest rank over raw samples; histograms answer nothing here.
 2. A node's own vantage counts: workloads where there are samples of any, else the host's.
-   The link's is not mixed in.
+   The link's is not mixed in. Beside it, each vantage is summed up by itself.
 3. Rejected samples are counted, not used. Emulated is said if any sample used is.
 """
 
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from orchestrator.core.model import AttemptRow, Sample
-from orchestrator.core.report import BlackoutSummary
+from orchestrator.core.report import BlackoutSummary, VantageSummary
+
+VANTAGES = ("workload", "host", "link")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,15 @@ class Totals:
 def totals(attempts: Iterable[AttemptRow]) -> Totals:
     """Of all attempts of one rollout, in any order."""
     used: list[Sample] = []
+    all_of: dict[str, list[Sample]] = {vantage: [] for vantage in VANTAGES}
     rejected = open_ = passed = failed = 0
     started: datetime | None = None
     for attempt in attempts:
         samples = judged(attempt.samples)
         used += [s for s in samples if not s.rejected]
         rejected += sum(1 for s in samples if s.rejected)
+        for sample in attempt.samples:
+            all_of.setdefault(sample.vantage.lower(), []).append(sample)
         open_ += attempt.blackout_open_at is not None
         passed += attempt.memory_intact
         failed += max(0, attempt.workloads - attempt.memory_intact)
@@ -52,10 +57,25 @@ def totals(attempts: Iterable[AttemptRow]) -> Totals:
             max=durations[-1] if durations else None,
             open=open_,
             emulated=any(s.emulated for s in used),
+            vantages=tuple(_vantage(name, seen) for name, seen in all_of.items() if seen),
         ),
         passed,
         failed,
         started,
+    )
+
+
+def _vantage(name: str, samples: Sequence[Sample]) -> VantageSummary:
+    used = [s for s in samples if not s.rejected]
+    durations = sorted(s.duration for s in used)
+    return VantageSummary(
+        vantage=name,
+        samples=len(durations),
+        rejected=len(samples) - len(used),
+        p50=quantile(durations, 0.5),
+        p99=quantile(durations, 0.99),
+        max=durations[-1] if durations else None,
+        uncertainty=max((s.uncertainty for s in used), default=None),
     )
 
 

@@ -112,12 +112,29 @@ def pair_of(view: report.KernelPairView) -> rollout_pb2.KernelPair:
 
 def _blackout_of(view: report.BlackoutSummary) -> rollout_pb2.BlackoutSummary:
     made = rollout_pb2.BlackoutSummary(
-        samples=view.samples, rejected=view.rejected, open=view.open, emulated=view.emulated
+        samples=view.samples,
+        rejected=view.rejected,
+        open=view.open,
+        emulated=view.emulated,
+        vantages=[_vantage_of(v) for v in view.vantages],
     )
     for name in ("p50", "p99", "max"):
         value = getattr(view, name)
         if value is not None:
             getattr(made, name).FromTimedelta(value)
+    return made
+
+
+def _vantage_of(view: report.VantageSummary) -> rollout_pb2.VantageSummary:
+    made = rollout_pb2.VantageSummary(
+        vantage=f"VANTAGE_{view.vantage.upper()}",
+        samples=view.samples,
+        rejected=view.rejected,
+    )
+    for field in ("p50", "p99", "max", "uncertainty"):
+        value = getattr(view, field)
+        if value is not None:
+            getattr(made, field).FromTimedelta(value)
     return made
 
 

@@ -370,8 +370,26 @@ class BudgetUse(_message.Message):
     used: int
     def __init__(self, budget: _Optional[str] = ..., limit: _Optional[int] = ..., used: _Optional[int] = ...) -> None: ...
 
+class VantageSummary(_message.Message):
+    __slots__ = ("vantage", "samples", "rejected", "p50", "p99", "max", "uncertainty")
+    VANTAGE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTY_FIELD_NUMBER: _ClassVar[int]
+    vantage: _common_pb2.BlackoutSample.Vantage
+    samples: int
+    rejected: int
+    p50: _duration_pb2.Duration
+    p99: _duration_pb2.Duration
+    max: _duration_pb2.Duration
+    uncertainty: _duration_pb2.Duration
+    def __init__(self, vantage: _Optional[_Union[_common_pb2.BlackoutSample.Vantage, str]] = ..., samples: _Optional[int] = ..., rejected: _Optional[int] = ..., p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., uncertainty: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
 class BlackoutSummary(_message.Message):
-    __slots__ = ("samples", "rejected", "p50", "p99", "max", "open", "emulated")
+    __slots__ = ("samples", "rejected", "p50", "p99", "max", "open", "emulated", "vantages")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     P50_FIELD_NUMBER: _ClassVar[int]
@@ -379,6 +397,7 @@ class BlackoutSummary(_message.Message):
     MAX_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     EMULATED_FIELD_NUMBER: _ClassVar[int]
+    VANTAGES_FIELD_NUMBER: _ClassVar[int]
     samples: int
     rejected: int
     p50: _duration_pb2.Duration
@@ -386,7 +405,8 @@ class BlackoutSummary(_message.Message):
     max: _duration_pb2.Duration
     open: int
     emulated: bool
-    def __init__(self, samples: _Optional[int] = ..., rejected: _Optional[int] = ..., p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., open: _Optional[int] = ..., emulated: _Optional[bool] = ...) -> None: ...
+    vantages: _containers.RepeatedCompositeFieldContainer[VantageSummary]
+    def __init__(self, samples: _Optional[int] = ..., rejected: _Optional[int] = ..., p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., p99: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., open: _Optional[int] = ..., emulated: _Optional[bool] = ..., vantages: _Optional[_Iterable[_Union[VantageSummary, _Mapping]]] = ...) -> None: ...
 
 class Rollout(_message.Message):
     __slots__ = ("rollout_id", "spec", "state", "goal", "paused", "halted", "halt_reason", "create_time", "start_time", "end_time", "created_by", "waves", "current_wave", "budgets", "blockers", "gates", "pairs", "blackout", "retries", "memory_checks_passed", "memory_checks_failed", "uncommitted", "next_wake", "target_release", "revision", "members", "fleet_stopped", "pause_reason", "halt_message", "fleet_stop_reason")

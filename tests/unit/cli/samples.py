@@ -79,6 +79,14 @@ def rollout(state: str = "RUNNING") -> pb.Rollout:
     made.blockers[0].until.FromDatetime(NOW + timedelta(seconds=45))
     for name, ms in (("p50", 812), ("p99", 1240), ("max", 1300)):
         getattr(made.blackout, name).FromTimedelta(timedelta(milliseconds=ms))
+    for vantage, figures in (
+        ("VANTAGE_WORKLOAD", (812, 1240, 1300, 1)),
+        ("VANTAGE_HOST", (840, 1270, 1330, 1)),
+        ("VANTAGE_LINK", (3400, 4100, 4200, 4200)),
+    ):
+        seen = made.blackout.vantages.add(vantage=vantage, samples=3, rejected=int(vantage == "VANTAGE_LINK"))
+        for name, ms in zip(("p50", "p99", "max", "uncertainty"), figures, strict=True):
+            getattr(seen, name).FromTimedelta(timedelta(milliseconds=ms))
     return made
 
 
@@ -155,7 +163,14 @@ def events() -> list[pb.Event]:
         ("node.sickened", 0, "n3 is unhealthy: probe disk", {}, "", "n3"),
         ("attempt.prepared", 2, "n3: attempt 2 begins, 6.18.0 → 6.19.3", {"wave": "1"}, "retry", "alice"),
         ("node.unlinked", 0, "n3: the link ended", {}, "", "orchestrator"),
-        ("node.linked", 0, "n3 is linked, 6.19.3", {}, "", "local:n3"),
+        (
+            "node.linked",
+            0,
+            "n3 is linked, 6.19.3",
+            {"blackout": "link 1.310 s ± 1.310 s"},
+            "",
+            "local:n3",
+        ),
         (
             "attempt.boot_classified",
             2,

@@ -122,6 +122,25 @@ def test_samples_are_counted_over_all_attempts_of_the_rollout_only() -> None:
     assert rollout_view(made, "k", None, NOW).blackout.max == 300 * MS
 
 
+def test_each_vantage_is_summed_up_by_itself() -> None:
+    view = rollout_view(halfway(), "k", None, NOW).blackout
+    assert [(v.vantage, v.samples, v.rejected, v.max) for v in view.vantages] == [
+        ("workload", 2, 1, 120 * MS),
+        ("host", 1, 0, 9 * MS),
+    ]
+    late = attempt("n00", samples=(sample(3000, "link", rejected="the orchestrator began to listen"),))
+    (link,) = totals([late]).blackout.vantages
+    assert (link.vantage, link.samples, link.rejected, link.p50, link.uncertainty) == (
+        "link",
+        0,
+        1,
+        None,
+        None,
+    )
+    seen = attempt("n00", samples=(replace(sample(3000, "link"), uncertainty=500 * MS), sample(9, "link")))
+    assert totals([seen]).blackout.vantages[0].uncertainty == 500 * MS
+
+
 @pytest.mark.parametrize(
     ("q", "expected"), [(0.01, 10), (0.1, 10), (0.5, 50), (0.51, 60), (0.9, 90), (0.99, 100), (1.0, 100)]
 )
