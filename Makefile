@@ -10,7 +10,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist 
 MEASURED := tests/unit tests/property tests/scenarios tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint protos protos-check buf docs bench sim clean
+.PHONY: help install demo test coverage lint protos protos-check buf docs bench sim lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
 
 bench: $(STAMP) ## throughput and cost, beside raw limits measured in the same run
 	$(BIN)/python -m tests.bench
+
+lab: $(STAMP) ## build the lab's kernels and guest root (root, Debian; KERNELS=a,b, REFRESH=1)
+	@$(BIN)/python -m deploy.lab.build $(if $(KERNELS),--kernels $(KERNELS)) $(if $(REFRESH),--refresh)
 
 clean: ## remove what was built
 	rm -rf $(VENV) demo-state .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

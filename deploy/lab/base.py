@@ -1,0 +1,73 @@
+"""The lowest layer of the guest's root: a minimal Debian, trimmed, with the lab's users."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from deploy.lab import children, mirror
+from deploy.lab.errors import LabError
+
+_VERSION = 1
+"""To be raised when what is done here changes."""
+
+_PACKAGES = ("python3", "busybox-static", "iproute2")
+
+_TRIM = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/i18n",
+    "usr/share/zoneinfo",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+)
+"""Of no use in a guest that lives for minutes, and half of the tree."""
+
+_USERS = (("worker", 1000), ("other", 1001))
+"""Two that are not root, for what one workload may not do to another's."""
+
+
+def key() -> str:
+    """Changes when the base has to be made anew."""
+    return repr((_VERSION, _PACKAGES, _TRIM, _USERS))
+
+
+def install(tree: Path, logs: Path) -> None:
+    """Make `tree` anew. Raises LabError: NO_MIRROR, NOT_DEBIAN, DEBOOTSTRAP_FAILED."""
+    source, release = mirror.here()
+    shutil.rmtree(tree, ignore_errors=True)
+    keyring = [f"--keyring={source.signed_by}"] if source.signed_by else []
+    options = ["--variant=minbase", *keyring, f"--include={','.join(_PACKAGES)}"]
+    children.run(
+        ["debootstrap", *options, release, str(tree), source.uri],
+        what=f"debootstrap of {release}",
+        log=logs / "debootstrap.log",
+        reason="DEBOOTSTRAP_FAILED",
+        remedy="Check the network and the mirror; debootstrap needs chroot and mknod.",
+    )
+    for name in _TRIM:
+        shutil.rmtree(tree / name, ignore_errors=True)
+        (tree / name).mkdir()
+    _add_users(tree / "etc")
+    for name in ("etc/liveroll", "var/lib/liveroll-agent", "run/luod", "run/liveroll-agent"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    (tree / "etc/hostname").write_text("lab\n")
+
+
+def python_version(tree: Path) -> str:
+    """The guest's Python, such as 3.11. Raises LabError (DEBOOTSTRAP_FAILED)."""
+    for found in sorted((tree / "usr/bin").glob("python3.[0-9]*")):
+        words = found.name.removeprefix("python")
+        if words.replace(".", "").isdigit():
+            return words
+    raise LabError("the guest's root has no python3", reason="DEBOOTSTRAP_FAILED")
+
+
+def _add_users(etc: Path) -> None:
+    with (etc / "passwd").open("a") as passwd, (etc / "group").open("a") as group:
+        for name, number in _USERS:
+            passwd.write(f"{name}:x:{number}:{number}::/tmp:/bin/sh\n")
+            group.write(f"{name}:x:{number}:\n")
