@@ -84,11 +84,24 @@ def _settle(folder: Path, layers: list[_Layer]) -> None:
 def _make_image(tree: Path, image: Path, logs: Path) -> None:
     fresh = image.with_suffix(".new")
     fresh.unlink(missing_ok=True)
+    # Everything is initialised now: nothing is left to a thread of the guest's kernel.
+    whole = ["-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0", "-J", "size=16"]
+    sizes = ["-m", "0", "-I", "256", "-N", "65536"]
     children.run(
-        # Everything is initialised now: nothing is left to a thread of the guest's kernel.
-        ["mke2fs", "-q", "-t", "ext4", "-L", "lab", "-m", "0", "-I", "256", "-N", "65536", "-J", "size=16"]
-        + ["-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"]
-        + ["-d", str(tree), str(fresh), f"{IMAGE_MIB}M"],
+        [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            "lab",
+            *sizes,
+            *whole,
+            "-d",
+            str(tree),
+            str(fresh),
+            f"{IMAGE_MIB}M",
+        ],
         what="guest image",
         log=logs / "image.log",
         reason="IMAGE_FAILED",

@@ -39,11 +39,11 @@ def install(tree: Path, project: Path, logs: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
+    target = ["--implementation", "cp", "--python-version", base.python_version(tree), *platforms]
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--only-binary=:all:", *target]
+    wanted = requirements((project / "pyproject.toml").read_text())
     children.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-        + ["--only-binary=:all:", "--implementation", "cp", "--python-version", base.python_version(tree)]
-        + [*platforms, "--target", str(place)]
-        + requirements((project / "pyproject.toml").read_text()),
+        [sys.executable, "-m", "pip", "install", *options, "--target", str(place), *wanted],
         what="wheels for the guest",
         log=logs / "wheels.log",
         reason="WHEELS_FAILED",
