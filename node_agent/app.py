@@ -181,16 +181,17 @@ async def _start(
     )
     used: Kernel = kernel
     marks: tuple[Mark, ...] = ()
-    if handover is not None and handover.attempt:
+    if handover is not None:
         adopted = broker_handover.HandoverKernel(kernel, handover, ProcessSession)
         stack.callback(adopted.close)
         used = adopted
+    if handover is not None and handover.attempt:
         broker.adopt(handover)
         marks = broker_handover.marks(handover, clock, facts.boot_id)
         for what, why in handover.errors.items():
             log.warning("the blackout path could not do everything", what=what, why=why)
     else:
-        restore_broker(broker, journal.records, kernel, facts.boot_id)
+        restore_broker(broker, journal.records, used, facts.boot_id)
     cache = artifacts()
     await capture_running(cache, settings.running_artifact, emulated=facts.emulated, log=log)
     linked = asyncio.Event()

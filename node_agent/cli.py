@@ -86,20 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def resume() -> Handover | None:
     """The blackout path, if this is the userspace of a node that says where its journal is."""
-    root, where = os.environ.get("LIVEROLL_NODE_ROOT", ""), os.environ.get("LIVEROLL_RESUME", "")
-    if not root or not where:
+    root = os.environ.get("LIVEROLL_NODE_ROOT", "")
+    if not root:
         return None
-    from node_agent.resume import blackout
+    from node_agent.resume.take import take
 
-    journal, _, socket = where.partition(":")
-    mode, _, gid = os.environ.get("LIVEROLL_RESUME_ACCESS", "660:-1").partition(":")
-    return blackout.resume(
-        root=root,
-        journal_path=journal,
-        socket_path=socket,
-        socket_mode=int(mode, 8),
-        socket_gid=int(gid),
-    )
+    return take(root)
 
 
 def exit_code(error: AgentError) -> int:

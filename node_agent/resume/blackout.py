@@ -13,11 +13,10 @@ Rules:
   are left to the broker, which refuses them with a reason.
 
 If this process is killed here: before a session is retrieved nothing is lost, the next start
-retrieves it. Once retrieved, a session whose last copy closes is FINISHed by the kernel (luo-uapi):
-what a workload has not retrieved from it by then is freed, and its memory is gone; a workload
-that has been handed its copy keeps it. The agent is then QUARANTINED by the full agent, since
-the name answers ENOENT. That gap is as long as it takes the workloads to claim; parking session
-fds in the service manager's fd store (or a keeper process) closes it, in a later issue.
+retrieves it. Once retrieved, a session whose last copy closes is FINISHed by the kernel
+(luo-uapi), so all of them are parked (parking.py) before any is handed out, and the next start
+takes them from there. What is left is the time between the first retrieval and the parking, some
+milliseconds; a session lost in it is gone, and the full agent finds ENOENT.
 
 Blocking, single-threaded, interpreter builtins only.
 """
@@ -31,11 +30,17 @@ import posix
 import time
 
 from node_agent.kernel.emulated import syncclient
+from node_agent.resume import keeper
 from node_agent.resume.claims import serve
 from node_agent.resume.handover import Handover, Mark
 from node_agent.resume.identity import read_text
-from node_agent.resume.journal_tail import JumpIntent, read_last_jump
+from node_agent.resume.journal_tail import JumpIntent, read_last_jump, session_names
+from node_agent.resume.parking import Parking
 from node_agent.resume.words import scan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEADLINE_S = 10.0
 """Beyond it the orchestrator should rather hear who is missing than wait for them in silence."""
@@ -59,6 +64,8 @@ def resume(
     deadline_s: float = DEADLINE_S,
     socket_mode: int = 0o660,
     socket_gid: int = -1,
+    keeper_path: str = "",
+    environ: Mapping[bytes, bytes] = posix.environ,
 ) -> Handover:
     """Bring the workloads back if this boot is the other side of a jump. Never raises for what
     the node's state may be: see Handover.errors.
@@ -68,27 +75,65 @@ def resume(
         journal_path: the journal's file, which is what is locked.
         socket_path, socket_mode, socket_gid: the broker's; -1 leaves the group alone.
         deadline_s: seconds to wait for claims, from the retrieval on.
+        keeper_path: the keeper's socket; "" starts none.
+        environ: of this process, for the fd store.
     """
+    handover = begin(root=root, journal_path=journal_path)
+    if handover.journal_fd < 0:
+        return handover
+    parking = handover.parking = Parking(keeper_path, environ, posix.getpid())
+    try:
+        handover.parked = parking.sessions()
+    except OSError as error:
+        handover.errors["parking"] = _name(error)
+    if not handover.attempt:
+        return handover
+    again = bool(handover.parked)
+    fresh = retrieve(handover, root)
+    try:
+        parking.park(fresh, keeper.start)
+    except OSError as error:
+        handover.errors["parking"] = _name(error)
+    if handover.sessions and listen(handover, socket_path, socket_mode, socket_gid):
+        serve(handover, deadline_s, again=again)
+    read_token(handover)
+    return handover
+
+
+def begin(*, root: str, journal_path: str) -> Handover:
+    """Lock the journal and look for a jump that ended in this boot: Handover.attempt names it."""
     handover = Handover()
     handover.marks["kernel_start"] = Mark(0, 0)
     handover.marks["userspace_start"] = Mark.now()
     intent = _intent(handover, root, journal_path)
-    if intent is None:
-        return handover
-    handover.attempt = intent.attempt
-    handover.jump = intent.body
-    handover.bindings = intent.bindings
-    handover.agent_session = intent.agent_session
-    handover.agent_session_fd = _retrieve(handover, root, intent.agent_session)
-    for id, name in intent.sessions.items():
-        fd = _retrieve(handover, root, name)
+    if intent is not None:
+        handover.attempt = intent.attempt
+        handover.jump = intent.body
+        handover.bindings = intent.bindings
+        handover.agent_session = intent.agent_session
+    return handover
+
+
+def retrieve(handover: Handover, root: str) -> dict[str, int]:
+    """Every session of the jump, those that are parked from there. What came from the kernel, by
+    name: to be parked."""
+    fresh: dict[str, int] = {}
+
+    def one(name: str) -> int:
+        fd = handover.parked.pop(name, -1)
+        if fd < 0:
+            fd = _retrieve(handover, root, name)
+            if fd >= 0:
+                fresh[name] = fd
+        return fd
+
+    handover.agent_session_fd = one(handover.agent_session)
+    for id, name in session_names(handover.jump).items():
+        fd = one(name)
         if fd >= 0:
             handover.sessions[id] = (name, fd)
     handover.marks["retrieved"] = Mark.now()
-    if handover.sessions and _listen(handover, socket_path, socket_mode, socket_gid):
-        serve(handover, deadline_s)
-    _read_token(handover)
-    return handover
+    return fresh
 
 
 def _intent(handover: Handover, root: str, journal_path: str) -> JumpIntent | None:
@@ -142,7 +187,7 @@ def _retrieve(handover: Handover, root: str, name: str) -> int:
             return -1
 
 
-def _read_token(handover: Handover) -> None:
+def read_token(handover: Handover) -> None:
     """After the hand-over: only the verdict waits for it."""
     if handover.agent_session_fd < 0:
         return
@@ -156,7 +201,7 @@ def _read_token(handover: Handover) -> None:
         handover.errors["token"] = "it names another attempt"  # noqa: S105 - no secret
 
 
-def _listen(handover: Handover, path: str, mode: int, gid: int) -> bool:
+def listen(handover: Handover, path: str, mode: int, gid: int) -> bool:
     """Take the broker's socket over; the journal's lock says that no other agent is alive."""
     sock = _socket.socket(
         _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0

@@ -35,41 +35,147 @@ class _Client:
         self.parked = False
 
 
-def serve(handover: Handover, deadline_s: float) -> None:
+class Claims:
+    """The broker's socket and its clients, over a poll object that may have other fds too.
+
+    again: an earlier process of this boot has handed sessions back already. Whoever then says
+    SUBSCRIBE for a session is a workload that has its memory and connects again.
+    """
+
+    def __init__(self, handover: Handover, poll: select.poll, *, again: bool = False) -> None:
+        self.waiting = set(handover.sessions) if handover.listener_fd >= 0 else set()
+        self._handover = handover
+        self._again = again
+        self._poll = poll
+        self._clients: dict[int, _Client] = {}
+        self._listener: _socket.socket | None = None
+        if handover.listener_fd >= 0:
+            self._listener = _socket.socket(
+                _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK, 0, fileno=handover.listener_fd
+            )
+            poll.register(handover.listener_fd, select.POLLIN)
+
+    def owns(self, fd: int) -> bool:
+        """Is it the listener or a client?"""
+        return fd in self._clients or (self._listener is not None and fd == self._listener.fileno())
+
+    def turn(self, fd: int) -> None:
+        """It is readable. Notes the mark `resume` when the last workload is back."""
+        if not self.waiting:
+            # All are back: whoever comes now is left to the broker, in the backlog.
+            self._quiet(fd)
+            return
+        if fd in self._clients:
+            self._read(fd)
+        elif self._listener is not None:
+            client = _accept(self._listener)
+            if client is not None:
+                self._clients[client.sock.fileno()] = client
+                self._poll.register(client.sock.fileno(), select.POLLIN)
+                if len(self._clients) >= MAX_CLIENTS:
+                    self._poll.unregister(self._handover.listener_fd)
+        if not self.waiting:
+            self._handover.marks["resume"] = Mark.now()
+
+    def left(self) -> list[ClientLeft]:
+        """The connections as they are now; their fds stay here."""
+        return [
+            ClientLeft(fd, client.claimed, client.suspends, client.data, client.resumed)
+            for fd, client in self._clients.items()
+        ]
+
+    def note_missing(self) -> None:
+        """Name those that are not back among the errors."""
+        for id in self.waiting:
+            self._handover.errors[self._handover.sessions[id][0]] = "not claimed and resumed in time"
+
+    def detach(self) -> None:
+        """The fds are the handover's from now on."""
+        if self._listener is not None:
+            self._listener.detach()
+        for client in self._clients.values():
+            client.sock.detach()
+
+    def close(self) -> None:
+        """Close listener and clients: another process has them."""
+        for fd in [*self._clients, *([self._listener.fileno()] if self._listener is not None else [])]:
+            self._quiet(fd)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        while self._clients:
+            self._clients.popitem()[1].sock.close()
+
+    def _quiet(self, fd: int) -> None:
+        try:  # noqa: SIM105 - contextlib is an import
+            self._poll.unregister(fd)
+        except KeyError:
+            pass
+
+    def _read(self, fd: int) -> None:
+        """One turn of a client: at most one buffer is read and every line in it heard."""
+        client = self._clients[fd]
+        try:
+            data, _, flags, _ = client.sock.recvmsg(MAX_LINE_BYTES, 0, _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, flags = b"", 0
+        client.data += data
+        if not data or flags & _socket.MSG_CTRUNC or len(client.data) > MAX_LINE_BYTES:
+            # Gone, or a breach (fds, flood): closing is all the answer there is time for.
+            self._quiet(fd)
+            del self._clients[fd]
+            client.sock.close()
+            if client.claimed and not client.resumed:
+                self.waiting.add(client.claimed)
+            return
+        while not client.parked and b"\n" in client.data:
+            line, _, rest = client.data.partition(b"\n")
+            if self._hear(client, line):
+                client.data = rest
+            else:
+                client.parked = True
+                self._quiet(fd)
+
+    def _hear(self, client: _Client, line: bytes) -> bool:
+        """False: left to the broker."""
+        words = scan(line)
+        if words.get("cmd") == "RESUMED" and client.claimed and client.suspends:
+            client.resumed = line
+            self.waiting.discard(client.claimed)
+            return True
+        id = words.get("id")
+        if client.claimed or not isinstance(id, str) or not _may(self._handover, client, id):
+            return False
+        if words.get("cmd") == "SUBSCRIBE" and self._again:
+            self.waiting.discard(id)
+            return False
+        if words.get("cmd") != "CLAIM" or any(other.claimed == id for other in self._clients.values()):
+            return False
+        extensions = words.get("extensions")
+        client.suspends = isinstance(extensions, list) and "suspend" in extensions
+        if _hand_back(self._handover, client, id) and not client.suspends:
+            self.waiting.discard(id)
+        return True
+
+
+def serve(handover: Handover, deadline_s: float, *, again: bool = False) -> None:
     """Until every session of the handover is back with its workload, or deadline_s have passed.
 
     Leaves listener and clients in the handover; notes the mark `resume` if all came back.
     """
-    listener = _socket.socket(
-        _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK, 0, fileno=handover.listener_fd
-    )
-    clients: dict[int, _Client] = {}
-    waiting = set(handover.sessions)
     poll = select.poll()
-    poll.register(handover.listener_fd, select.POLLIN)
+    claims = Claims(handover, poll, again=again)
     give_up = time.monotonic() + deadline_s
     try:
-        while waiting and (left_s := give_up - time.monotonic()) > 0:
+        while claims.waiting and (left_s := give_up - time.monotonic()) > 0:
             for fd, _ in poll.poll(left_s * 1000):
-                if fd != handover.listener_fd:
-                    _read(handover, poll, clients, fd, waiting)
-                    continue
-                client = _accept(listener)
-                if client is not None:
-                    clients[client.sock.fileno()] = client
-                    poll.register(client.sock.fileno(), select.POLLIN)
-                    if len(clients) >= MAX_CLIENTS:
-                        poll.unregister(handover.listener_fd)
-        if not waiting:
-            handover.marks["resume"] = Mark.now()
+                claims.turn(fd)
     finally:
-        listener.detach()
-        for client in clients.values():
-            handover.clients.append(
-                ClientLeft(client.sock.detach(), client.claimed, client.suspends, client.data, client.resumed)
-            )
-    for id in waiting:
-        handover.errors[handover.sessions[id][0]] = "not claimed and resumed in time"
+        handover.clients += claims.left()
+        claims.detach()
+    claims.note_missing()
 
 
 def _accept(listener: _socket.socket) -> _Client | None:
@@ -78,59 +184,6 @@ def _accept(listener: _socket.socket) -> _Client | None:
     except OSError:
         return None
     return _Client(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd))
-
-
-def _read(
-    handover: Handover, poll: select.poll, clients: dict[int, _Client], fd: int, waiting: set[str]
-) -> None:
-    """One turn of a client: at most one buffer is read and every line in it heard."""
-    client = clients[fd]
-    try:
-        data, _, flags, _ = client.sock.recvmsg(MAX_LINE_BYTES, 0, _socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
-    except OSError:
-        data, flags = b"", 0
-    client.data += data
-    if not data or flags & _socket.MSG_CTRUNC or len(client.data) > MAX_LINE_BYTES:
-        # Gone, or a breach (fds, flood): closing is all the answer there is time for.
-        poll.unregister(fd)
-        del clients[fd]
-        client.sock.close()
-        if client.claimed and not client.resumed:
-            waiting.add(client.claimed)
-        return
-    while not client.parked and b"\n" in client.data:
-        line, _, rest = client.data.partition(b"\n")
-        if _hear(handover, client, clients, line, waiting):
-            client.data = rest
-        else:
-            client.parked = True
-            poll.unregister(fd)
-
-
-def _hear(
-    handover: Handover, client: _Client, clients: dict[int, _Client], line: bytes, waiting: set[str]
-) -> bool:
-    """False: left to the broker."""
-    words = scan(line)
-    if words.get("cmd") == "RESUMED" and client.claimed and client.suspends:
-        client.resumed = line
-        waiting.discard(client.claimed)
-        return True
-    id = words.get("id")
-    if (
-        words.get("cmd") != "CLAIM"
-        or client.claimed
-        or not isinstance(id, str)
-        or not _may(handover, client, id)
-    ):
-        return False
-    if any(other.claimed == id for other in clients.values()):
-        return False
-    extensions = words.get("extensions")
-    client.suspends = isinstance(extensions, list) and "suspend" in extensions
-    return _hand_back(handover, client, id, waiting)
 
 
 def _may(handover: Handover, client: _Client, id: str) -> bool:
@@ -142,7 +195,8 @@ def _may(handover: Handover, client: _Client, id: str) -> bool:
     return binding.get("uid") == uid and (not unit or unit == unit_of(pid))
 
 
-def _hand_back(handover: Handover, client: _Client, id: str, waiting: set[str]) -> bool:
+def _hand_back(handover: Handover, client: _Client, id: str) -> bool:
+    """Session and RESUME; False if the client is gone."""
     session = handover.sessions[id][1].to_bytes(4, sys.byteorder)
     # A bound id was checked when it subscribed: none of its characters needs escaping.
     claimed = b'{"event":"CLAIMED","id":"' + id.encode() + b'"}\n'
@@ -155,8 +209,6 @@ def _hand_back(handover: Handover, client: _Client, id: str, waiting: set[str]) 
         if client.suspends:
             client.sock.send(RESUME_EVENT, _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
     except OSError:
-        return True
+        return False
     client.claimed = id
-    if not client.suspends:
-        waiting.discard(id)
     return True

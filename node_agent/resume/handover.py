@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from node_agent.resume.parking import Parking
+
 
 class Mark:
     """One instant, in nanoseconds. The TSC comes later: see system.md's marks.
@@ -55,6 +57,9 @@ class Handover:
     agent_session_fd, token: the agent's own session and the text of its token memfd.
     token_fd: that memfd; -1 if there was none.
     clients: connections of the broker's socket.
+    parking: where the sessions are parked, for broker_handover.HandoverKernel; None without one.
+    parked: session name → fd, of sessions that an earlier process of this boot has parked, where
+        this process holds the journal.
     marks: kernel_start, userspace_start, retrieved, resume: whichever was reached.
     errors: what failed, by session name (or step) → errno name or sentence.
     """
@@ -70,6 +75,8 @@ class Handover:
         "jump",
         "listener_fd",
         "marks",
+        "parked",
+        "parking",
         "sessions",
         "token",
         "token_fd",
@@ -86,6 +93,8 @@ class Handover:
         self.agent_session_fd = -1
         self.token = b""
         self.token_fd = -1
+        self.parking: Parking | None = None
+        self.parked: dict[str, int] = {}
         self.clients: list[ClientLeft] = []
         self.marks: dict[str, Mark] = {}
         self.errors: dict[str, str] = {}

@@ -35,8 +35,13 @@ class JumpIntent:
         self.attempt = _text(body, "attempt")
         self.agent_session = _text(body, "agent_session")
         self.boot_id = _text(body, "boot_id")
-        self.sessions = {id: _text(_table(body, "sessions"), id) for id in _table(body, "sessions")}
+        self.sessions = session_names(body)
         self.bindings = {id: _table(_table(body, "bindings"), id) for id in _table(body, "bindings")}
+
+
+def session_names(body: Mapping[str, object]) -> dict[str, str]:
+    """Workload → session name. Raises ValueError like JumpIntent."""
+    return {id: _text(_table(body, "sessions"), id) for id in _table(body, "sessions")}
 
 
 def read_last_jump(journal: bytes) -> JumpIntent | None:

@@ -35,3 +35,19 @@ def scan(data: bytes) -> Mapping[str, Any]:
     except (ValueError, StopIteration, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def dump(value: object) -> bytes:
+    """The JSON of plain dicts, lists, strings and numbers."""
+    encode = _json.make_encoder(
+        None,
+        None,  # type: ignore[arg-type]
+        _json.encode_basestring_ascii,
+        None,
+        ":",
+        ",",
+        False,
+        False,
+        True,
+    )
+    return "".join(encode(value, 0)).encode("ascii")

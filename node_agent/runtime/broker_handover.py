@@ -1,26 +1,37 @@
 """Taking over from the blackout path: its sessions, its clients' reports, its marks.
 
-A session that the blackout path retrieved cannot be retrieved again (EINVAL), so the full agent
-works on a HandoverKernel, which hands it out once and otherwise is the kernel it wraps.
+A session that was retrieved in this boot cannot be retrieved again (EINVAL) while a copy of its fd is
+open, and a copy is parked until FINISH. So the full agent works on a HandoverKernel, which hands
+out what it was given, or what is parked, and otherwise is the kernel it wraps.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from node_agent.core.model import Mark
 from node_agent.errors import BrokerError
 from node_agent.ports import BootFacts, Clock, Kernel, KexecImage, Session, WorkloadPause
 from node_agent.resume.handover import ClientLeft, Handover
 from node_agent.resume.handover import Mark as RawMark
+from node_agent.resume.parking import Parking
+from node_agent.runtime import keeper_process
 from node_agent.workloads import protocol
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class HandoverKernel:
-    """ports.Kernel: the sessions of a Handover first, then the kernel's own.
+    """ports.Kernel: the sessions of a Handover first, then those that are parked, then the kernel's own.
+
+    A session of this boot's past stays parked until it is finished, so that this process's death
+    does not finish it. Retrieved in the kernel, it is parked before it is given out.
 
     Args:
         kernel: everything but the sessions handed over.
@@ -31,7 +42,8 @@ class HandoverKernel:
     def __init__(self, kernel: Kernel, handover: Handover, wrap: Callable[[str, int], Session]) -> None:
         self._kernel = kernel
         self._wrap = wrap
-        self._fds = dict(handover.sessions.values())
+        self._parking = handover.parking
+        self._fds = dict(handover.sessions.values()) | handover.parked
         if handover.agent_session_fd >= 0:
             self._fds[handover.agent_session] = handover.agent_session_fd
         if handover.token_fd >= 0:
@@ -51,11 +63,22 @@ class HandoverKernel:
         return await self._kernel.facts()
 
     async def create_session(self, name: str) -> Session:
+        await self._finish_left_over()
         return await self._kernel.create_session(name)
 
     async def retrieve_session(self, name: str) -> Session:
+        parking = self._parking
         fd = self._fds.pop(name, -1)
-        return self._wrap(name, fd) if fd >= 0 else await self._kernel.retrieve_session(name)
+        if fd < 0 and parking is not None:
+            # Closed in this process, which may have meant to try again; parked it is all the same.
+            fd = await _call(parking.copy, name, otherwise=-1)
+        if fd >= 0:
+            return self._parked(name, fd)
+        session = await self._kernel.retrieve_session(name)
+        if parking is None:
+            return session
+        await _call(parking.park, {name: session.fileno()}, keeper_process.start, otherwise=None)
+        return ParkedSession(session, parking)
 
     async def load(self, image: KexecImage) -> None:
         await self._kernel.load(image)
@@ -68,6 +91,67 @@ class HandoverKernel:
 
     async def reboot_kexec(self) -> NoReturn:
         await self._kernel.reboot_kexec()
+
+    def _parked(self, name: str, fd: int) -> Session:
+        session = self._wrap(name, fd)
+        return session if self._parking is None else ParkedSession(session, self._parking)
+
+    async def _finish_left_over(self) -> None:
+        """A new session means a new attempt: what an earlier one could not finish is finished now,
+        for its files could not be preserved again."""
+        if self._parking is None:
+            return
+        nothing: dict[str, int] = {}
+        left = self._fds | await _call(self._parking.sessions, otherwise=nothing)
+        for name in self._fds.keys() & left.keys():
+            if left[name] != self._fds[name]:
+                os.close(self._fds[name])
+        self._fds = {}
+        for name, fd in left.items():
+            session = self._parked(name, fd)
+            try:
+                await session.finish()
+            finally:
+                await session.close()
+
+
+class ParkedSession:
+    """ports.Session of an earlier kernel, with a copy of its fd parked until it is finished."""
+
+    def __init__(self, session: Session, parking: Parking) -> None:
+        self._session = session
+        self._parking = parking
+
+    @property
+    def name(self) -> str:
+        return self._session.name
+
+    def fileno(self) -> int:
+        return self._session.fileno()
+
+    async def preserve_fd(self, fd: int, token: int) -> None:
+        await self._session.preserve_fd(fd, token)
+
+    async def retrieve_fd(self, token: int) -> int:
+        return await self._session.retrieve_fd(token)
+
+    async def finish(self) -> None:
+        """The parked copy goes with it, so that the name is free when the others are closed."""
+        await self._session.finish()
+        await _call(self._parking.drop, self.name, otherwise=None)
+
+    async def close(self) -> None:
+        """Idempotent. Unfinished, it stays parked."""
+        await self._session.close()
+
+
+async def _call(call: Callable[..., T], *arguments: object, otherwise: T) -> T:
+    """One of Parking's blocking calls. A keeper that is gone has nothing parked."""
+    try:
+        return await asyncio.to_thread(call, *arguments)
+    except OSError as error:
+        log.warning("parked sessions: %s", error)
+        return otherwise
 
 
 def paused(client: ClientLeft) -> WorkloadPause | None:

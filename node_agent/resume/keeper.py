@@ -1,0 +1,228 @@
+"""The keeper: a process that does nothing but hold session fds while the agent comes and goes.
+
+Started right after a kexec's sessions were retrieved, in a session of its own, it listens at a
+socket of mode 0600 and answers its own user and root. SOCK_SEQPACKET, one message a question:
+
+    LIST          ← messages of names, separated by NUL, each with a copy of its fd; then an empty one
+    PARK\\0NAME   + fd        ← OK
+    DROP\\0NAME   ← OK        (also where there is no such session)
+    TAKE          ← the whole Handover (handover_wire), once there is one to give; else NONE
+
+It ends by itself once it holds nothing, and by SIGTERM, as any process at the node's shutdown. A
+session whose kernel is gone (an emulated node's) is dropped. A keeper of an earlier boot cannot be.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import posix
+import select
+
+from node_agent.resume import fdpass
+from node_agent.resume.identity import credentials
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from node_agent.resume.offer import Offer
+
+BACKLOG = 16
+SEND_S = 2
+"""For a client that does not read; the others wait for so long."""
+
+CLIENTS_MAX = 32
+OOM_SCORE_ADJ = b"-1000"
+"""The last process to kill for memory: it has next to none, and with it goes that of workloads."""
+
+
+class Keeper:
+    """Owns the listener and the sessions' fds.
+
+    offer: what an early init has beside them, until an agent has taken it.
+    """
+
+    def __init__(
+        self, listener: _socket.socket, sessions: Mapping[str, int], offer: Offer | None = None
+    ) -> None:
+        self._listener = listener
+        self._sessions: dict[str, int] = {}
+        self._clients: dict[int, _socket.socket] = {}
+        self._takers: list[int] = []
+        self._poll = select.poll() if offer is None else offer.poll
+        self._offer = offer
+        self._poll.register(listener.fileno(), select.POLLIN)
+        for name, fd in sessions.items():
+            self._keep(name, fd)
+
+    def run(self) -> None:
+        """Until nothing is left to keep."""
+        while self._sessions:
+            offer = self._offer
+            for fd, what in self._poll.poll(None if offer is None else offer.left_ms()):
+                if offer is not None and offer.owns(fd):
+                    offer.turn(fd)
+                elif fd == self._listener.fileno():
+                    self._accept()
+                elif fd in self._clients:
+                    self._hear(fd)
+                elif what & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+                    self._drop([name for name, kept in self._sessions.items() if kept == fd])
+            if offer is not None and self._takers and offer.left_ms() is None:
+                self._give(offer)
+        self._listener.close()
+        while self._clients:
+            self._hang_up(next(iter(self._clients)))
+
+    def _accept(self) -> None:
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # what socket.accept() is made of
+        except OSError:
+            return
+        client = _socket.socket(_socket.AF_UNIX, fdpass.KIND, 0, fileno=fd)
+        if len(self._clients) >= CLIENTS_MAX or credentials(client)[1] not in (0, posix.geteuid()):
+            client.close()
+            return
+        posix.set_blocking(fd, True)
+        fdpass.bound_waits(client, SEND_S)
+        self._clients[fd] = client
+        self._poll.register(fd, select.POLLIN)
+
+    def _hear(self, fd: int) -> None:
+        """One question of a client; whoever breaks the rules is hung up on."""
+        client = self._clients[fd]
+        sent: list[int] = []
+        try:
+            data, sent = fdpass.receive(client)
+            word, _, name = data.partition(b"\0")
+            if word == b"LIST":
+                self._list(client)
+            elif word == b"PARK" and name and len(sent) == 1:
+                self._keep(name.decode(), sent.pop())
+                fdpass.send(client, b"OK")
+            elif word == b"DROP":
+                self._drop([name.decode()])
+                fdpass.send(client, b"OK")
+            elif word == b"TAKE" and self._offer is not None:
+                self._takers.append(fd)
+            elif word == b"TAKE":
+                fdpass.send(client, b"NONE")
+            else:
+                self._hang_up(fd)
+        except (OSError, ValueError):
+            self._hang_up(fd)
+        finally:
+            fdpass.close_all(sent)
+
+    def _list(self, client: _socket.socket) -> None:
+        names = list(self._sessions)
+        for at in range(0, len(names), fdpass.FDS_A_MESSAGE):
+            part = names[at : at + fdpass.FDS_A_MESSAGE]
+            fdpass.send(client, "\0".join(part).encode(), [self._sessions[name] for name in part])
+        fdpass.send(client, b".")
+
+    def _give(self, offer: Offer) -> None:
+        """To the first that takes it all; the others are told that there is nothing."""
+        for fd in self._takers:
+            client = self._clients.get(fd)
+            if client is None:
+                continue
+            try:
+                if self._offer is None:
+                    fdpass.send(client, b"NONE")
+                elif offer.give(client):
+                    self._offer = None
+            except OSError:
+                self._hang_up(fd)
+        self._takers.clear()
+
+    def _keep(self, name: str, fd: int) -> None:
+        self._drop([name])
+        self._sessions[name] = fd
+        # No event is asked for: a hang-up is told all the same.
+        self._poll.register(fd, 0)
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            fd = self._sessions.pop(name, -1)
+            if fd >= 0:
+                self._poll.unregister(fd)
+                posix.close(fd)
+
+    def _hang_up(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        self._clients.pop(fd).close()
+
+
+def listen(path: str) -> _socket.socket:
+    """The keeper's listener, where no keeper is alive. Raises OSError."""
+    sock = _socket.socket(_socket.AF_UNIX, fdpass.KIND | _socket.SOCK_NONBLOCK, 0)
+    before = posix.umask(0o177)
+    try:
+        try:  # noqa: SIM105 - contextlib is an import
+            posix.unlink(path)
+        except FileNotFoundError:
+            pass
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        posix.umask(before)
+    return sock
+
+
+def start(path: str, sessions: Mapping[str, int]) -> None:
+    """Fork a keeper of these sessions; the fds stay the caller's too. Raises OSError.
+
+    Only for a process of one thread. The socket answers when this returns.
+    """
+    listener = listen(path)
+    try:
+        _fork(listener, sessions)
+    finally:
+        listener.close()
+
+
+def main(words: Sequence[str]) -> None:
+    """The keeper as a program: the listener's fd, then FD=NAME for each session."""
+    pairs = [word.partition("=") for word in words[1:]]
+    listener = _socket.socket(_socket.AF_UNIX, fdpass.KIND, 0, fileno=int(words[0]))
+    _fork(listener, {name: int(fd) for fd, _, name in pairs})
+
+
+def _fork(listener: _socket.socket, sessions: Mapping[str, int]) -> None:
+    if posix.fork():
+        return
+    try:
+        settle([listener.fileno(), *sessions.values()])
+        Keeper(listener, sessions).run()
+    finally:
+        posix._exit(0)
+
+
+def settle(keep: Iterable[int]) -> None:
+    """Make this process one that nobody waits for: no fd but these, nothing on the terminal."""
+    posix.setsid()
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)
+    for number in (_signal.SIGTERM, _signal.SIGCHLD):
+        _signal.signal(number, _signal.SIG_DFL)
+    nothing = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        posix.dup2(nothing, fd)
+    last = 2
+    for fd in sorted(keep):
+        posix.closerange(last + 1, fd)
+        last = fd
+    posix.closerange(last + 1, 1 << 20)
+    posix.chdir("/")
+    try:
+        fd = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY | posix.O_CLOEXEC)
+        posix.write(fd, OOM_SCORE_ADJ)
+        posix.close(fd)
+    except OSError:
+        # Not root: then it is one process among others.
+        return
