@@ -31,8 +31,6 @@ from node_agent.runtime.artifacts_download import (
     disk_error,
     free_bytes,
     no_space,
-    sha256_of,
-    size_of,
     sync_directory,
     write_synced,
 )
@@ -40,12 +38,12 @@ from node_agent.runtime.artifacts_fetch import open_source
 from node_agent.runtime.artifacts_manifest import (
     MANIFEST,
     Manifest,
-    check_release,
+    check_kernel,
     digest_of,
     emulated_manifest,
-    parse_config,
     parse_manifest,
 )
+from node_agent.runtime.artifacts_verify import verify_directory
 
 if TYPE_CHECKING:
     import ssl
@@ -104,7 +102,7 @@ class ArtifactCache:
         async with self._locks.setdefault(ref.digest, asyncio.Lock()):
             if (self._store / ref.digest).is_dir():
                 try:
-                    found = await asyncio.to_thread(self._verify, self._store / ref.digest, ref.digest)
+                    found = await asyncio.to_thread(verify_directory, self._store / ref.digest, ref.digest)
                 except (ArtifactError, OSError):
                     # Altered on disk since it was staged: fetch it again below.
                     await asyncio.to_thread(shutil.rmtree, self._store / ref.digest, ignore_errors=True)
@@ -136,7 +134,7 @@ class ArtifactCache:
         # Before the long look: what is about to be used must not be removed meanwhile.
         self._touch(digest)
         try:
-            return await asyncio.to_thread(self._verify, directory, digest)
+            return await asyncio.to_thread(verify_directory, directory, digest)
         except OSError as error:
             raise disk_error(error, str(directory)) from error
 
@@ -208,9 +206,9 @@ class ArtifactCache:
             for entry in manifest.files.values():
                 await download.file(entry, work / entry.name)
         await asyncio.to_thread(write_synced, work / MANIFEST, data)
-        await asyncio.to_thread(check_release, manifest, work / manifest.files["kernel"].name)
+        await asyncio.to_thread(check_kernel, manifest, work / manifest.files["kernel"].name)
         await asyncio.to_thread(self._publish, work, ref.digest)
-        return await asyncio.to_thread(self._verify, self._store / ref.digest, ref.digest)
+        return await asyncio.to_thread(verify_directory, self._store / ref.digest, ref.digest)
 
     async def _check_room(self, manifest: Manifest, work: Path) -> None:
         if manifest.total_bytes > self._max_bytes:
@@ -230,31 +228,6 @@ class ArtifactCache:
             raise no_space(str(self._partial), f"{need} bytes", f"{free} bytes")
 
     # -- verifying and keeping
-
-    def _verify(self, directory: Path, digest: str) -> StagedArtifact:
-        data = (directory / MANIFEST).read_bytes()
-        if digest_of(data) != digest:
-            raise altered(MANIFEST, "sha256", digest, digest_of(data))
-        manifest = parse_manifest(data, where=str(directory / MANIFEST))
-        for entry in manifest.files.values():
-            path = directory / entry.name
-            size = size_of(path)
-            if size != entry.size:
-                raise altered(entry.name, "size", str(entry.size), str(size) if size >= 0 else "no file")
-            if (got := sha256_of(path)) != entry.sha256:
-                raise altered(entry.name, "sha256", entry.sha256, got)
-        kernel = directory / manifest.files["kernel"].name
-        check_release(manifest, kernel)
-        initrd, config = manifest.files.get("initrd"), manifest.files.get("config")
-        return StagedArtifact(
-            digest=digest,
-            release=manifest.release,
-            kernel_path=str(kernel),
-            initrd_path=str(directory / initrd.name) if initrd else "",
-            kernel_config=parse_config((directory / config.name).read_text("utf-8", "replace"))
-            if config
-            else {},
-        )
 
     def _expect_release(self, release: str, ref: ArtifactRef) -> None:
         if ref.release and release != ref.release:

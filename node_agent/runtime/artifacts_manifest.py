@@ -5,6 +5,7 @@ Rules:
 - File names are plain names: no directory, no dot files, nothing that leaves the artifact.
 - The release in the bzImage's header must be the manifest's, unless the manifest says
   `emulated: true`.
+- `live_update`, the kernel's ABI strings, may be missing: then nobody has looked for them.
 
 Pure but for reading the files it is given. Not here: fetching and keeping (artifacts.py).
 """
@@ -19,17 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node_agent.errors import ArtifactError, Retry
+from node_agent.ports import LiveUpdateAbi
+from node_agent.runtime.artifacts_bzimage import RELEASE, BzImage, read_bzimage
 
 MANIFEST = "manifest.json"
 MANIFEST_MAX_BYTES = 1 << 20
 """A manifest is a few hundred bytes; beyond a MiB somebody serves us something else."""
 ROLES = ("kernel", "initrd", "config")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,199}")
-_RELEASE = re.compile(r"[!-~]{1,64}")
-"""UTS release: 64 printable characters (struct new_utsname, __NEW_UTS_LEN)."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HEADER_BYTES = 0x10000
-"""The version string lies within the setup sectors, at most 64 of 512 bytes above 0x200."""
+_ABI = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*-v[0-9]{1,6}")
+"""An ABI string as Linux spells them: kho-v4, luo-v5, memfd-v2."""
+_ABI_MAX = 47
+"""LIVEUPDATE_HNDL_COMPAT_LENGTH less its NUL, the longest of them in the kernel."""
+_HANDLER = re.compile(r"[a-z][a-z0-9-]{0,31}")
+HANDLERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Manifest:
     release: str
     emulated: bool
     files: Mapping[str, ManifestFile]
+    live_update: LiveUpdateAbi | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -83,7 +89,7 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     name, release, emulated = tree.get("name"), tree.get("release"), tree.get("emulated", False)
     if not isinstance(name, str) or not name:
         raise _invalid(where, "has no name")
-    if not isinstance(release, str) or not _RELEASE.fullmatch(release):
+    if not isinstance(release, str) or not RELEASE.fullmatch(release):
         raise _invalid(where, "has no usable release")
     if not isinstance(emulated, bool):
         raise _invalid(where, "says neither true nor false for emulated")
@@ -93,7 +99,8 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     files = {role: _file(role, entry, where) for role, entry in entries.items()}
     if len({f.name for f in files.values()}) != len(files):
         raise _invalid(where, "lists one file name twice")
-    return Manifest(digest_of(data), name, release, emulated, files)
+    abi = _live_update(tree["live_update"], where) if "live_update" in tree else None
+    return Manifest(digest_of(data), name, release, emulated, files, abi)
 
 
 def _file(role: str, entry: object, where: str) -> ManifestFile:
@@ -111,6 +118,27 @@ def _file(role: str, entry: object, where: str) -> ManifestFile:
     return ManifestFile(role, name, sha256, size)
 
 
+def _live_update(entry: object, where: str) -> LiveUpdateAbi:
+    if not isinstance(entry, dict) or set(entry) - {"kho", "luo", "handlers"}:
+        raise _invalid(where, "has a live_update that is not kho, luo and handlers")
+    kho, luo, handlers = entry.get("kho"), entry.get("luo"), entry.get("handlers", {})
+    if not _is_abi(kho) or not _is_abi(luo):
+        raise _invalid(where, "has a live_update without the strings of kho and luo")
+    if not isinstance(handlers, dict) or len(handlers) > HANDLERS_MAX:
+        raise _invalid(where, "has live_update.handlers that are not names and strings")
+    for handler, text in handlers.items():
+        if not _HANDLER.fullmatch(handler) or not text or not _is_abi(text):
+            raise _invalid(where, f"has live_update.handlers.{handler} that is not an ABI string")
+    return LiveUpdateAbi(str(kho), str(luo), dict(handlers))
+
+
+def _is_abi(value: object) -> bool:
+    """An ABI string, or the empty one of a kernel that has none."""
+    if not isinstance(value, str):
+        return False
+    return value == "" or (len(value) <= _ABI_MAX and _ABI.fullmatch(value) is not None)
+
+
 def _invalid(where: str, problem: str) -> ArtifactError:
     return ArtifactError(
         f"manifest {where} {problem}",
@@ -121,58 +149,27 @@ def _invalid(where: str, problem: str) -> ArtifactError:
     )
 
 
-def bzimage_release(path: Path) -> str:
-    """The release in an x86 bzImage's header.
-
-    Raises:
-        ArtifactError: NOT_A_BZIMAGE.
-        OSError: the file cannot be read.
-
-    Source: Documentation/arch/x86/boot.rst: magic "HdrS" at 0x202, kernel_version at 0x20e
-    (protocol ≥ 2.00), a pointer less 0x200 to a NUL-terminated string that begins with the
-    release.
-    """
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    pointer = int.from_bytes(head[0x20E:0x210], "little")
-    if head[0x202:0x206] != b"HdrS" or int.from_bytes(head[0x206:0x208], "little") < 0x200 or not pointer:
-        raise _not_bzimage(path)
-    text = head[pointer + 0x200 :].split(b"\0", 1)[0]
-    release = text.decode("ascii", "replace").partition(" ")[0]
-    if not _RELEASE.fullmatch(release):
-        raise _not_bzimage(path)
-    return release
-
-
-def _not_bzimage(path: Path) -> ArtifactError:
-    return ArtifactError(
-        f"{path.name} has no x86 bzImage header with a kernel version",
-        reason="NOT_A_BZIMAGE",
-        retry=Retry.NEVER,
-        remedy="publish a bzImage (vmlinuz), or mark the artifact emulated if it is one",
-        file=path.name,
-    )
-
-
-def check_release(manifest: Manifest, kernel: Path) -> None:
-    """The kernel file is of the release that the manifest names.
+def check_kernel(manifest: Manifest, kernel: Path) -> BzImage:
+    """The kernel file's header, whose release is the one that the manifest names. Of an emulated
+    kernel its size is what it takes to start.
 
     Raises:
         ArtifactError: RELEASE_MISMATCH or NOT_A_BZIMAGE.
     """
     if manifest.emulated:
-        return
-    found = bzimage_release(kernel)
-    if found != manifest.release:
+        return BzImage(manifest.release, init_bytes=manifest.files["kernel"].size)
+    found = read_bzimage(kernel)
+    if found.release != manifest.release:
         raise ArtifactError(
-            f"{kernel.name} is kernel {found}, the manifest says {manifest.release}",
+            f"{kernel.name} is kernel {found.release}, the manifest says {manifest.release}",
             reason="RELEASE_MISMATCH",
             retry=Retry.NEVER,
             remedy="build the artifact again from the kernel that is meant",
             file=kernel.name,
             expected=manifest.release,
-            got=found,
+            got=found.release,
         )
+    return found
 
 
 def parse_config(text: str) -> dict[str, str]:

@@ -76,9 +76,10 @@ class InProcessWorkloads:
         return tuple(self._running())
 
     async def peers(self) -> Sequence[WorkloadPeer]:
+        # Starts nobody: this is also asked before a boot has retrieved what crossed.
         return tuple(
             WorkloadPeer(w.id, session=w.session.name if w.session is not None else "")
-            for w in self._running().values()
+            for w in self._workloads.values()
         )
 
     async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:

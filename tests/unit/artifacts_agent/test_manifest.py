@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from node_agent.errors import ArtifactError
-from node_agent.runtime.artifacts_manifest import bzimage_release, parse_config, parse_manifest
+from node_agent.runtime.artifacts_bzimage import read_bzimage
+from node_agent.runtime.artifacts_manifest import parse_config, parse_manifest
 from tests.unit.artifacts_agent.publish import bzimage
 
 KERNEL = {"name": "vmlinuz", "sha256": "a" * 64, "size": 10}
@@ -62,7 +63,7 @@ def test_what_is_not_json(data: bytes) -> None:
 def test_the_release_in_a_boot_header(tmp_path: Path) -> None:
     path = tmp_path / "vmlinuz"
     path.write_bytes(bzimage("6.12.0-9-amd64"))
-    assert bzimage_release(path) == "6.12.0-9-amd64"
+    assert read_bzimage(path).release == "6.12.0-9-amd64"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_what_is_no_bzimage(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "vmlinuz"
     path.write_bytes(data)
     with pytest.raises(ArtifactError) as caught:
-        bzimage_release(path)
+        read_bzimage(path)
     assert caught.value.reason == "NOT_A_BZIMAGE"
 
 

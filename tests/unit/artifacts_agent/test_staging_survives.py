@@ -13,6 +13,7 @@ import pytest
 from node_agent.core.commands import Stage
 from node_agent.core.model import ArtifactRef
 from node_agent.ports import StagedArtifact
+from node_agent.runtime import artifacts
 from node_agent.runtime.artifacts import ArtifactCache
 from node_agent.runtime.runner_stages import Stages
 from tests.unit.artifacts_agent.publish import publish
@@ -80,7 +81,7 @@ async def test_what_is_being_staged_is_no_garbage_of_another(
     """Published, not yet looked through once more, and another stage ends just then."""
     slow = publish(tmp_path / "slow", "7.3.4")
     published, go_on = threading.Event(), threading.Event()
-    verify = cache._verify
+    verify = artifacts.verify_directory
 
     def held(directory: Path, digest: str) -> StagedArtifact:
         if digest == slow.digest:
@@ -88,7 +89,7 @@ async def test_what_is_being_staged_is_no_garbage_of_another(
             go_on.wait(10)
         return verify(directory, digest)
 
-    monkeypatch.setattr(cache, "_verify", held)
+    monkeypatch.setattr(artifacts, "verify_directory", held)
     staging = asyncio.create_task(cache.stage(slow))
     await asyncio.to_thread(published.wait, 10)
     await cache.stage(publish(tmp_path / "quick", "7.3.5"))
@@ -104,7 +105,7 @@ async def test_what_preflight_looks_at_is_no_garbage(
     for ref in refs:
         await cache.stage(ref)
     looking, go_on = threading.Event(), threading.Event()
-    verify = cache._verify
+    verify = artifacts.verify_directory
 
     def held(directory: Path, digest: str) -> StagedArtifact:
         if digest == refs[0].digest:
@@ -112,7 +113,7 @@ async def test_what_preflight_looks_at_is_no_garbage(
             go_on.wait(10)
         return verify(directory, digest)
 
-    monkeypatch.setattr(cache, "_verify", held)
+    monkeypatch.setattr(artifacts, "verify_directory", held)
     getting = asyncio.create_task(cache.get(refs[0].digest))
     await asyncio.to_thread(looking.wait, 10)
     await cache.stage(publish(tmp_path / "newer", "7.3.3"))
