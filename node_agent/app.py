@@ -1,9 +1,10 @@
 """Composition root of `liveroll-agent run`: the only place that builds a node's adapters.
 
 Rules:
-- Outside an emulated node, `run` becomes that node's kernel (a process of its own), which starts
-  it again as the node's userspace, and after every kexec anew.
-- Inside, what the blackout path left (handover) is adopted before anything else is opened.
+- What is different about a real and an emulated node comes as a Machine (app_real.py, app_emulated.py).
+- Outside an emulated node, `run --kernel emulated` becomes that node's kernel (a process of its own),
+  which starts it again as the node's userspace, and after every kexec anew.
+- What the blackout path left (handover) is adopted before anything else is opened.
 - Hello first: metrics, and all that they import, come after the first link.
 """
 
@@ -12,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from node_agent.errors import ArtifactError, JournalLocked, SettingsError
 from node_agent.settings import AgentSettings
@@ -23,21 +23,20 @@ from node_agent.settings import AgentSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from node_agent.core.model import Mark
-    from node_agent.ports import JournalRecord, Kernel
+    from node_agent.app_machine import Machine
+    from node_agent.core.model import Mark, Problem
+    from node_agent.ports import BootFacts, JournalRecord, Kernel
     from node_agent.resume.handover import Handover
     from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
+    from node_agent.runtime.journal import FileJournal
     from node_agent.runtime.link_transport import Connector
     from node_agent.runtime.metrics import Meter
+    from node_agent.runtime.runner_items import Identity
     from node_agent.runtime.supervisor_log import Log
 
 ROOT_ENV = "LIVEROLL_NODE_ROOT"
 """Set by the emulated node's kernel for all of its userspace."""
-RESUME_ENV = "LIVEROLL_RESUME"
-"""JOURNAL:SOCKET for the blackout path, so that it needs no settings."""
-ACCESS_ENV = "LIVEROLL_RESUME_ACCESS"
-"""MODE:GID of that socket, mode in octal, gid -1 to leave the group alone."""
 
 
 def run(settings: AgentSettings, *, arguments: Sequence[str], handover: Handover | None) -> int:
@@ -48,56 +47,22 @@ def run(settings: AgentSettings, *, arguments: Sequence[str], handover: Handover
         handover: what the blackout path left, if it has run.
     """
     if settings.kernel == "real":
-        raise SettingsError(
-            "--kernel real comes with the real kernel backend; it is not in this build",
-            reason="REAL_KERNEL_MISSING",
-            remedy="use --kernel emulated, or install a build that has the real backend",
-        )
+        return asyncio.run(serve(settings, "", handover))
     if ROOT_ENV not in os.environ:
+        if handover is not None and (handover.attempt or handover.parked):
+            raise SettingsError(
+                "this machine is a real node, and its agent's state is at hand",
+                reason="REAL_NODE",
+                remedy="say --kernel real; for an emulated node beside it say --kernel emulated as a flag",
+            )
+        from node_agent.app_emulated import become_kernel
+
         become_kernel(settings, arguments)
     return asyncio.run(serve(settings, os.environ[ROOT_ENV], handover))
 
 
-def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process with the emulated kernel, whose userspace this command becomes."""
-    emulated, root = settings.emulated, settings.root
-    assert root is not None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot make {error.filename}: {error.strerror}",
-            reason="STATE_DIR",
-            remedy="set state_dir to a place this user may write to",
-        ) from error
-    # Shares of a bare kexec as they were measured in the lab.
-    shares = {"shutdown": 0.05, "purgatory": 0.25, "boot": 0.7}
-    timings = [word for p, s in shares.items() for word in (f"--{p}-s", str(emulated.kexec_s * s))]
-    os.environ[RESUME_ENV] = f"{settings.journal}:{settings.broker_socket}"
-    os.environ[ACCESS_ENV] = f"{settings.broker_mode:o}:{settings.broker_gid}"
-    os.execv(  # noqa: S606 - this very interpreter
-        sys.executable,
-        [
-            sys.executable,
-            *("-m", "node_agent.kernel.emulated.process"),
-            *("--root", str(root), "--release", _default_kernel(settings), "--faults", emulated.faults),
-            *("--hardware-model", emulated.model, *timings),
-            *(word for service in emulated.services for word in ("--service", service)),
-            *("--", sys.executable, "-m", "node_agent.cli", *arguments),
-        ],
-    )
-
-
-def _default_kernel(settings: AgentSettings) -> str:
-    """What a cold boot starts: what was committed last, or what the settings say."""
-    with suppress(OSError):
-        return (settings.state_dir / "default-kernel").read_text().strip() or settings.emulated.release
-    return settings.emulated.release
-
-
 async def serve(settings: AgentSettings, root: str, handover: Handover | None) -> int:
-    """One life of the agent within an emulated node. Raises AgentError."""
+    """One life of the agent. root: of the emulated node, "" on a real one. Raises AgentError."""
     from node_agent.runtime.supervisor import first_error
     from node_agent.runtime.supervisor_log import Log
 
@@ -134,8 +99,6 @@ async def _start(
 ) -> None:
     """Build the node and start what it consists of."""
     from node_agent.app_control import serve_control
-    from node_agent.app_emulated import EmulatedHooks
-    from node_agent.kernel.emulated.client import ProcessKernel, ProcessSession
     from node_agent.runtime import broker_handover
     from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
@@ -143,46 +106,38 @@ async def _start(
     from node_agent.runtime.runner_boot import Boot
     from node_agent.runtime.runner_effects import Ports
     from node_agent.runtime.runner_items import Identity
-    from node_agent.runtime.supervisor import NodeLife, open_journal
+    from node_agent.runtime.supervisor import NodeLife
     from node_agent.runtime.tls_context import client_context
 
-    kernel = ProcessKernel(root)
-    facts, clock = await kernel.facts(), await kernel.clock()
+    log = log.bind(node=settings.node_id)
+    machine = await _machine(settings, root, log)
+    facts, clock = machine.facts, machine.clock
     meter = Meter()
     identity = Identity(
         node_id=settings.node_id,
         labels={"hardware_model": facts.hardware_model, **settings.labels},
-        capabilities=tuple(c for c in ("luo", "kho", "emulated") if c != "emulated" or facts.emulated),
+        capabilities=machine.capabilities,
         agent_version=_version(),
         linked=bool(settings.orchestrator),
     )
-    log = log.bind(node=settings.node_id)
-
-    def artifacts() -> ArtifactCache:
-        return ArtifactCache(
-            settings.artifacts_dir,
-            running_release=facts.release,
-            max_bytes=settings.artifacts_max_bytes,
-            tls=client_context(settings.tls),
-            on_bytes=meter.fetched,
-        )
-
-    fd = handover.journal_fd if handover is not None else -1
-    try:
-        journal, quarantine = await asyncio.to_thread(open_journal, settings.journal, fd=fd)
-    except JournalLocked as error:
-        from node_agent.runtime.stuck import wait_stuck
-
-        connect = _connector(settings, stack)
-        fd = await wait_stuck(settings.journal, error, identity, facts, clock, artifacts(), connect, log)
-        journal, quarantine = await asyncio.to_thread(open_journal, settings.journal, fd=fd)
+    cache = ArtifactCache(
+        settings.artifacts_dir,
+        running_release=facts.release,
+        max_bytes=settings.artifacts_max_bytes,
+        tls=client_context(settings.tls),
+        on_bytes=meter.fetched,
+    )
+    connect = _connector(settings, stack)
+    journal, quarantine = await _journal(settings, machine, identity, cache, connect, handover, log)
+    if not facts.emulated:
+        await _note_down(settings, facts, log)
     broker = Broker(
         str(settings.broker_socket), socket_mode=settings.broker_mode, socket_gid=settings.broker_gid
     )
-    used: Kernel = kernel
+    used: Kernel = machine.kernel
     marks: tuple[Mark, ...] = ()
     if handover is not None:
-        adopted = broker_handover.HandoverKernel(kernel, handover, ProcessSession)
+        adopted = broker_handover.HandoverKernel(machine.kernel, handover, machine.adopt)
         stack.callback(adopted.close)
         used = adopted
     if handover is not None and handover.attempt:
@@ -192,7 +147,6 @@ async def _start(
             log.warning("the blackout path could not do everything", what=what, why=why)
     else:
         restore_broker(broker, journal.records, used, facts.boot_id)
-    cache = artifacts()
     await capture_running(cache, settings.running_artifact, emulated=facts.emulated, log=log)
     linked = asyncio.Event()
     if not settings.orchestrator:
@@ -204,14 +158,16 @@ async def _start(
             journal=journal,
             clock=clock,
             workloads=broker,
-            hooks=EmulatedHooks(settings, root, cache),
+            hooks=machine.hooks,
             artifacts=cache,
+            default_kernel=machine.default_kernel,
+            disks=machine.disks,
             bindings=broker.bindings,
         ),
         boot=Boot(facts, marks=marks, quarantine=quarantine),
         meter=meter,
         log=log,
-        connect=_connector(settings, stack),
+        connect=connect,
         served=lambda living: serve_control(settings.control_socket, living),
         on_view=lambda view: linked.set() if view.up or view.problem is not None else None,
     )
@@ -219,6 +175,50 @@ async def _start(
     tasks.create_task(broker.run())
     if settings.metrics_listen:
         tasks.create_task(_metrics(settings.metrics_listen, meter, linked, log))
+
+
+async def _machine(settings: AgentSettings, root: str, log: Log) -> Machine:
+    if root:
+        from node_agent import app_emulated
+
+        return await app_emulated.open_machine(settings, root)
+    from node_agent import app_real
+
+    return await app_real.open_machine(settings, log)
+
+
+async def _journal(
+    settings: AgentSettings,
+    machine: Machine,
+    identity: Identity,
+    artifacts: ArtifactCache,
+    connect: Connector | None,
+    handover: Handover | None,
+    log: Log,
+) -> tuple[FileJournal, Problem | None]:
+    """The journal, locked, however long another process holds it."""
+    from node_agent.runtime.supervisor import open_journal
+
+    facts, clock = machine.facts, machine.clock
+    fd = handover.journal_fd if handover is not None else -1
+    try:
+        if not facts.emulated:
+            from node_agent.app_real import thaw_left_over
+
+            await thaw_left_over(settings, facts.boot_id)
+        return await asyncio.to_thread(open_journal, settings.journal, fd=fd)
+    except JournalLocked as error:
+        from node_agent.runtime.stuck import wait_stuck
+
+        fd = await wait_stuck(settings.journal, error, identity, facts, clock, artifacts, connect, log)
+        return await asyncio.to_thread(open_journal, settings.journal, fd=fd)
+
+
+async def _note_down(settings: AgentSettings, facts: BootFacts, log: Log) -> None:
+    from node_agent import app_real
+
+    await asyncio.to_thread(app_real.note_for_resume, settings, log)
+    app_real.warn_of_what_is_missing(settings, facts, log)
 
 
 def _connector(settings: AgentSettings, stack: AsyncExitStack) -> Connector | None:

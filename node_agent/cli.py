@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OK, INVALID, FAILED, UNREACHABLE, DENIED = 0, 2, 4, 6, 7
 _CODES: Mapping[str, int] = {
     "SETTINGS_INVALID": INVALID,
-    "REAL_KERNEL_MISSING": INVALID,
+    "REAL_NODE": INVALID,
     "PLAINTEXT_REFUSED": INVALID,
     "FAULT_INVALID": INVALID,
     "PORT_IN_USE": INVALID,
@@ -62,12 +62,12 @@ cut_link; @N is the N-th kexec of that node. All timings are emulated and say no
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run liveroll-agent; returns the exit code."""
-    handover = resume()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    handover = resume(arguments)
     # gRPC's own lines are about its sockets; what matters of them is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from node_agent.errors import AgentError
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     try:
         if args.verb == "run":
@@ -84,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
 
 
-def resume() -> Handover | None:
-    """The blackout path, if this is the userspace of a node that says where its journal is."""
+def resume(arguments: Sequence[str]) -> Handover | None:
+    """The blackout path, if this is the userspace of a node that says where its journal is: of an
+    emulated one, or of this machine, where its agent of before has left word of it."""
     root = os.environ.get("LIVEROLL_NODE_ROOT", "")
-    if not root:
+    if not root and (arguments[:1] != ["run"] or "emulated" in arguments):
         return None
     from node_agent.resume.take import take
 

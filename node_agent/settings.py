@@ -108,6 +108,10 @@ class AgentSettings:
     """Bound of one artifact; a manifest that says more is refused before a byte is fetched."""
     hooks: Mapping[str, HookCommand] = field(default_factory=lambda: MappingProxyType({}))
     """drain, undrain, health, set_default_kernel."""
+    quiesce: str = "freeze"
+    """How filesystems are made quiet before a kexec: freeze, or sync alone."""
+    clock_tsc: str = "auto"
+    """Whether the TSC measures across a kexec: auto, trust or off."""
     log_format: str = "console"
     log_level: str = "info"
 
@@ -120,6 +124,16 @@ class AgentSettings:
     def journal(self) -> Path:
         """The journal's file."""
         return self.state_dir / "journal"
+
+    @property
+    def frozen_note(self) -> Path:
+        """Where a real node notes what its jump has frozen; the sockets' directory is on a tmpfs."""
+        return self.control_socket.parent / "frozen"
+
+    @property
+    def resume_conf(self) -> Path:
+        """What the blackout path of a real node reads instead of settings."""
+        return self.state_dir / "resume.conf"
 
 
 def split_address(address: str) -> tuple[str, int]:

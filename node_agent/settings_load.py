@@ -234,6 +234,8 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
         running_artifact=running,
         artifacts_max_bytes=read.positive("artifacts.max_bytes", 4 * 1024**3),
         hooks=MappingProxyType(dict(hooks)),
+        quiesce=read.choice("quiesce", "freeze", ("freeze", "sync")),
+        clock_tsc=read.choice("clock.tsc", "auto", ("auto", "trust", "off")),
         log_format=read.choice("log.format", "console", ("console", "json")),
         log_level=read.choice("log.level", "info", ("debug", "info", "warning", "error")),
     )

@@ -32,6 +32,8 @@ SCALARS: Mapping[str, str] = MappingProxyType(
         "metrics.listen": "str",
         "artifacts.running": "path",
         "artifacts.max_bytes": "int",
+        "quiesce": "str",
+        "clock.tsc": "str",
         "emulated.release": "str",
         "emulated.model": "str",
         "emulated.kexec_s": "number",

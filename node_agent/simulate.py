@@ -30,7 +30,7 @@ from node_agent.kernel.emulated.image import ImageTable
 from node_agent.kernel.emulated.model import Machine
 from node_agent.kernel.emulated.node import Boot, EmulatedNode
 from node_agent.kernel.faults import FaultKind
-from node_agent.ports import Journal
+from node_agent.ports import BootChoice, Journal
 from node_agent.runtime.artifacts import ArtifactCache
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.link import LinkView
@@ -104,10 +104,16 @@ class SimulatedHooks:
             return False, f"kernel {self._release} is emulated as unhealthy"
         return True, ""
 
-    async def set_default_kernel(self, artifact_digest: str) -> None:
-        """What the emulated firmware starts."""
-        staged = await self._node.artifacts(self._release).get(artifact_digest)
-        self._node.set_default(staged.release)
+
+class SimulatedFirmware:
+    """ports.DefaultKernel of an emulated node."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+
+    async def choose(self, choice: BootChoice) -> None:
+        """A cold boot starts its release."""
+        self._node.set_default(choice.release)
 
 
 class SimulatedNode:
@@ -205,6 +211,7 @@ class SimulatedNode:
                 clock=boot.clock,
                 workloads=workloads,
                 hooks=SimulatedHooks(self, facts.release),
+                default_kernel=SimulatedFirmware(self),
                 artifacts=cache,
             ),
             boot=BootFound(facts, quarantine=quarantine),

@@ -19,9 +19,13 @@ from collections.abc import Callable
 CODE = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 
 
-def open_tsc() -> Callable[[], int] | None:
-    """A function that reads raw cycles, or None if this machine has none to trust."""
-    if platform.machine() != "x86_64" or not _invariant():
+def open_tsc(*, trust: bool = False) -> Callable[[], int] | None:
+    """A function that reads raw cycles, or None if this machine has none to trust.
+
+    Args:
+        trust: take its word that the counter is good, whatever the processor's flags say.
+    """
+    if platform.machine() != "x86_64" or not (trust or _invariant()):
         return None
     try:
         page = mmap.mmap(

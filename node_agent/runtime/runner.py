@@ -41,14 +41,14 @@ from node_agent.core.phases import Phase, Verdict
 from node_agent.core.report import CommandRefusal, Disposition, NodeStatus, Outcome, Report
 from node_agent.core.saga import transition
 from node_agent.core.steps import STEPS, Effect
-from node_agent.errors import JournalUnavailable, KernelError
+from node_agent.errors import JournalUnavailable
 from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met, Staged, Unreadable
 from node_agent.runtime.runner_ledger import Ledger, with_attempt
 from node_agent.runtime.runner_report import build_hello
 from node_agent.runtime.runner_stages import Stages
-from node_agent.runtime.runner_step import before_reboot, in_time, perform_bounded
+from node_agent.runtime.runner_step import in_time, jump, perform_bounded
 
 if TYPE_CHECKING:
     from node_agent.runtime.link_transport import HelloFacts
@@ -382,13 +382,7 @@ class NodeRunner:
                 # Accepted while the last workload came to stand still: it waits in the inbox.
                 return ev.CancelRequested(cancel.reason)
             return ev.JumpIntentRecorded()
-        stopped = await before_reboot(self._effects, self._ports, attempt, self.stamp)
-        if stopped is not None:
-            return stopped
-        try:
-            await self._ports.kernel.reboot_kexec()
-        except KernelError as error:
-            return ev.RebootRefused(Problem.of(error, step=Phase.JUMPING.value))
+        return await jump(self._effects, self._ports, attempt, self.stamp)
 
     async def _journal_failed(self, error: JournalUnavailable) -> None:
         """Nothing can be promised any more. A restart finds the journal as it is."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from node_agent.core import events as ev
 from node_agent.core import timing
@@ -23,7 +24,10 @@ from node_agent.core.steps import BEFORE_JUMP, Effect, Undo, undo_plan
 from node_agent.errors import AgentError, HookFailed, Retry
 from node_agent.ports import (
     Artifacts,
+    BootChoice,
     Clock,
+    DefaultKernel,
+    Disks,
     Hooks,
     Journal,
     Kernel,
@@ -33,13 +37,25 @@ from node_agent.ports import (
 )
 from node_agent.runtime.preflight import preflight
 from node_agent.runtime.runner_session import AgentSession
+from node_agent.workloads.default_kernel import NoDriver
 from node_agent.workloads.protocol import session_name
 
 log = logging.getLogger(__name__)
 
 
-async def _no_sync() -> None:
-    """Nothing to write back: an emulated node's disk is its host's."""
+class HostedDisks:
+    """ports.Disks of an emulated node: its disk is its host's, which goes on."""
+
+    async def settle(self) -> None:
+        """Nothing to write back."""
+
+    async def jump(self, kernel: Kernel, last: Callable[[], None], left_s: float) -> NoReturn:
+        """See ports.Disks; nothing comes before."""
+        last()
+        await kernel.reboot_kexec()
+
+    async def let_go(self) -> None:
+        """Nothing was got ready."""
 
 
 def _no_bindings() -> Mapping[str, Mapping[str, object]]:
@@ -56,8 +72,8 @@ class Ports:
     workloads: Workloads
     hooks: Hooks
     artifacts: Artifacts
-    sync: Callable[[], Awaitable[None]] = _no_sync
-    """sync(2), before the jump."""
+    default_kernel: DefaultKernel = field(default_factory=NoDriver)
+    disks: Disks = field(default_factory=HostedDisks)
     bindings: Callable[[], Mapping[str, Mapping[str, object]]] = _no_bindings
     """The broker's bindings of workloads to peers."""
 
@@ -124,7 +140,7 @@ class Effects:
         }
 
     async def _load(self, attempt: Attempt) -> ev.Event:
-        staged = await preflight(attempt, self._ports.kernel, self._ports.artifacts)
+        staged = await preflight(attempt, self._ports.kernel, self._ports.artifacts, self._ports.workloads)
         command_line = name_attempt(attempt.command_line, attempt.ref.id)
         image = KexecImage(staged.kernel_path, staged.initrd_path, command_line, staged.release)
         await self._ports.kernel.load(image)
@@ -163,7 +179,7 @@ class Effects:
 
     async def _suspend(self, _: Attempt) -> ev.Event:
         # Written back before anything stands still, so that the sync in the blackout is short.
-        await self._ports.sync()
+        await self._ports.disks.settle()
         mark = self.mark(timing.SUSPEND)
         await self._ports.workloads.suspend()
         return ev.Suspended((mark,))
@@ -250,7 +266,12 @@ class Effects:
             return False, f"the health probe failed with {type(error).__name__}"
 
     async def _set_default(self, attempt: Attempt) -> ev.Event:
-        await self._ports.hooks.set_default_kernel(attempt.artifact.digest)
+        staged = await self._ports.artifacts.get(attempt.artifact.digest)
+        await self._ports.default_kernel.choose(
+            BootChoice(
+                staged.digest, staged.release, staged.kernel_path, staged.initrd_path, attempt.command_line
+            )
+        )
         return ev.Committed()
 
     async def _unwind(self, attempt: Attempt) -> ev.Event:
@@ -269,6 +290,7 @@ class Effects:
                 await self._undo(undo)
             except AgentError as error:
                 failed = failed or error
+        await self._ports.disks.let_go()
         if failed is not None:
             raise failed
 

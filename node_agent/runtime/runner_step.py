@@ -20,6 +20,7 @@ from node_agent.core import timing
 from node_agent.core.admission import lease_problem
 from node_agent.core.attempt import Attempt
 from node_agent.core.model import BootStamp, Problem
+from node_agent.core.phases import Phase
 from node_agent.core.steps import Effect, timeout_s
 from node_agent.errors import AgentError, JournalUnavailable, Retry
 from node_agent.ports import Clock
@@ -61,7 +62,8 @@ async def in_time(clock: Clock, attempt: Attempt, event: ev.Event, now: BootStam
     Raises:
         JournalUnavailable: it failed; or it hangs, and what becomes of the record nobody knows.
     """
-    if not isinstance(event, ev.Suspended | ev.JumpIntentRecorded):
+    stands_still = isinstance(event, ev.Suspended) or attempt.phase is Phase.JUMPING
+    if not stands_still:
         return await commit
     assert attempt.lease is not None
     left_s = attempt.lease.stamp.boottime_s + attempt.lease.valid_for_s - now.boottime_s
@@ -75,34 +77,51 @@ async def in_time(clock: Clock, attempt: Attempt, event: ev.Event, now: BootStam
         ) from None
 
 
-async def before_reboot(
-    effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable[[], BootStamp]
-) -> ev.Event | None:
-    """All that comes between JumpIntent and reboot; what stands in the way of it, if anything.
+class _Late(Exception):
+    """The lease ran out, seen as the last act before reboot."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+async def jump(effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable[[], BootStamp]) -> ev.Event:
+    """All that comes after the JumpIntent; why there is still somebody to say so.
 
     The write-back is cut short by the lease, because workloads stand still meanwhile. Nothing has
     left this boot yet, so that every failure may unwind. The lease is judged last.
     """
     lease = attempt.lease
     assert lease is not None
-    left_s = lease.stamp.boottime_s + lease.valid_for_s - stamp().boottime_s
-    try:
-        await within(ports.clock, left_s, _written_back(ports))
+
+    def left_s() -> float:
+        return lease.stamp.boottime_s + lease.valid_for_s - stamp().boottime_s
+
+    def last() -> None:
         mark = effects.mark(timing.PRE_REBOOT)
         effects.session.write_marks((*attempt.marks, mark), attempt.tsc_hz)
+        late = lease_problem(lease, stamp())
+        if late is not None:
+            raise _Late(late)
+
+    try:
+        await within(ports.clock, left_s(), _written_back(ports))
+        await ports.disks.jump(ports.kernel, last, left_s())
+    except _Late as late:
+        return ev.LeaseExpired(late.problem)
     except TimeoutError:
         return ev.LeaseExpired(
             lease_problem(lease, stamp()) or _expired(attempt, "the disk was written back")
         )
+    except AgentError as error:
+        return ev.RebootRefused(Problem.of(error, step=Phase.JUMPING.value))
     except Exception as error:  # rule 2
         log.exception("the jump failed before the reboot in a way nobody foresaw")
         return ev.RebootRefused(_unforeseen(error, attempt))
-    late = lease_problem(lease, stamp())
-    return ev.LeaseExpired(late) if late is not None else None
 
 
 async def _written_back(ports: Ports) -> None:
-    await ports.sync()
+    await ports.disks.settle()
 
 
 async def within(

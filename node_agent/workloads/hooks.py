@@ -1,4 +1,4 @@
-"""Drain, undrain, health and default kernel: this node's own commands, none, or a script.
+"""Drain, undrain and health: this node's own commands, none, or a script.
 
 Rules of commands:
 - argv lists from the node's own settings, run without a shell in a session of their own; at the
@@ -48,13 +48,10 @@ class NoHooks:
     async def healthy(self) -> tuple[bool, str]:
         return True, ""
 
-    async def set_default_kernel(self, artifact_digest: str) -> None:
-        return
-
 
 @dataclass(frozen=True, slots=True)
 class CommandHooks:
-    """ports.Hooks over commands.
+    """ports.Hooks over commands; demand() runs any of them.
 
     commands: by name: drain, undrain, health, set_default_kernel; a name left out does nothing.
     variables: added to every command's environment, e.g. LIVEROLL_NODE.
@@ -64,24 +61,25 @@ class CommandHooks:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     async def drain(self) -> None:
-        await self._demand("drain")
+        await self.demand("drain")
 
     async def undrain(self) -> None:
-        await self._demand("undrain")
+        await self.demand("undrain")
 
     async def healthy(self) -> tuple[bool, str]:
         try:
-            await self._demand("health")
+            await self.demand("health")
         except HookFailed as error:
             lines = error.fields.get("output", "").strip().splitlines()
             return False, lines[-1] if lines else error.message
         return True, ""
 
-    async def set_default_kernel(self, artifact_digest: str) -> None:
-        await self._demand("set_default_kernel", LIVEROLL_ARTIFACT=artifact_digest)
+    async def demand(self, name: str, **variables: str) -> None:
+        """Run the command of that name, with these in its environment too.
 
-    async def _demand(self, name: str, **variables: str) -> None:
-        """Raises HookFailed: HOOK_NOT_FOUND, HOOK_TIMEOUT, HOOK_FAILED."""
+        Raises:
+            HookFailed: HOOK_NOT_FOUND, HOOK_TIMEOUT, HOOK_FAILED.
+        """
         command = self.commands.get(name)
         if command is None:
             return
@@ -162,8 +160,6 @@ class HookScript:
     unhealthy_releases: frozenset[str] = frozenset()
     unhealthy: bool = False
     why: str = "the health probe failed"
-    default_artifact: str = ""
-    """Digest of the last set_default_kernel()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +185,3 @@ class ScriptedHooks:
         if self.release in self.script.unhealthy_releases:
             return False, f"{self.script.why} under {self.release}"
         return True, ""
-
-    async def set_default_kernel(self, artifact_digest: str) -> None:
-        self.script.default_artifact = artifact_digest

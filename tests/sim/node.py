@@ -30,7 +30,7 @@ from node_agent.runtime.supervisor import NodeLife, corrupt_problem
 from node_agent.runtime.supervisor_log import Log
 from node_agent.workloads.inprocess import WorkloadFaults, _Workload
 from tests.sim.draw import NodeDraw
-from tests.sim.node_ports import SimArtifacts, SimHooks, SimKernel, SimWorkloads, for_ever
+from tests.sim.node_ports import SimArtifacts, SimFirmware, SimHooks, SimKernel, SimWorkloads, for_ever
 from tests.sim.virtual import EPOCH
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ class SimNode:
                 workloads=self.workloads,
                 hooks=SimHooks(self, facts.release),
                 artifacts=SimArtifacts(self, facts.release),
+                default_kernel=SimFirmware(self),
             ),
             boot=BootFound(facts, quarantine=quarantine),
             meter=Meter(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from node_agent.core.model import ArtifactRef
 from node_agent.errors import AgentError, ArtifactError, HookFailed
 from node_agent.kernel.emulated.inprocess import InProcessKernel, InProcessSession
-from node_agent.ports import BootFacts, Kernel, KexecImage, StagedArtifact, WorkloadPause
+from node_agent.ports import BootChoice, BootFacts, Kernel, KexecImage, StagedArtifact, WorkloadPause
 from node_agent.workloads.inprocess import InProcessWorkloads, _Workload
 
 if TYPE_CHECKING:
@@ -129,10 +129,16 @@ class SimHooks:
             return False, "a spell of ill health"
         return True, ""
 
-    async def set_default_kernel(self, artifact_digest: str) -> None:
+
+class SimFirmware:
+    """ports.DefaultKernel of an emulated node."""
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+
+    async def choose(self, choice: BootChoice) -> None:
         await self._node.point("set_default")
-        release = self._node.cache[artifact_digest]
-        self._node.emulated.set_default(release)
+        self._node.emulated.set_default(choice.release)
 
 
 class SimArtifacts:

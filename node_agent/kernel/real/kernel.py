@@ -77,6 +77,10 @@ class RealKernel:
         )
         return RealSession(self._worker, name, fd)
 
+    def adopt(self, name: str, fd: int) -> RealSession:
+        """A session that was retrieved already, by the blackout path. The fd becomes the session's."""
+        return RealSession(self._worker, name, fd)
+
     async def load(self, image: KexecImage) -> None:
         await _told(alone("liveroll-kexec-load", lambda: kexec.load(image)))
 

@@ -77,7 +77,6 @@ def test_version_and_completion() -> None:
         ),
         (["run", "--config", "/nonexistent.toml"], ["there is no such file"]),
         (["run", "--node-id", "Not Me", "--orchestrator", "x"], ["--node-id", "--orchestrator: 'x'"]),
-        (["run", "--kernel", "real"], ["comes with the real kernel backend", "REAL_KERNEL_MISSING"]),
     ],
 )
 def test_bad_input_is_named_with_its_remedy_and_ends_with_2(arguments: list[str], words: list[str]) -> None:

@@ -18,7 +18,7 @@ from node_agent.errors import AgentError, ArtifactError, BrokerError, HookFailed
 from node_agent.kernel.emulated.node import Boot as NodeBoot
 from node_agent.kernel.emulated.node import EmulatedNode
 from node_agent.kernel.emulated.phases import PhaseTimes
-from node_agent.ports import StagedArtifact
+from node_agent.ports import BootChoice, StagedArtifact
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.runner import NodeRunner
 from node_agent.runtime.runner_boot import Boot
@@ -93,8 +93,9 @@ class Hooks:
     async def healthy(self) -> tuple[bool, str]:
         return self.health()
 
-    async def set_default_kernel(self, artifact_digest: str) -> None:
-        self.default = artifact_digest
+    async def choose(self, choice: BootChoice) -> None:
+        """ports.DefaultKernel too: one object to script."""
+        self.default = choice.digest
 
 
 @dataclass
@@ -233,6 +234,7 @@ class Lab:
             Watched(self, "workloads", self.workloads),
             Watched(self, "hooks", self.hooks),
             Watched(self, "artifacts", self.artifacts),
+            Watched(self, "hooks", self.hooks),
         )
         facts = await boot.kernel.facts()
         identity = Identity("node-1", linked=self.linked)

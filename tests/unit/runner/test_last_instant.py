@@ -10,6 +10,7 @@ import pytest
 from node_agent.core import commands as cmd
 from node_agent.core.phases import Phase
 from node_agent.core.report import Outcome
+from node_agent.runtime.runner_effects import HostedDisks
 from tests.unit.runner.lab import Lab
 
 P = Phase
@@ -59,13 +60,14 @@ async def test_a_disk_that_is_never_written_back_costs_no_more_than_the_lease() 
         await lab.reach(P.PRESERVED)
         calls = 0
 
-        async def hangs() -> None:
-            nonlocal calls
-            calls += 1
-            if calls > 1:  # the first comes before anything stands still
-                await asyncio.get_running_loop().create_future()
+        class Hangs(HostedDisks):
+            async def settle(self) -> None:
+                nonlocal calls
+                calls += 1
+                if calls > 1:  # the first comes before anything stands still
+                    await asyncio.get_running_loop().create_future()
 
-        lab.runner._ports = replace(lab.runner._ports, sync=hangs)
+        lab.runner._ports = replace(lab.runner._ports, disks=Hangs())
         lab.runner._effects._ports = lab.runner._ports
         lab.runner.submit(lab.proceed(valid_for_s=5.0))
         assert await lab.settle() is P.ABORTED

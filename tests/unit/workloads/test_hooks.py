@@ -34,7 +34,6 @@ async def test_nothing_configured_is_done_and_healthy() -> None:
     for hooks in (NoHooks(), CommandHooks({})):
         await hooks.drain()
         await hooks.undrain()
-        await hooks.set_default_kernel("sha256:x")
         assert await hooks.healthy() == (True, "")
 
 
@@ -46,8 +45,8 @@ async def test_a_command_sees_its_variables_and_no_shell(tmp_path: Path) -> None
         "('LIVEROLL_HOOK','LIVEROLL_NODE','LIVEROLL_ARTIFACT')]+sys.argv[1:]))"
     )
     run = Run((*python(code).argv, "$(id); *"))
-    await CommandHooks({"set_default_kernel": run}, {"LIVEROLL_NODE": "n1"}).set_default_kernel("sha256:x")
-    assert out.read_text() == "set_default_kernel|n1|sha256:x|$(id); *"
+    await CommandHooks({"probe": run}, {"LIVEROLL_NODE": "n1"}).demand("probe", LIVEROLL_ARTIFACT="sha256:x")
+    assert out.read_text() == "probe|n1|sha256:x|$(id); *"
 
 
 async def test_a_failure_keeps_the_last_words() -> None:
@@ -123,5 +122,3 @@ async def test_a_script_counts_down_and_follows_the_kernel() -> None:
     assert await bad.healthy() == (False, "the health probe failed under 7.3.5-bad")
     script.unhealthy = True
     assert await good.healthy() == (False, "the health probe failed")
-    await good.set_default_kernel("sha256:d")
-    assert script.default_artifact == "sha256:d"
