@@ -49,6 +49,11 @@ def state_dir(environment: Mapping[str, str] | None = None) -> Path:
     return Path(chosen or "lab-state").absolute()
 
 
+def is_lab(directory: Path) -> bool:
+    """Whether up() made it, at least in part: what else it may be is not ours to remove."""
+    return any((directory / name).is_dir() for name in ("orchestrator", "nodes"))
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a `liveroll` command said."""

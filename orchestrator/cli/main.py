@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import artifact, cmd_events, cmd_fleet, cmd_rollouts
+from orchestrator.cli import artifact, cmd_events, cmd_fleet, cmd_rollouts, lab
 from orchestrator.cli.output import Format, Output
 from orchestrator.cli.shell import Globals, Shell
 
@@ -96,6 +96,7 @@ cmd_rollouts.register(app)
 cmd_fleet.register(app)
 cmd_events.register(app)
 app.add_typer(artifact.app, name="artifact")
+app.add_typer(lab.app, name="lab")
 
 
 def main() -> None:
