@@ -1,24 +1,48 @@
-"""Fixtures of the kernels' contract: every test runs on every backend."""
+"""Fixtures of the kernels' contract: every test runs on every backend.
+
+LIVEROLL_LAB=1 (`make test-lab`) adds real kernels, in guests of the lab; without it there are
+the emulated ones only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contract.kernel_backends import BACKENDS, Backend
 
+LAB = os.environ.get("LIVEROLL_LAB", "") == "1"
 StartNode = Callable[..., Awaitable[Backend]]
 
+collect_ignore = [] if LAB else ["test_kernel_real.py"]
 
-@pytest.fixture(params=sorted(BACKENDS))
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "emulated(why): a rule of the emulation alone")
+
+
+@pytest.fixture(scope="module")
+def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """Real kernels for a module's tests; booted when the first one asks."""
+    from deploy.lab.paths import load
+    from tests.contract.guest_backend import Guests
+
+    guests = Guests(load(), tmp_path_factory.mktemp("guests"))
+    yield guests
+    guests.end()
+
+
+@pytest.fixture(params=[*sorted(BACKENDS), *(["real"] if LAB else [])])
 async def start_node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartNode]:
     """Starts a node: start_node(faults="", memory_bytes=0, scratch_bytes=0)."""
     started: list[Backend] = []
+    backend_type = BACKENDS.get(request.param) or _real(request)
 
     async def start(faults: str = "", **machine: int) -> Backend:
-        backend = BACKENDS[request.param](tmp_path, faults, **machine)
+        backend = backend_type(tmp_path, faults, **machine)
         started.append(backend)
         await backend.start()
         return backend
@@ -26,6 +50,15 @@ async def start_node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     yield start
     for backend in started:
         await backend.stop()
+
+
+def _real(request: pytest.FixtureRequest) -> type[Backend]:
+    emulated = request.node.get_closest_marker("emulated")
+    if emulated is not None:
+        pytest.skip(emulated.args[0])
+    from tests.contract.guest_backend import Guest
+
+    return type("Guest", (Guest,), {"guests": request.getfixturevalue("guests")})
 
 
 @pytest.fixture

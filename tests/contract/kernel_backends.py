@@ -1,22 +1,29 @@
-"""The kernels under contract: one interface, so that a real one can join as a third parameter.
+"""The kernels under contract: one interface for the emulated ones here and the real one (guest_backend).
 
 A backend starts one node whose userspace does nothing; the test is the agent. kexec() loads,
 reboots and waits for the next userspace. Sessions of an earlier boot are dead ends, and the
-test closes them as it closes any other.
+test closes them as it closes any other. Files are made and read through node.os and node.fcntl,
+because on a real kernel they are in another machine; a descriptor ends with its boot there, so a
+test closes it before a kexec.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from node_agent.errors import KernelError
 from node_agent.kernel.emulated import syncclient, wire
@@ -30,24 +37,58 @@ from node_agent.ports import Kernel, KexecImage, Session
 ON = "kho=on liveupdate=on"
 
 
+class Holder(ABC):
+    """Another process of the node that holds a copy of a session."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """Kill it, and wait until it is gone. Nothing to do if its boot is over."""
+
+
+class Sleeper(Holder):
+    """A process of this machine."""
+
+    def __init__(self, fd: int) -> None:
+        self._process = subprocess.Popen(["sleep", "600"], pass_fds=[fd])
+
+    async def end(self) -> None:
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+
 class Backend(ABC):
     """One running node. kernel is the present boot's."""
 
     kernel: Kernel
+    real = False
+    releases = ("7.3.4", "7.3.5")
+    """Of two kernels to jump to, other than the first boot's if there are so many."""
+    os: Any = os
+    fcntl: Any = fcntl
 
     def __init__(
         self, tmp_path: Path, faults: str = "", *, memory_bytes: int = 0, scratch_bytes: int = 0
     ) -> None:
         self.tmp_path, self.faults = tmp_path, faults
         self.memory_bytes, self.scratch_bytes = memory_bytes, scratch_bytes
+        self.named: list[str] = []
 
-    def image(self, release: str = "7.3.4", command_line: str = ON, **properties: object) -> KexecImage:
-        """A kernel file, with a sidecar if it has properties."""
+    def image(self, release: str = "", command_line: str = ON, **properties: object) -> KexecImage:
+        """A kernel file, with a sidecar if it has properties. releases[0] unless told."""
+        release = release or self.releases[0]
         path = self.tmp_path / f"vmlinuz-{release}"
         path.write_bytes(b"a kernel")
         if properties:
             Path(f"{path}.emulated.json").write_text(json.dumps(properties))
         return KexecImage(str(path), "", command_line, release)
+
+    def broken_images(self) -> list[KexecImage]:
+        """Files that are no kernel."""
+        bad, unreadable, empty = (self.image(f"7.4.{n}", bad=True) for n in range(3))
+        Path(unreadable.kernel_path + ".emulated.json").write_text("no json")
+        Path(empty.kernel_path + ".emulated.json").unlink()
+        Path(empty.kernel_path).write_bytes(b"")
+        return [bad, unreadable, empty]
 
     async def kexec(self, image: KexecImage | None = None) -> Kernel:
         """Load and jump, and wait for the next userspace, whatever kernel it runs on."""
@@ -73,13 +114,60 @@ class Backend(ABC):
     async def preserved(self, name: str = "s", content: bytes = b"memory", token: int = 1) -> Session:
         """A new session with one memfd in it; the memfd itself is closed again."""
         session = await self.kernel.create_session(name)
-        fd = os.memfd_create("memory")
+        fd = self.memfd(content)
         try:
-            os.write(fd, content)
             await session.preserve_fd(fd, token)
         finally:
-            os.close(fd)
+            self.os.close(fd)
         return session
+
+    def memfd(self, content: bytes = b"memory", flags: int = 0) -> int:
+        """A new one, its position behind its content."""
+        fd = self.os.memfd_create("memory", flags | os.MFD_CLOEXEC)
+        self.os.write(fd, content)
+        return int(fd)
+
+    def of_kind(self, kind: str) -> int:
+        """A descriptor of something that cannot be preserved."""
+        match kind:
+            case "file":
+                return os.open(self.tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+            case "deleted file":
+                fd = os.open(self.tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+                os.unlink(self.tmp_path / "file")
+                return fd
+            case "directory":
+                return os.open(self.tmp_path, os.O_RDONLY)
+            case "device":
+                return os.open("/dev/null", os.O_RDWR)
+            case "eventfd":
+                return os.eventfd(0)
+            case "epoll":
+                with select.epoll() as epoll:
+                    return os.dup(epoll.fileno())
+            case "socket":
+                return socket.socket().detach()
+            case _:
+                reader, writer = os.pipe()
+                os.close(writer)
+                return reader
+
+    def shared(self, *, unlinked: bool) -> int:
+        """A descriptor of a file in /dev/shm."""
+        fd, path = tempfile.mkstemp(dir="/dev/shm")
+        if unlinked:
+            os.unlink(path)
+        else:
+            self.named.append(path)  # deleted when the node stops
+        return fd
+
+    def forget_names(self) -> None:
+        for path in self.named:
+            os.unlink(path)
+
+    async def hold(self, session: Session) -> Holder:
+        """Another process that holds this session too."""
+        return Sleeper(session.fileno())
 
     async def session_ioctl(self, session: Session, number: int, argument: bytearray) -> None:
         """Raises OSError."""
@@ -89,6 +177,7 @@ class Backend(ABC):
     async def start(self) -> None: ...
     @abstractmethod
     async def stop(self) -> None: ...
+
     @abstractmethod
     async def next_boot(self) -> Kernel:
         """Wait for the next userspace start; sets and returns kernel."""
@@ -134,6 +223,7 @@ class InProcess(Backend):
         await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None:
+        self.forget_names()
         self.running.cancel()
         with suppress(asyncio.CancelledError):
             await self.running
@@ -197,6 +287,7 @@ class Process(Backend):
         await self.next_boot()
 
     async def stop(self) -> None:
+        self.forget_names()
         self.process.terminate()
         assert await self.process.wait() == 0
         self.pipe.close()

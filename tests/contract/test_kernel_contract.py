@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-import select
-import socket
-import subprocess
-import tempfile
 from collections.abc import Awaitable
-from pathlib import Path
 
 import pytest
 
@@ -28,12 +22,6 @@ async def refused(call: Awaitable[object], number: int, reason: str = "") -> Ker
     if reason:
         assert caught.value.reason == reason
     return caught.value
-
-
-def memfd(content: bytes = b"memory", flags: int = os.MFD_CLOEXEC) -> int:
-    fd = os.memfd_create("memory", flags)
-    os.write(fd, content)
-    return fd
 
 
 # --- open
@@ -83,9 +71,9 @@ async def test_open_is_eio_for_ever_where_deserialisation_failed(start_node: Sta
 async def test_sessions_stay_usable_after_the_device_is_closed(node: Backend) -> None:
     first = await node.kernel.create_session("first")
     second = await node.kernel.create_session("second")
-    fd = memfd()
+    fd = node.memfd()
     await first.preserve_fd(fd, 1)
-    os.close(fd)
+    node.os.close(fd)
     await first.close()
     await second.close()
 
@@ -137,7 +125,7 @@ async def test_create_may_use_the_name_of_an_incoming_session(node: Backend) -> 
     await node.kexec()
     new = await node.kernel.create_session("s")
     came = await node.kernel.retrieve_session("s")
-    os.close(await came.retrieve_fd(1))
+    node.os.close(await came.retrieve_fd(1))
     for session in (old, new, came):
         await session.close()
 
@@ -166,19 +154,19 @@ async def test_retrieve_session_is_einval_while_it_is_held(node: Backend) -> Non
 
 async def test_preserve_is_eexist_for_a_token_in_use_in_this_session_only(node: Backend) -> None:
     first, second = await node.preserved("first", token=7), await node.preserved("second", token=7)
-    fd = memfd()
+    fd = node.memfd()
     await refused(first.preserve_fd(fd, 7), errno.EEXIST, "TOKEN_USED")
     await first.preserve_fd(fd, abi.TOKEN_MAX)
-    os.close(fd)
+    node.os.close(fd)
     await first.close()
     await second.close()
 
 
 async def test_preserve_is_ebusy_for_an_inode_preserved_anywhere(node: Backend) -> None:
     first, second = await node.kernel.create_session("first"), await node.kernel.create_session("second")
-    fd = memfd()
+    fd = node.memfd()
     await first.preserve_fd(fd, 1)
-    duplicate, again = os.dup(fd), os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    duplicate, again = node.os.dup(fd), node.os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
     for session in (first, second):
         for other in (fd, duplicate, again):
             await refused(session.preserve_fd(other, 2), errno.EBUSY, "FILE_ALREADY_PRESERVED")
@@ -186,7 +174,7 @@ async def test_preserve_is_ebusy_for_an_inode_preserved_anywhere(node: Backend) 
     await second.preserve_fd(again, 2)
     await second.close()
     for other in (fd, duplicate, again):
-        os.close(other)
+        node.os.close(other)
 
 
 async def test_preserve_is_ebusy_for_a_file_retrieved_and_not_finished(node: Backend) -> None:
@@ -197,54 +185,29 @@ async def test_preserve_is_ebusy_for_a_file_retrieved_and_not_finished(node: Bac
     await refused(new.preserve_fd(fd, 1), errno.EBUSY, "FILE_ALREADY_PRESERVED")
     await came.finish()
     await new.preserve_fd(fd, 1)
-    os.close(fd)
+    node.os.close(fd)
     for session in (old, came, new):
         await session.close()
 
 
 async def test_preserve_is_ebadf_for_no_descriptor(node: Backend) -> None:
     session = await node.kernel.create_session("s")
-    closed = memfd()
-    os.close(closed)
+    closed = node.memfd()
+    node.os.close(closed)
     for fd in (-1, closed):
         await refused(session.preserve_fd(fd, 1), errno.EBADF)
     await session.close()
 
 
-def _of_kind(kind: str, tmp_path: Path) -> int:
-    match kind:
-        case "file":
-            return os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
-        case "deleted file":
-            fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
-            os.unlink(tmp_path / "file")
-            return fd
-        case "directory":
-            return os.open(tmp_path, os.O_RDONLY)
-        case "device":
-            return os.open("/dev/null", os.O_RDWR)
-        case "eventfd":
-            return os.eventfd(0)
-        case "epoll":
-            with select.epoll() as epoll:
-                return os.dup(epoll.fileno())
-        case "socket":
-            return socket.socket().detach()
-        case _:
-            reader, writer = os.pipe()
-            os.close(writer)
-            return reader
-
-
 @pytest.mark.parametrize(
     "kind", ["file", "deleted file", "directory", "device", "eventfd", "epoll", "socket", "pipe"]
 )
-async def test_preserve_is_enoent_for_an_unsupported_type(node: Backend, kind: str, tmp_path: Path) -> None:
+async def test_preserve_is_enoent_for_an_unsupported_type(node: Backend, kind: str) -> None:
     session = await node.kernel.create_session("s")
-    fd = _of_kind(kind, tmp_path)
+    fd = node.of_kind(kind)
     error = await refused(session.preserve_fd(fd, 1), errno.ENOENT, "FILE_UNPRESERVABLE")
     assert error.retry is Retry.NEVER
-    os.close(fd)
+    node.os.close(fd)
     await session.close()
 
 
@@ -256,25 +219,25 @@ async def test_preserve_is_enoent_for_a_session_fd(node: Backend) -> None:
 
 
 async def test_preserve_takes_any_unlinked_shmem_file(node: Backend) -> None:
-    session = await node.kernel.create_session("s")
-    with tempfile.TemporaryFile(dir="/dev/shm") as shared:
-        await session.preserve_fd(shared.fileno(), 1)
+    session, fd = await node.kernel.create_session("s"), node.shared(unlinked=True)
+    await session.preserve_fd(fd, 1)
+    node.os.close(fd)
     await session.close()
 
 
 async def test_preserve_is_enoent_for_a_shmem_file_that_has_a_name(node: Backend) -> None:
-    session = await node.kernel.create_session("s")
-    with tempfile.NamedTemporaryFile(dir="/dev/shm") as shared:
-        await refused(session.preserve_fd(shared.fileno(), 1), errno.ENOENT)
+    session, fd = await node.kernel.create_session("s"), node.shared(unlinked=False)
+    await refused(session.preserve_fd(fd, 1), errno.ENOENT)
+    node.os.close(fd)
     await session.close()
 
 
 async def test_preserve_is_einval_on_an_incoming_session(node: Backend) -> None:
     old = await node.preserved()
     await node.kexec()
-    session, fd = await node.kernel.retrieve_session("s"), memfd()
+    session, fd = await node.kernel.retrieve_session("s"), node.memfd()
     await refused(session.preserve_fd(fd, 9), errno.EINVAL, "SESSION_NOT_FINISHED")
-    os.close(fd)
+    node.os.close(fd)
     await old.close()
     await session.close()
 
@@ -315,12 +278,12 @@ async def test_retrieve_fd_twice_gives_two_fds_on_one_open_file(node: Backend) -
     session = await node.kernel.retrieve_session("s")
     first, second = await session.retrieve_fd(1), await session.retrieve_fd(1)
     assert first != second
-    assert os.path.sameopenfile(first, second)
-    os.lseek(first, 4, os.SEEK_SET)
-    assert os.read(second, 3) == b"456"
-    assert not os.get_inheritable(first)
+    assert node.os.path.sameopenfile(first, second)
+    node.os.lseek(first, 4, os.SEEK_SET)
+    assert node.os.read(second, 3) == b"456"
+    assert not node.os.get_inheritable(first)
     for fd in (first, second):
-        os.close(fd)
+        node.os.close(fd)
     await old.close()
     await session.close()
 
@@ -397,9 +360,8 @@ async def test_size_rule_on_a_session(node: Backend) -> None:
 
 async def test_a_session_fd_is_held_by_every_copy_of_it(node: Backend) -> None:
     session = await node.preserved()
-    holder = subprocess.Popen(["sleep", "600"], pass_fds=[session.fileno()])
+    holder = await node.hold(session)
     await session.close()
     await refused(node.kernel.create_session("s"), errno.EEXIST)
-    holder.kill()
-    await asyncio.to_thread(holder.wait)
+    await holder.end()
     await (await node.kernel.create_session("s")).close()

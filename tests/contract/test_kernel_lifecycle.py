@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
-import subprocess
 
 import pytest
 
 from node_agent.errors import KernelError
 from tests.contract.kernel_backends import Backend
-from tests.contract.test_kernel_contract import memfd, refused
+from tests.contract.test_kernel_contract import refused
+
+EMULATED = pytest.mark.emulated(
+    "on a real kernel the change itself is refused, and who lived before a kexec is gone"
+)
 
 
 async def content_of(node: Backend, name: str, token: int = 1) -> bytes:
@@ -22,40 +24,40 @@ async def content_of(node: Backend, name: str, token: int = 1) -> bytes:
     await session.finish()
     await session.close()
     try:
-        return os.pread(fd, 1 << 20, 0)
+        return node.os.pread(fd, 1 << 20, 0)
     finally:
-        os.close(fd)
+        node.os.close(fd)
 
 
 async def test_content_size_position_and_seals_cross(node: Backend) -> None:
     session = await node.kernel.create_session("s")
-    fd = memfd(b"0123456789", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, 1 << 20)
-    os.lseek(fd, 5, os.SEEK_SET)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    fd = node.memfd(b"0123456789", os.MFD_ALLOW_SEALING)
+    node.os.ftruncate(fd, 1 << 20)
+    node.os.lseek(fd, 5, os.SEEK_SET)
+    node.fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     await session.preserve_fd(fd, 1)
-    os.close(fd)
+    node.os.close(fd)
     await node.kexec()
     await session.close()
     came = await node.kernel.retrieve_session("s")
     fd = await came.retrieve_fd(1)
-    assert os.fstat(fd).st_size == 1 << 20
-    assert os.lseek(fd, 0, os.SEEK_CUR) == 5
-    assert os.read(fd, 6) == b"56789\0"
-    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
-    assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    assert node.os.fstat(fd).st_size == 1 << 20
+    assert node.os.lseek(fd, 0, os.SEEK_CUR) == 5
+    assert node.os.read(fd, 6) == b"56789\0"
+    assert node.fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+    assert node.fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     await came.finish()
     await came.close()
-    os.pwrite(fd, b"still mine", 0)
-    assert os.pread(fd, 10, 0) == b"still mine"
-    os.close(fd)
+    node.os.pwrite(fd, b"still mine", 0)
+    assert node.os.pread(fd, 10, 0) == b"still mine"
+    node.os.close(fd)
 
 
 async def test_writes_after_preserve_are_carried_over(node: Backend) -> None:
-    session, fd = await node.kernel.create_session("s"), memfd(b"before")
+    session, fd = await node.kernel.create_session("s"), node.memfd(b"before")
     await session.preserve_fd(fd, 1)
-    os.pwrite(fd, b"behind", 0)
-    os.close(fd)
+    node.os.pwrite(fd, b"behind", 0)
+    node.os.close(fd)
     await node.kexec()
     assert await content_of(node, "s") == b"behind"
     await session.close()
@@ -65,9 +67,9 @@ async def test_many_sessions_and_files_cross(node: Backend) -> None:
     sessions = [await node.kernel.create_session(f"s{n}") for n in range(8)]
     for n, session in enumerate(sessions):
         for token in range(16):
-            fd = memfd(f"{n} {token}".encode())
+            fd = node.memfd(f"{n} {token}".encode())
             await session.preserve_fd(fd, token)
-            os.close(fd)
+            node.os.close(fd)
     await node.kexec()
     for n, session in enumerate(sessions):
         await session.close()
@@ -75,12 +77,12 @@ async def test_many_sessions_and_files_cross(node: Backend) -> None:
 
 
 async def test_the_last_close_before_the_kexec_unpreserves(node: Backend) -> None:
-    session, fd = await node.kernel.create_session("s"), memfd()
+    session, fd = await node.kernel.create_session("s"), node.memfd()
     await session.preserve_fd(fd, 1)
     await session.close()
     other = await node.kernel.create_session("other")
     await other.preserve_fd(fd, 1)
-    os.close(fd)
+    node.os.close(fd)
     await node.kexec()
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT)
     assert await content_of(node, "other") == b"memory"
@@ -89,22 +91,20 @@ async def test_the_last_close_before_the_kexec_unpreserves(node: Backend) -> Non
 
 async def test_a_holders_death_before_the_kexec_loses_its_session(node: Backend) -> None:
     session = await node.preserved()
-    holder = subprocess.Popen(["sleep", "600"], pass_fds=[session.fileno()])
+    holder = await node.hold(session)
     await session.close()
-    holder.kill()
-    await asyncio.to_thread(holder.wait)
+    await holder.end()
     await node.kexec()
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT)
 
 
 async def test_a_holder_elsewhere_keeps_its_session_through_the_kexec(node: Backend) -> None:
     session = await node.preserved()
-    holder = subprocess.Popen(["sleep", "600"], pass_fds=[session.fileno()])
+    holder = await node.hold(session)
     await session.close()
     await node.kexec()
     assert await content_of(node, "s") == b"memory"
-    holder.kill()
-    await asyncio.to_thread(holder.wait)
+    await holder.end()
 
 
 async def test_preserving_after_loading_works_too(node: Backend) -> None:
@@ -116,30 +116,33 @@ async def test_preserving_after_loading_works_too(node: Backend) -> None:
 
 
 async def test_closing_a_retrieved_session_finishes_it(node: Backend) -> None:
-    session, first, second = await node.kernel.create_session("s"), memfd(b"first"), memfd(b"second")
+    session, first, second = (
+        await node.kernel.create_session("s"),
+        node.memfd(b"first"),
+        node.memfd(b"second"),
+    )
     await session.preserve_fd(first, 1)
     await session.preserve_fd(second, 2)
-    os.close(first)
-    os.close(second)
+    node.os.close(first)
+    node.os.close(second)
     await node.kexec()
     await session.close()
     came = await node.kernel.retrieve_session("s")
     fd = await came.retrieve_fd(1)
     await came.close()
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT)
-    assert os.pread(fd, 9, 0) == b"first"
-    os.close(fd)
+    assert node.os.pread(fd, 9, 0) == b"first"
+    node.os.close(fd)
 
 
 async def test_the_holders_death_after_the_kexec_finishes_its_session(node: Backend) -> None:
     old = await node.preserved()
     await node.kexec()
     session = await node.kernel.retrieve_session("s")
-    holder = subprocess.Popen(["sleep", "600"], pass_fds=[session.fileno()])
+    holder = await node.hold(session)
     await session.close()
     await refused(node.kernel.retrieve_session("s"), errno.EINVAL)
-    holder.kill()
-    await asyncio.to_thread(holder.wait)
+    await holder.end()
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT)
     await old.close()
 
@@ -166,21 +169,21 @@ async def test_an_unfinished_session_is_gone_after_one_more_kexec(node: Backend,
 
 async def test_there_and_back_again(node: Backend) -> None:
     started = await node.kernel.facts()
-    fd = memfd(b"hop 0")
-    for hop, release in enumerate(("7.3.4", started.release, "7.3.4"), start=1):
+    fd = node.memfd(b"hop 0")
+    for hop, release in enumerate((node.releases[0], started.release, node.releases[0]), start=1):
         session = await node.kernel.create_session(f"hop-{hop}")
         await session.preserve_fd(fd, 1)
-        os.close(fd)
+        node.os.close(fd)
         await node.kexec(node.image(release))
         await session.close()
         assert (await node.kernel.facts()).release == release
         came = await node.kernel.retrieve_session(f"hop-{hop}")
         fd = await came.retrieve_fd(1)
-        assert os.pread(fd, 5, 0) == f"hop {hop - 1}".encode()
-        os.pwrite(fd, f"hop {hop}".encode(), 0)
+        assert node.os.pread(fd, 5, 0) == f"hop {hop - 1}".encode()
+        node.os.pwrite(fd, f"hop {hop}".encode(), 0)
         await came.finish()
         await came.close()
-    os.close(fd)
+    node.os.close(fd)
 
 
 async def test_names_are_free_again_after_finish_and_close(node: Backend) -> None:
@@ -192,44 +195,47 @@ async def test_names_are_free_again_after_finish_and_close(node: Backend) -> Non
         await refused(node.kernel.retrieve_session("s"), errno.ENOENT)
 
 
+@EMULATED
 async def test_a_resized_file_refuses_the_freeze(node: Backend) -> None:
     """Stands in for EPERM on the resize itself, which a process cannot forbid."""
-    session, fd = await node.kernel.create_session("s"), memfd(b"memory")
+    session, fd = await node.kernel.create_session("s"), node.memfd(b"memory")
     await session.preserve_fd(fd, 1)
-    os.ftruncate(fd, 100)
+    node.os.ftruncate(fd, 100)
     await node.kernel.load(node.image())
     await refused(node.jump(), errno.EPERM, "FREEZE_REFUSED")
-    os.ftruncate(fd, 6)
+    node.os.ftruncate(fd, 6)
     await node.jump()
     assert await content_of(node, "s") == b"memory"
-    os.close(fd)
+    node.os.close(fd)
     await session.close()
 
 
+@EMULATED
 async def test_a_write_seal_added_later_refuses_the_freeze(node: Backend) -> None:
     """Stands in for EBUSY on F_ADD_SEALS itself."""
-    session, fd = await node.kernel.create_session("s"), memfd(b"memory", os.MFD_ALLOW_SEALING)
+    session, fd = await node.kernel.create_session("s"), node.memfd(b"memory", os.MFD_ALLOW_SEALING)
     await session.preserve_fd(fd, 1)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    node.fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
     await node.kernel.load(node.image())
     await refused(node.jump(), errno.EBUSY, "FREEZE_REFUSED")
-    os.close(fd)
+    node.os.close(fd)
     await session.close()
 
 
 async def test_a_boot_is_told_by_its_facts(node: Backend) -> None:
     first = await node.kernel.facts()
     assert first.luo
-    assert first.emulated
+    assert first.emulated is not node.real
     assert (first.previous_release, first.kexec_count) == ("", 0)
-    await node.kexec(node.image("7.3.4", "quiet kho=on liveupdate=on"))
+    target = node.image(node.releases[0], "quiet kho=on liveupdate=on")
+    await node.kexec(target)
     second = await node.kernel.facts()
     assert second.boot_id != first.boot_id
-    assert (second.release, second.command_line) == ("7.3.4", "quiet kho=on liveupdate=on")
+    assert (second.release, second.command_line) == (target.release, target.command_line)
     assert (second.previous_release, second.kexec_count) == (first.release, 1)
-    await node.kexec(node.image("7.3.5"))
+    await node.kexec(node.image(node.releases[1]))
     third = await node.kernel.facts()
-    assert (third.previous_release, third.kexec_count) == ("7.3.4", 2)
+    assert (third.previous_release, third.kexec_count) == (target.release, 2)
     await node.power_loss()
     cold = await node.kernel.facts()
     assert cold.boot_id not in {first.boot_id, second.boot_id, third.boot_id}
@@ -248,6 +254,7 @@ async def test_a_cold_boot_keeps_nothing(node: Backend) -> None:
     await outgoing.close()
 
 
+@EMULATED
 async def test_an_earlier_boots_session_is_a_dead_end(node: Backend) -> None:
     old = await node.preserved()
     await node.kexec()

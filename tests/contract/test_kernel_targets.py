@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from node_agent.ports import KexecImage
 from tests.contract.conftest import StartNode
 from tests.contract.kernel_backends import Backend
-from tests.contract.test_kernel_contract import memfd, refused
+from tests.contract.test_kernel_contract import refused
 from tests.contract.test_kernel_lifecycle import content_of
 
 
@@ -34,26 +32,21 @@ async def test_load_and_unload(node: Backend) -> None:
     await refused(node.jump(), errno.EINVAL, "NO_IMAGE")
 
 
-async def test_load_is_enoent_for_no_file(node: Backend, tmp_path: Path) -> None:
-    missing = str(tmp_path / "missing")
+async def test_load_is_enoent_for_no_file(node: Backend) -> None:
+    missing = "/no/such/file"
     await refused(node.kernel.load(KexecImage(missing, "", "", "7.3")), errno.ENOENT, "IMAGE_NOT_FOUND")
     kernel = node.image().kernel_path
     await refused(node.kernel.load(KexecImage(kernel, missing, "", "7.3")), errno.ENOENT, "IMAGE_NOT_FOUND")
 
 
 async def test_load_is_enoexec_for_a_bad_image_and_keeps_the_one_before(node: Backend) -> None:
-    await node.kernel.load(node.image("7.3.4"))
-    bad = node.image("7.3.5", bad=True)
-    await refused(node.kernel.load(bad), errno.ENOEXEC, "IMAGE_INVALID")
-    unreadable = node.image("7.3.6")
-    Path(unreadable.kernel_path + ".emulated.json").write_text("no json")
-    await refused(node.kernel.load(unreadable), errno.ENOEXEC, "IMAGE_INVALID")
-    empty = node.image("7.3.7")
-    Path(empty.kernel_path).write_bytes(b"")
-    await refused(node.kernel.load(empty), errno.ENOEXEC, "IMAGE_INVALID")
+    target = node.image()
+    await node.kernel.load(target)
+    for broken in node.broken_images():
+        await refused(node.kernel.load(broken), errno.ENOEXEC, "IMAGE_INVALID")
     assert await node.kernel.loaded()
     await node.jump()
-    assert (await node.kernel.facts()).release == "7.3.4"
+    assert (await node.kernel.facts()).release == target.release
 
 
 async def test_load_is_eaddrnotavail_where_scratch_is_too_small(start_node: StartNode) -> None:
@@ -70,9 +63,9 @@ async def test_a_refused_freeze_changes_nothing_and_may_be_tried_again(start_nod
     await node.kernel.load(node.image())
     await refused(node.jump(), errno.ENOMEM, "FREEZE_REFUSED")
     assert (await node.kernel.facts()).boot_id == boot_id
-    fd = memfd()
+    fd = node.memfd()
     await session.preserve_fd(fd, 2)
-    os.close(fd)
+    node.os.close(fd)
     await node.jump()
     assert await content_of(node, "s", 2) == b"memory"
     await session.close()
@@ -92,12 +85,13 @@ async def test_a_target_without_luo_boots_and_loses_all(
     node: Backend, command_line: str, properties: Mapping[str, object]
 ) -> None:
     session = await node.preserved()
-    await node.kexec(node.image("7.3.4", command_line, **properties))
+    target = node.image("", command_line, **properties)
+    await node.kexec(target)
     facts = await node.kernel.facts()
-    assert facts.release == "7.3.4"
+    assert facts.release == target.release
     assert not facts.luo
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT, "LUO_OFF")
-    await node.kernel.load(node.image("7.3.5"))
+    await node.kernel.load(node.image(node.releases[1]))
     await node.jump()
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT, "SESSION_NOT_FOUND")
     await session.close()
@@ -122,9 +116,9 @@ async def test_a_target_without_the_memfd_handler_is_poisoned(node: Backend) -> 
 
 async def test_a_target_without_the_memfd_handler_and_nothing_preserved_is_fine(node: Backend) -> None:
     await node.kexec(node.image(handlers=[]))
-    session, fd = await node.kernel.create_session("s"), memfd()
+    session, fd = await node.kernel.create_session("s"), node.memfd()
     await refused(session.preserve_fd(fd, 1), errno.ENOENT, "FILE_UNPRESERVABLE")
-    os.close(fd)
+    node.os.close(fd)
     await session.close()
 
 

@@ -1,0 +1,163 @@
+"""A virtual machine that runs guest_kernel.py on a kernel of the lab, and the conversation with it.
+
+The disk is one ext4 image for all machines of a test run (the lab's guest root, this checkout's
+node_agent, every kernel of the lab); a machine's writes are thrown away with it. QEMU resets
+the machine as firmware would, so a panic ends in a cold boot. The line to the guest
+is a virtio port over a socket pair: no network, and it stays connected over a kexec.
+
+Calls block, with a time-out: a test has nothing else to do meanwhile.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from deploy.lab.machine import QEMU
+from deploy.lab.paths import Lab
+from deploy.lab.processes import dies_with_parent
+from node_agent.errors import KernelError, Retry
+
+REPOSITORY = Path(__file__).parents[2]
+INSIDE = "contract"
+IMAGE_MIB = 1024
+MEMORY_MIB = 320
+ANSWER_S = 90.0
+"""A boot takes 2 to 4 s under TCG alone on a core, several times that on a busy machine."""
+
+COMMAND_LINE = (
+    "console=ttyS0 quiet root=/dev/vda rw panic=1 init=/usr/bin/python3 "
+    "{} -- -I -S -B /" + INSIDE + "/guest_kernel.py"
+)
+
+
+class GuestGone(Exception):
+    """The machine ended, or said nothing for too long; with the end of its console."""
+
+
+def build_image(lab: Lab, path: Path) -> None:
+    """The disk. The lab's own root is only read."""
+    tree = path.with_suffix(".tree")
+    subprocess.run(
+        ["cp", "-al" if _same_disk(lab.root_tree, path) else "-a", lab.root_tree, tree], check=True
+    )
+    inside = tree / INSIDE
+    inside.mkdir()
+    shutil.copy(Path(__file__).with_name("guest_kernel.py"), inside)
+    shutil.copytree(
+        REPOSITORY / "node_agent", inside / "node_agent", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for kernel in lab.kernels.values():
+        shutil.copy(kernel.image, inside / f"vmlinuz-{kernel.name}")
+    (inside / "bad").write_bytes(os.urandom(65536))
+    (inside / "empty").write_bytes(b"")
+    # No journal: what a test writes is thrown away, and a kexec in the midst of it recovers nothing.
+    options = ["-q", "-F", "-O", "^has_journal", "-d", tree]
+    subprocess.run(["mkfs.ext4", *options, path, f"{IMAGE_MIB}M"], check=True)
+    shutil.rmtree(tree)
+
+
+def _same_disk(first: Path, second: Path) -> bool:
+    return first.stat().st_dev == second.parent.stat().st_dev
+
+
+class Machine:
+    """One guest. boot counts its userspace's starts, by kexec or from cold.
+
+    Args:
+        kernel: what a cold boot starts, by its name in the lab.
+        words: further words of that kernel's command line.
+    """
+
+    def __init__(self, lab: Lab, image: Path, console: Path, kernel: str, words: str) -> None:
+        self.boot = 0
+        self.words = words
+        self.kernel = kernel
+        self._kernel, self._image, self._console = lab.kernels[kernel].image, image, console
+        self._start()
+
+    @property
+    def command_line(self) -> str:
+        return COMMAND_LINE.format(self.words)
+
+    def _start(self) -> None:
+        self._line, theirs = socket.socketpair()
+        self._line.settimeout(ANSWER_S)
+        self._buffer = b""
+        command = [
+            *(QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1"),
+            *("-m", f"{MEMORY_MIB}M", "-display", "none", "-nodefaults", "-no-user-config"),
+            *("-serial", f"file:{self._console}"),
+            *("-drive", f"file={self._image},format=raw,if=virtio,snapshot=on"),
+            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=line,fd={theirs.fileno()}"),
+            *("-device", "virtserialport,chardev=line,name=liveroll.contract"),
+            *("-kernel", str(self._kernel), "-append", self.command_line),
+        ]
+        self._qemu = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, preexec_fn=dies_with_parent()
+        )
+        theirs.close()
+        self.wait_up()
+
+    def wait_up(self) -> None:
+        """Until userspace has started, once more."""
+        while "up" not in self._receive():
+            pass
+        self.boot += 1
+
+    def call(self, name: str, *arguments: object) -> object:
+        """One call in the guest. Raises what it raised: KernelError or OSError."""
+        self.ask(name, *arguments)
+        return self._value(self._receive())
+
+    def ask(self, name: str, *arguments: object) -> None:
+        """A call without waiting for its answer."""
+        words = [
+            {"b64": base64.b64encode(a).decode()} if isinstance(a, bytes | bytearray) else a
+            for a in arguments
+        ]
+        self._line.sendall(json.dumps([name, *words]).encode() + b"\n")
+
+    def reboot(self) -> None:
+        """reboot(KEXEC) and the next userspace, whichever it is; raises the refusal."""
+        self.ask("reboot_kexec")
+        told = self._receive()
+        if "up" not in told:
+            self._value(told)
+        self.boot += 1
+
+    def power_cycle(self) -> None:
+        """Off and on again, whatever it was doing."""
+        self.end()
+        self._start()
+
+    def end(self) -> None:
+        self._line.close()
+        self._qemu.kill()
+        self._qemu.wait()
+
+    def _value(self, told: dict[str, object]) -> object:
+        if "kernel_error" in told:
+            number, call, message, reason, retry, remedy = told["kernel_error"]
+            raise KernelError(number, call, message, reason=reason, retry=Retry(retry), remedy=remedy)
+        if "os_error" in told:
+            raise OSError(*told["os_error"])
+        value = told["value"]
+        return base64.b64decode(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
+
+    def _receive(self) -> dict[str, object]:
+        while b"\n" not in self._buffer:
+            try:
+                piece = self._line.recv(1 << 16)
+            except TimeoutError:
+                piece = b""
+            if not piece:
+                raise GuestGone(self._console.read_text(errors="replace")[-3000:])
+            self._buffer += piece
+        one, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(one)
