@@ -207,6 +207,7 @@ def listen(handover: Handover, path: str, mode: int, gid: int) -> bool:
         _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0
     )
     try:
+        keeper.make_place(path)
         try:  # noqa: SIM105 - contextlib is an import
             posix.unlink(path)
         except FileNotFoundError:

@@ -157,6 +157,7 @@ class Keeper:
 
 def listen(path: str) -> _socket.socket:
     """The keeper's listener, where no keeper is alive. Raises OSError."""
+    make_place(path)
     sock = _socket.socket(_socket.AF_UNIX, fdpass.KIND | _socket.SOCK_NONBLOCK, 0)
     before = posix.umask(0o177)
     try:
@@ -172,6 +173,18 @@ def listen(path: str) -> _socket.socket:
     finally:
         posix.umask(before)
     return sock
+
+
+def make_place(path: str) -> None:
+    """The directory of a socket: /run is empty in a fresh kernel. Raises OSError."""
+    directory = path.rpartition("/")[0]
+    try:
+        posix.mkdir(directory, 0o755)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_place(directory)
+        posix.mkdir(directory, 0o755)
 
 
 def start(path: str, sessions: Mapping[str, int]) -> None:

@@ -9,6 +9,7 @@ import select
 import time
 
 from node_agent.resume import fdpass, handover_wire
+from node_agent.resume.blackout import read_token
 from node_agent.resume.claims import Claims
 
 TYPE_CHECKING = False
@@ -49,6 +50,8 @@ class Offer:
         handover = self._handover
         handover.clients = self._claims.left()
         self._claims.note_missing()
+        if handover.token_fd < 0:
+            read_token(handover)
         handover_wire.send(sock, handover)
         if fdpass.receive(sock)[0] != handover_wire.TAKEN:
             return False

@@ -323,8 +323,8 @@ def test_a_new_node_has_no_journal(node: Node) -> None:
 
 
 def test_a_socket_that_cannot_be_bound_is_said(node: Node) -> None:
-    node.socket = str(node.path / "no" / "b.sock")
-    assert node.resume().errors == {"socket": "ENOENT"}
+    node.socket = str(node.path / "journal" / "b.sock")
+    assert node.resume().errors == {"socket": "ENOTDIR"}
 
 
 class HeldSession:

@@ -1,0 +1,94 @@
+"""What the early init does as process 1, before the node's real init is there.
+
+    init=/usr/lib/liveroll/init          on the target's command line
+
+In a kernel that an attempt has loaded (`liveroll.attempt=` on its command line) it forks. The child
+does the blackout path and is the keeper after it: it holds the sessions, answers CLAIMs and gives
+the whole Handover to the first agent that asks (take.py). Process 1 becomes the real init at once,
+which starts the workloads. On any other boot it only becomes the real init.
+
+Whatever goes wrong, process 1 becomes the real init: then the agent does the path when it starts.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import posix
+
+from node_agent.resume import blackout, keeper
+from node_agent.resume.mounts import mount_missing
+from node_agent.resume.offer import Offer
+from node_agent.resume.parameters import ATTEMPT_WORD, INIT, Parameters, command_line, conf_path, read
+
+LAST_RESORTS = (INIT, "/bin/init", "/bin/sh")
+"""As the kernel itself would try. Source: init/main.c, kernel_init()."""
+
+
+def main(argv: list[str]) -> None:
+    """Never returns in process 1 while there is anything to become."""
+    init = INIT
+    try:
+        mount_missing()
+        said = command_line()
+        parameters = read(conf_path(said))
+        if parameters is not None:
+            init = parameters.init
+            if f" {ATTEMPT_WORD}" in f" {said}" and posix.fork() == 0:
+                _be_child(parameters)
+    except BaseException as error:  # noqa: BLE001 - see above
+        complain(error)
+    become(init, argv[1:])
+
+
+def become(init: str, arguments: list[str]) -> None:
+    """Execute the real init, or what else there is. Raises OSError if there is nothing."""
+    # Python ignores these, and what is ignored stays ignored over an exec.
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    for path in (init, *LAST_RESORTS):
+        try:
+            posix.execv(path, [path, *arguments])
+        except OSError:
+            continue
+    raise OSError(2, init)
+
+
+def _be_child(parameters: Parameters) -> None:
+    """Never returns."""
+    try:
+        run(parameters)
+    except BaseException as error:  # noqa: BLE001 - the agent does the path itself
+        complain(error)
+    finally:
+        posix._exit(0)
+
+
+def complain(error: BaseException) -> None:
+    """On the console: there is no other place yet."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else ""
+    posix.write(2, f"liveroll init: {type(error).__name__}: {error} ({where})\n".encode())
+
+
+def run(parameters: Parameters, root: str = "") -> None:
+    """The blackout path, then the keeper, until nothing is left to keep."""
+    handover = blackout.begin(root=root, journal_path=parameters.journal)
+    if not handover.attempt:
+        return
+    sessions = blackout.retrieve(handover, root)
+    if not sessions:
+        # Nothing crossed: the agent finds that again, with the errors.
+        return
+    listener = keeper.listen(parameters.keeper)
+    blackout.listen(handover, parameters.socket, parameters.mode, parameters.gid)
+    offer = Offer(handover, blackout.DEADLINE_S)
+    keeper.settle(
+        [
+            fd
+            for fd in (listener.fileno(), handover.journal_fd, handover.listener_fd, *sessions.values())
+            if fd >= 0
+        ]
+    )
+    keeper.Keeper(listener, sessions, offer).run()
