@@ -5,8 +5,9 @@ ports.Workloads over luo-agent's protocol (workloads/protocol.py). Rules:
   journal before the jump and restore() brings it back after it;
 - the broker holds each session's fd from preserve() until finish() or release();
 - every wait has a bound and its error names the workload; all workloads are asked at once;
-- a workload that knows no SUSPEND (plain luo-agent client) is taken at its word: READY is all
-  it owes before the kexec, CLAIM all after;
+- a workload that knows no SUSPEND (plain luo-agent client) is taken at its word: READY and staying
+  connected is all it owes before the kexec, CLAIM all after;
+- one that cannot be preserved is drained or refused, by policy (broker_leaving.py);
 - resume() serves both ends: after retrieve() it waits for each CLAIM, in the same boot (unwinding)
   it asks those that were suspended. Called again, it returns the same samples.
 
@@ -17,12 +18,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from node_agent.errors import BrokerError, KernelError, Retry
+from node_agent.core.model import Problem
+from node_agent.errors import AgentError, BrokerError, KernelError, Retry
 from node_agent.ports import Kernel, WorkloadPause, WorkloadPeer
 from node_agent.runtime.broker_handover import paused
+from node_agent.runtime.broker_leaving import (
+    UNPRESERVABLE,
+    DrainWorkload,
+    died,
+    left_behind,
+    not_drained,
+    restarted,
+)
 from node_agent.runtime.broker_peer import Peer
 from node_agent.runtime.broker_record import BrokerTimeouts, WorkloadRecord
 from node_agent.runtime.broker_roster import Roster
@@ -42,6 +52,7 @@ class Broker:
     socket_path: where to listen; a stale socket is replaced, a served one refused.
     socket_mode, socket_gid: of the socket; -1 leaves the group alone.
     allowed_uids: who may connect; None leaves it to the socket's mode.
+    drain_workload: moves one that cannot be preserved off this node; None: such a one refuses.
     """
 
     def __init__(
@@ -53,6 +64,7 @@ class Broker:
         socket_mode: int = 0o660,
         socket_gid: int = -1,
         allowed_uids: Collection[int] | None = None,
+        drain_workload: DrainWorkload | None = None,
     ) -> None:
         self.socket_path = socket_path
         self._timeouts = timeouts or BrokerTimeouts()
@@ -67,6 +79,8 @@ class Broker:
         self._workloads = self._roster.records
         self._kernel: Kernel | None = None
         self._device = Device(asyncio.sleep)
+        self._drain = drain_workload
+        self._left_behind: dict[str, Problem] = {}
 
     async def run(self) -> None:
         """Serve until cancelled. Raises BrokerError (SOCKET_IN_USE), SettingsError."""
@@ -81,7 +95,11 @@ class Broker:
 
     def bindings(self) -> Mapping[str, Mapping[str, object]]:
         """id → {uid, unit, suspend}: for the journal, before the jump."""
-        return {w.id: {"uid": w.uid, "unit": w.unit, "suspend": w.suspends} for w in self._workloads.values()}
+        return {
+            w.id: {"uid": w.uid, "unit": w.unit, "suspend": w.suspends}
+            for w in self._workloads.values()
+            if w.id not in self._left_behind
+        }
 
     def restore(
         self,
@@ -132,12 +150,54 @@ class Broker:
             for w in sorted(self._workloads.values(), key=lambda w: w.id)
         )
 
+    def left_behind(self) -> Mapping[str, Problem]:
+        """Workloads that the last preserve() drained instead, and why."""
+        return dict(self._left_behind)
+
     async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
         self._kernel = kernel
-        return await all_or_cancel(await self.subscribers(), lambda id: self._preserve(kernel, attempt, id))
+        self._left_behind = {}
+        asked = await self.subscribers()
+        await all_or_cancel(asked, lambda id: self._or_leave(id, self._preserve(kernel, attempt, id)))
+        # Some may have died while others were still at it.
+        await all_or_cancel(asked, lambda id: self._or_leave(id, self._still_there(id)))
+        return {id: self._workloads[id].session_name for id in asked if id not in self._left_behind}
 
-    async def _preserve(self, kernel: Kernel, attempt: str, id: str) -> str:
+    async def _or_leave(self, id: str, preserving: Coroutine[object, object, None]) -> None:
+        """By policy: what broker_leaving.py says."""
+        try:
+            await preserving
+        except BrokerError as why:
+            if self._drain is None or why.reason not in UNPRESERVABLE:
+                raise
+            try:
+                await self._drain(id, why.message)
+                await self._leave(id)
+            except AgentError as error:
+                raise not_drained(id, why, error) from error
+            self._left_behind[id] = left_behind(why)
+
+    async def _leave(self, id: str) -> None:
+        workload = self._workloads.get(id)
+        if workload is not None:
+            await self._let_go(workload)
+            workload.session_name, workload.ready = "", False
+            self._roster.forget(workload)
+
+    async def _still_there(self, id: str) -> None:
+        if id in self._left_behind:
+            return
         workload = self._workloads[id]
+        if workload.peer is None or workload.peer.hung_up():
+            raise died(id, workload.session_name)
+        if not workload.ready:
+            raise restarted(id, workload.session_name)
+
+    async def _preserve(self, kernel: Kernel, attempt: str, id: str) -> None:
+        workload = self._workloads.get(id)
+        if workload is None:
+            raise self._absent(WorkloadRecord(id, -1, ""))
+        peer = self._peer(workload)
         if workload.session is not None:
             raise BrokerError(
                 f"{id} is in session {workload.session_name} already",
@@ -149,24 +209,24 @@ class Broker:
         name = protocol.session_name(attempt, id)
         workload.session = await self._device.session(lambda: kernel.create_session(name))
         workload.session_name, workload.retrieved, workload.pause = name, False, None
-        peer = self._peer(workload)
         await peer.ask(
             protocol.StartPreservation(), protocol.Ready, self._timeouts.preserve_s, workload.session.fileno()
         )
         workload.ready = workload.peer is peer
-        return name
 
     async def suspend(self) -> None:
         for workload in self._workloads.values():
-            if workload.peer is not None and not workload.ready:
+            if workload.id in self._left_behind:
+                continue
+            if workload.session is not None:
+                await self._still_there(workload.id)
+            elif workload.peer is not None:
                 raise BrokerError(
                     f"{workload.id} came after the others were preserved",
                     reason="NOT_PRESERVED",
                     remedy=f"Try again: the next attempt preserves {workload.id} too.",
                     workload=workload.id,
                 )
-            if workload.session is not None and workload.suspends and workload.peer is None:
-                raise self._absent(workload)
         preserved = [w.id for w in self._workloads.values() if w.session is not None and w.suspends]
         await all_or_cancel(preserved, self._suspend)
 
@@ -247,6 +307,7 @@ class Broker:
         workload.pause = answer.pause(workload.id)
 
     async def finish(self) -> None:
+        self._left_behind = {}
         await all_to_the_end(list(self._workloads), self._finish)
 
     async def _finish(self, id: str) -> None:
@@ -258,10 +319,16 @@ class Broker:
         self._settle(workload)
 
     async def release(self) -> None:
+        self._left_behind = {}
         await all_to_the_end(list(self._workloads), self._release)
 
     async def _release(self, id: str) -> None:
         workload = self._workloads[id]
+        await self._let_go(workload)
+        self._settle(workload)
+
+    async def _let_go(self, workload: WorkloadRecord) -> None:
+        """Ours and, if it listens, its copy of the session close, and the kernel has let go of it."""
         name = workload.session_name
         if (
             workload.peer is not None
@@ -276,7 +343,6 @@ class Broker:
             await session.close()
         if name and self._kernel is not None:
             await self._await_unpreserved(self._kernel, workload, name)
-        self._settle(workload)
 
     async def _await_unpreserved(self, kernel: Kernel, workload: WorkloadRecord, name: str) -> None:
         """The kernel has no event for it: a session is gone when its name can be taken again."""

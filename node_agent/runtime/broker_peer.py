@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from node_agent.errors import AgentError, BrokerError, Retry
 from node_agent.resume.identity import credentials, unit_of
+from node_agent.runtime.broker_leaving import unpreservable
 from node_agent.workloads import protocol
 from node_agent.workloads.protocol import Claim, Command, Event, LineBuffer, Subscribe
 
@@ -102,8 +103,9 @@ class Peer:
     ) -> _Answer:
         """Send `event`, wait for `answer`.
 
-        Raises BrokerError: WORKLOAD_GONE, WORKLOAD_REFUSED (with its own reason in the fields),
-        WORKLOAD_TIMEOUT, WORKLOAD_BUSY if another question is open.
+        Raises BrokerError: WORKLOAD_GONE, WORKLOAD_UNPRESERVABLE (it said FAILED), WORKLOAD_REFUSED
+        (it said ERROR, its own reason is in the fields), WORKLOAD_TIMEOUT, WORKLOAD_BUSY if another
+        question is open.
         """
         if self.gone:
             raise self._gone()
@@ -142,6 +144,8 @@ class Peer:
                 workload=self.workload,
                 says=command.reason,
             )
+        if isinstance(command, protocol.Failed):
+            raise unpreservable(self.workload, command)
         assert isinstance(command, answer)
         return command
 
@@ -169,11 +173,11 @@ class Peer:
             return
         if self._question is not None:
             kind, future = self._question
-            if isinstance(command, kind | protocol.Error) and not future.done():
+            if _answers(command, kind) and not future.done():
                 future.set_result(command)
                 return
         for overdue in self._overdue:
-            if isinstance(command, overdue | protocol.Error):
+            if _answers(command, overdue):
                 self._overdue.remove(overdue)
                 return
         if isinstance(command, protocol.Error):
@@ -219,6 +223,13 @@ class Peer:
             remedy=f"Is {self.workload or 'the workload'} running? It must stay connected to the broker.",
             workload=self.workload,
         )
+
+
+def _answers(command: Command, asked: type[Command]) -> bool:
+    """ERROR answers any question, FAILED the one for READY."""
+    if isinstance(command, protocol.Failed):
+        return asked is protocol.Ready
+    return isinstance(command, asked | protocol.Error)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

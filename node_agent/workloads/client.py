@@ -38,6 +38,7 @@ from node_agent.workloads.protocol import (
     Command,
     Error,
     Event,
+    Failed,
     LineBuffer,
     Ready,
     Released,
@@ -165,6 +166,12 @@ class Client:
     def ready(self) -> None:
         self._send(Ready())
 
+    def failed(self, error: str) -> None:
+        """Answer no to START_PRESERVATION: this cannot be preserved, and our copy of the session is
+        closed. error: why, with the errno's name, for instance `PRESERVE_FD: ENOENT`."""
+        self.drop_session()
+        self._send(Failed(error))
+
     def suspended(self) -> None:
         self.is_suspended = True
         self._send(Suspended())
@@ -178,7 +185,7 @@ class Client:
         self._send(Released())
 
     def refuse(self, reason: str, message: str, remedy: str = "") -> None:
-        """Answer no to START_PRESERVATION, SUSPEND or RESUME; `reason` is UPPER_SNAKE."""
+        """Answer no to SUSPEND or RESUME (or START_PRESERVATION); `reason` is UPPER_SNAKE."""
         self._send(Error(reason, message, remedy))
 
     def close(self) -> None:

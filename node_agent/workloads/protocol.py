@@ -19,6 +19,10 @@ Additions, sent only to a client whose SUBSCRIBE or CLAIM has "extensions":["sus
     ← {"event":"RESUME"}     → {"cmd":"RESUMED", …}   run; with the pause as the workload saw it
     ← {"event":"RELEASE"}    → {"cmd":"RELEASED"}     unwound: close your copy of the session fd
 
+A workload that cannot be preserved says so instead of READY; it may always, extension or not:
+
+    → {"cmd":"FAILED","id":"vm-1","error":"PRESERVE_FD: ENOENT"}
+
 Either side may say ERROR with a reason and a message: the broker's answer to a command it
 refuses (a breach of protocol is cut off after it), the workload's refusal of what was asked.
 
@@ -85,6 +89,13 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """Everything to be preserved is in the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It cannot be preserved. error: why, with the errno's name where there is one."""
+
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,7 @@ class Release:
     """The session is given up: close your copy."""
 
 
-Command = Subscribe | Claim | Ready | Suspended | Resumed | Released | Error
+Command = Subscribe | Claim | Ready | Failed | Suspended | Resumed | Released | Error
 Event = Subscribed | StartPreservation | Claimed | Suspend | Resume | Release | Error
 
 
@@ -247,6 +258,8 @@ def encode_command(command: Command) -> bytes:
             words = {"cmd": "ERROR", **_error_words(command)}
         case Ready():
             words = {"cmd": "READY"}
+        case Failed(error=error):
+            words = {"cmd": "FAILED", "error": error[:MAX_TEXT_CHARS]}
         case Suspended():
             words = {"cmd": "SUSPENDED"}
         case Released():
@@ -416,6 +429,7 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any]], Command]] = {
     "SUBSCRIBE": lambda w: Subscribe(_id(w), _extensions(w), _flag(w, "suspended")),
     "CLAIM": lambda w: Claim(_id(w), _extensions(w)),
     "READY": lambda _w: Ready(),
+    "FAILED": lambda w: Failed(_text(w, "error")),
     "SUSPENDED": lambda _w: Suspended(),
     "RESUMED": _resumed,
     "RELEASED": lambda _w: Released(),

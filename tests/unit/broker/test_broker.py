@@ -306,12 +306,12 @@ async def test_a_workload_that_died_after_ready_stops_the_suspend(
     await until(broker)
     with pytest.raises(BrokerError) as caught:
         await broker.suspend()
-    assert caught.value.reason == "WORKLOAD_GONE"
+    assert caught.value.reason == "WORKLOAD_DIED"
     # Its successor holds other memory than what was preserved.
     client = await subscribed(path, "a")
     with pytest.raises(BrokerError) as caught:
         await broker.suspend()
-    assert caught.value.reason == "NOT_PRESERVED"
+    assert caught.value.reason == "WORKLOAD_RESTARTED"
     client.close()
 
 
