@@ -118,6 +118,7 @@ class Control:
             health_hold_s=float(hold_s) if isinstance(hold_s, int | float) and hold_s >= 0 else 0.0,
             rollback_none=request.get("rollback_none") is True,
             operator_word=request.get("force") is True,
+            skip_preflight=request.get("skip_preflight") is True,
         )
         return await self._do(command, request)
 
@@ -173,8 +174,9 @@ class Control:
         return attempt is not None and attempt.phase is Phase.BAKING and attempt.committing
 
     def _outcome(self, disposition: Disposition) -> object:
-        status = self._life.runner.status()
+        status, attempt = self._life.runner.status(), self._life.runner.attempt
         return {
+            "skipped": list(attempt.skipped) if attempt is not None else [],
             "outcome": disposition.outcome.value,
             "phase": status.phase.value,
             "attempt": status.attempt.id if status.attempt is not None else "",

@@ -146,6 +146,8 @@ def _outcome(result: Mapping[str, Any]) -> list[str]:
         return ["jumped; ask `luoctl status` once the node is back"]
     outcome = result["outcome"].lower().replace("_", " ")
     lines = [f"{outcome}: {result['phase']} ({result['attempt'] or 'no attempt'})"]
+    if result.get("skipped"):
+        lines.append(f"preflight was skipped; it would have refused: {', '.join(result['skipped'])}")
     if result["phase"] == "PRESERVED":
         lines.append("next: luoctl kexec, or luoctl cancel")
     if result.get("problem"):
@@ -194,6 +196,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument(
         "--force", action="store_true", help="an operator's word: also from QUARANTINED or COLD_BOOTED"
+    )
+    prepare.add_argument(
+        "--skip-preflight",
+        action="store_true",
+        help="load it whatever preflight finds: the kernel itself checks nothing, so expect to lose what is "
+        "preserved, or a panic",
     )
     prepare.add_argument(
         "--health-hold-s", type=float, default=0.0, help="probes must hold this long (default 0)"

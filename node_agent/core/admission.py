@@ -157,6 +157,7 @@ def resolve_local(
             health_hold_s=command.health_hold_s,
             rollback_none=command.rollback_none,
             operator_word=command.operator_word,
+            skip_preflight=command.skip_preflight,
         )
     if node.attempt is None:
         return Refuse(

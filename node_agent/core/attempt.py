@@ -58,6 +58,10 @@ class Attempt:
     committing: bool = False
     was_quarantined: bool = False
     """Begun on an operator's word in QUARANTINED: unwound, it is QUARANTINED again."""
+    skip_preflight: bool = False
+    """What preflight finds is told and not obeyed."""
+    skipped: tuple[str, ...] = ()
+    """The reasons that preflight gave and nobody heeded."""
     healthy: bool | None = None
     """The verdict of VERIFYING, kept until FINISHING is done."""
     sessions: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +100,7 @@ class Attempt:
             boot_id=boot_id,
             emulated=emulated,
             was_quarantined=was_quarantined,
+            skip_preflight=prepare.skip_preflight,
         )
 
 

@@ -41,6 +41,8 @@ class Prepare:
     operator_word: bool = False
     """A person asked for this attempt: admits it where the last one settled in
     QUARANTINED or COLD_BOOTED."""
+    skip_preflight: bool = False
+    """A person on the node said aloud that nothing is to be looked at; never comes over the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class LocalPrepare:
     health_hold_s: float = 0.0
     rollback_none: bool = False
     operator_word: bool = False
+    skip_preflight: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ class Loaded:
 
     release: str = ""
     """What the staged artifact says `uname -r` will be."""
+    skipped: tuple[str, ...] = ()
+    """Reasons for which preflight would have refused, on a person's word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,9 +225,10 @@ def signal_of(attempt: Attempt, event: ev.Event) -> Signal:
 def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
     """What the attempt learns from an event, its state left aside."""
     match event:
-        case ev.Loaded(release):
+        case ev.Loaded(release, skipped):
             artifact = attempt.artifact
-            return replace(attempt, artifact=replace(artifact, release=artifact.release or release))
+            artifact = replace(artifact, release=artifact.release or release)
+            return replace(attempt, artifact=artifact, skipped=skipped)
         case ev.Drained(sessions, bindings):
             return replace(attempt, sessions=sessions, bindings=bindings)
         case ev.Preserved(sessions, bindings, marks, tsc_hz):

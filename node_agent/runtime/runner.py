@@ -42,6 +42,8 @@ from node_agent.core.report import CommandRefusal, Disposition, NodeStatus, Outc
 from node_agent.core.saga import transition
 from node_agent.core.steps import STEPS, Effect
 from node_agent.errors import JournalUnavailable
+from node_agent.ports import StagedArtifact
+from node_agent.runtime.preflight import preflight_staged
 from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met, Staged, Unreadable
@@ -72,7 +74,7 @@ class NodeRunner:
         self._boot = boot
         self._ledger = Ledger(ports, boot.facts, keep_reports=identity.linked)
         self._effects = Effects(ports, pace or Pace(), boot.facts.boot_id, boot.marks)
-        self._stages = Stages(ports.artifacts)
+        self._stages = Stages(ports.artifacts, self._ahead)
         self._inbox: asyncio.Queue[Item] = asyncio.Queue(INBOX)
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
@@ -144,7 +146,7 @@ class NodeRunner:
             self._boot.facts,
             self.node,
             self.status(),
-            staged=await self._ports.artifacts.staged(),
+            staged=self._stages.ready(await self._ports.artifacts.staged()),
             rollback=self._ledger.rollback,
         )
 
@@ -300,6 +302,10 @@ class NodeRunner:
         if isinstance(command, cmd.Stage) and self._stages.needless(command):
             return Done()
         return classify_command(self.node, command, self.stamp())
+
+    async def _ahead(self, staged: StagedArtifact) -> None:
+        ports = self._ports
+        await preflight_staged(staged, ports.kernel, ports.artifacts, ports.workloads)
 
     async def _stage(self, command: cmd.Stage) -> None:
         await self._inbox.put(Staged(await self._stages.stage(command)))

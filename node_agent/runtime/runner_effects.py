@@ -140,11 +140,12 @@ class Effects:
         }
 
     async def _load(self, attempt: Attempt) -> ev.Event:
-        staged = await preflight(attempt, self._ports.kernel, self._ports.artifacts, self._ports.workloads)
+        ports = self._ports
+        staged, skipped = await preflight(attempt, ports.kernel, ports.artifacts, ports.workloads)
         command_line = name_attempt(attempt.command_line, attempt.ref.id)
         image = KexecImage(staged.kernel_path, staged.initrd_path, command_line, staged.release)
         await self._ports.kernel.load(image)
-        return ev.Loaded(staged.release)
+        return ev.Loaded(staged.release, skipped)
 
     async def _drain(self, attempt: Attempt) -> ev.Event:
         await self._ports.hooks.drain()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from node_agent.core import events as ev
 from node_agent.core.attempt import NodeState
-from node_agent.core.model import AttemptRef, BootStamp
+from node_agent.core.model import AttemptRef, BootStamp, Problem
 from node_agent.core.report import NodeStatus, Report
+from node_agent.errors import Retry
 from node_agent.ports import BootFacts
 from node_agent.runtime.runner_items import Identity
 
@@ -48,11 +49,24 @@ def build_report(
         attempt=ref,
         marks=attempt.marks if attempt is not None and getattr(event, "marks", None) else (),
         samples=resumed.samples if resumed is not None else (),
-        problem=attempt.problem if attempt is not None else node.quarantine,
+        problem=_skipped(event) or (attempt.problem if attempt is not None else node.quarantine),
         boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,
         brownout_s=event.brownout_s if isinstance(event, ev.Finished) else None,
         memory_check=resumed.memory if resumed is not None else None,
         rollback_artifact=rollback,
+    )
+
+
+def _skipped(event: ev.Event | None) -> Problem | None:
+    """What the image was loaded in spite of, so that it stands in the story."""
+    if not isinstance(event, ev.Loaded) or not event.skipped:
+        return None
+    return Problem(
+        "PREFLIGHT_SKIPPED",
+        Retry.NEVER,
+        f"loaded on a person's word, though preflight found {', '.join(event.skipped)}",
+        "Expect to lose what is preserved; `luoctl cancel` still goes back.",
+        {"findings": ",".join(event.skipped)},
     )
 
 
