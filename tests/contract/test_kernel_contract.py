@@ -10,6 +10,7 @@ import pytest
 
 from node_agent.errors import KernelError, Retry
 from node_agent.kernel import abi
+from node_agent.ports import Session
 from tests.contract.conftest import StartNode
 from tests.contract.kernel_backends import Backend
 
@@ -308,20 +309,39 @@ async def test_finish_is_idempotent_and_discards_what_was_not_retrieved(node: Ba
 # --- the ioctl's own rules
 
 
-@pytest.mark.parametrize("number", [0, abi.CREATE_SESSION, 0xBA3F, 0xBA44, 0xBB40])
-async def test_an_unknown_ioctl_on_a_session_is_einval(node: Backend, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (0, errno.EINVAL),
+        (abi.CREATE_SESSION, errno.EINVAL),
+        (0xBA3F, errno.EINVAL),
+        (0xBA44, errno.EINVAL),
+        (0xBB40, errno.ENOTTY),
+        (0xC004BA43, errno.ENOTTY),
+    ],
+)
+async def test_an_unknown_ioctl_on_a_session(node: Backend, number: int, told: int) -> None:
+    """The low byte is looked up: beyond the table it is EINVAL, in it with other bits ENOTTY."""
     session = await node.kernel.create_session("s")
     with pytest.raises(OSError) as caught:
         await node.session_ioctl(session, number, abi.pack_session("x"))
-    assert caught.value.errno == errno.EINVAL
+    assert caught.value.errno == told
     await session.close()
 
 
-@pytest.mark.parametrize("number", [0, 0xBA02, abi.SESSION_FINISH])
-async def test_an_unknown_ioctl_on_the_device_is_einval(node: Backend, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (0, errno.ENOTTY),
+        (0xBB01, errno.ENOTTY),
+        (0xBA02, errno.EINVAL),
+        (abi.SESSION_FINISH, errno.EINVAL),
+    ],
+)
+async def test_an_unknown_ioctl_on_the_device(node: Backend, number: int, told: int) -> None:
     with pytest.raises(OSError) as caught:
         await node.device_ioctl(number, abi.pack_session("x"))
-    assert caught.value.errno == errno.EINVAL
+    assert caught.value.errno == told
 
 
 def _grown(argument: bytearray, tail: bytes) -> bytearray:
@@ -343,18 +363,42 @@ async def test_size_rule_on_the_device(node: Backend) -> None:
 
 async def test_size_rule_on_a_session(node: Backend) -> None:
     session = await node.kernel.create_session("s")
+    await _sizes(node, session, abi.SESSION_GET_NAME, abi.pack_name())
+    await node.session_ioctl(session, abi.SESSION_GET_NAME, _grown(abi.pack_name(), bytes(8)))
+    await session.close()
+
+
+async def test_size_rule_on_an_incoming_session(node: Backend) -> None:
+    old = await node.preserved()
+    await node.kexec()
+    session = await node.kernel.retrieve_session("s")
     for number, argument in (
-        (abi.SESSION_GET_NAME, abi.pack_name()),
         (abi.SESSION_FINISH, abi.pack_finish()),
         (abi.SESSION_RETRIEVE_FD, abi.pack_fd(-1, 1)),
     ):
-        with pytest.raises(OSError) as small:
-            await node.session_ioctl(session, number, _grown(argument[:-1], b""))
-        assert small.value.errno == errno.EINVAL
-        with pytest.raises(OSError) as large:
+        await _sizes(node, session, number, argument)
+    await old.close()
+    await session.close()
+
+
+async def _sizes(node: Backend, session: Session, number: int, argument: bytearray) -> None:
+    with pytest.raises(OSError) as small:
+        await node.session_ioctl(session, number, _grown(argument[:-1], b""))
+    assert small.value.errno == errno.EINVAL
+    with pytest.raises(OSError) as large:
+        await node.session_ioctl(session, number, _grown(argument, b"\1"))
+    assert large.value.errno == errno.E2BIG
+
+
+async def test_what_a_session_does_not_take_is_einval_whatever_its_size(node: Backend) -> None:
+    session = await node.kernel.create_session("s")
+    for number, argument in (
+        (abi.SESSION_FINISH, abi.pack_finish()),
+        (abi.SESSION_RETRIEVE_FD, abi.pack_fd(-1, 1)),
+    ):
+        with pytest.raises(OSError) as caught:
             await node.session_ioctl(session, number, _grown(argument, b"\1"))
-        assert large.value.errno == errno.E2BIG
-    await node.session_ioctl(session, abi.SESSION_GET_NAME, _grown(abi.pack_name(), bytes(8)))
+        assert caught.value.errno == errno.EINVAL
     await session.close()
 
 

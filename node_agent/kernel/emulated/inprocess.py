@@ -248,7 +248,7 @@ class _Export:
             self.end(closed=True)
             return
         try:
-            number, argument = wire.decode(request.body, *wire.SESSION_IOCTLS)
+            number, argument = wire.decode_session(request.body, self._state)
             if self._model.hangs(wire.CALLS[number]):
                 self._hung.append(request)
                 return

@@ -166,7 +166,7 @@ class KernelServer:
 
     def _session_server(self, session: LuoSession) -> Callable[[socket.socket], bool]:
         def call(request: wire.Request) -> None:
-            number, argument = wire.decode(request.body, *wire.SESSION_IOCTLS)
+            number, argument = wire.decode_session(request.body, session)
             if self._model.hangs(wire.CALLS[number]):
                 self._waiting.append(request)
                 return

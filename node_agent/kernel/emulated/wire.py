@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -111,21 +111,38 @@ def _close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def decode(body: bytes, *allowed: int) -> tuple[int, bytes]:
-    """(ioctl number, struct of exactly its size). Raises OSError: EINVAL, E2BIG."""
+def decode(body: bytes, *allowed: int, refused: Collection[int] = ()) -> tuple[int, bytes]:
+    """(ioctl number, struct of exactly its size). Raises OSError: EINVAL, ENOTTY, E2BIG.
+
+    As a kernel does it: a number is looked up by its low byte, and is ENOTTY if the rest of it is
+    another's; what this file does not take at all (refused) is EINVAL whatever the struct is like.
+
+    Source: luo_ioctl() and luo_session_ioctl(), Linux 7.2.
+    """
     if len(body) < NUMBER.size + SIZE.size:
         raise OSError(errno.EINVAL, "ioctl")
     (number,) = NUMBER.unpack_from(body)
     if number not in allowed:
-        raise OSError(errno.EINVAL, "ioctl")
-    (size,) = SIZE.unpack_from(body, NUMBER.size)
+        mistyped = any(number & 0xFF == known & 0xFF for known in allowed)
+        raise OSError(errno.ENOTTY if mistyped else errno.EINVAL, "ioctl")
     call, wanted = abi.CALL_NAMES[number], abi.STRUCTS[number].size
+    if number in refused:
+        raise OSError(errno.EINVAL, call)
+    (size,) = SIZE.unpack_from(body, NUMBER.size)
     argument = body[NUMBER.size : NUMBER.size + size]
     if size < wanted or len(argument) < wanted:
         raise OSError(errno.EINVAL, call)
     if any(argument[wanted:]):
         raise OSError(errno.E2BIG, call)
     return number, argument[:wanted]
+
+
+def decode_session(body: bytes, session: LuoSession) -> tuple[int, bytes]:
+    """decode() of an ioctl on this session."""
+    refused = (
+        (abi.SESSION_PRESERVE_FD,) if session.incoming else (abi.SESSION_FINISH, abi.SESSION_RETRIEVE_FD)
+    )
+    return decode(body, *SESSION_IOCTLS, refused=refused)
 
 
 def device_call(model: LuoModel, number: int, argument: bytes) -> LuoSession:
@@ -165,3 +182,5 @@ SESSION_IOCTLS = (
     abi.SESSION_FINISH,
     abi.SESSION_GET_NAME,
 )
+_OUTGOING_ONLY = frozenset({abi.SESSION_PRESERVE_FD})
+_INCOMING_ONLY = frozenset({abi.SESSION_RETRIEVE_FD, abi.SESSION_FINISH})
