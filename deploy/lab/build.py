@@ -1,6 +1,6 @@
 """`make lab`: everything that the lab boots, from nothing but this machine's Debian mirror.
 
-    python -m deploy.lab.build [--refresh] [--kernels a,b]
+    python -m deploy.lab.build [--refresh] [--kernels a,b | --root]
 
 Packages that are missing are installed; kernel sources fetched through a private apt; the kernels
 built; the guest's root made; the index written last. What is there already is kept, by keys of what went
@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -33,13 +33,18 @@ ROOM_GIB = 9
 """A first build needs this: two sources of 2 GiB, their packages, objects, root and images."""
 
 
-def build(cache: Path, *, names: Sequence[str] = (), refresh: bool = False) -> Lab:
-    """Make the lab in `cache`. names: only these kernels, all if empty. Raises LabError."""
+def build(cache: Path, *, names: Sequence[str] = (), refresh: bool = False, root_only: bool = False) -> Lab:
+    """Make the lab in `cache`. Raises LabError.
+
+    names: only these kernels, all if empty; the others stay as they are. root_only: all stay.
+    """
     logs = cache / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with _alone(cache):
         packages.install(logs / "packages.log")
-        made = _kernels(cache, logs, names, refresh=refresh)
+        made: Mapping[str, LabKernel] = {} if root_only else _kernels(cache, logs, names, refresh=refresh)
+        if root_only or names:
+            made = {**_kept(cache), **made}
         guest = root.build(cache, logs, PROJECT)
         lab = Lab(made, guest.tree, guest.image, cache)
         paths.save(lab)
@@ -51,14 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="python -m deploy.lab.build", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--refresh", action="store_true", help="look for newer kernel sources")
-    parser.add_argument("--kernels", default="", help="only these, separated by commas (default: all)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--kernels", default="", help="only these, separated by commas (default: all)")
+    what.add_argument(
+        "--root", action="store_true", help="only the guest's root, beside the kernels there are"
+    )
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
     cache = paths.cache_dir()
     try:
         _admit(cache)
-        lab = build(cache, names=[name for name in args.kernels.split(",") if name], refresh=args.refresh)
+        names = [name for name in args.kernels.split(",") if name]
+        lab = build(cache, names=names, refresh=args.refresh, root_only=args.root)
     except LabError as error:
         print(f"lab: {error.reason}: {error}", file=sys.stderr)
         if error.remedy:
@@ -83,6 +93,14 @@ def _kernels(cache: Path, logs: Path, names: Sequence[str], *, refresh: bool) ->
         if offer is not None and part:
             made |= kernels.build(part, sources.unpacked(offer, cache, logs), shelf)
     return made
+
+
+def _kept(cache: Path) -> Mapping[str, LabKernel]:
+    """The kernels of the last build. None of them is in the way of a part of the build."""
+    try:
+        return paths.load(cache).kernels
+    except LabError:
+        return {}
 
 
 def _admit(cache: Path) -> None:

@@ -13,7 +13,6 @@ NEEDED = (
     "qemu-system-x86",
     "qemu-utils",
     "e2fsprogs",
-    "kexec-tools",
     # to build kernels
     "gcc",
     "make",

@@ -10,7 +10,7 @@ from deploy.lab import children
 from deploy.lab.code import PLACE
 
 _SOURCES = Path(__file__).with_name("guest")
-_FLAGS = ("-static", "-Os", "-s", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
+_FLAGS = ("-static", "-Os", "-s", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
 
 
 def key() -> str:

@@ -16,8 +16,7 @@ mount_once devtmpfs devtmpfs /dev
 busybox mkdir -p /dev/pts /dev/shm
 mount_once devpts devpts /dev/pts
 mount_once tmpfs tmpfs /dev/shm
-# /run stays a directory of the root: a mount here would hide the sockets that the blackout path
-# already serves. So what is in it outlives a boot, /run/no-agent included.
+mount_once tmpfs tmpfs /run mode=755
 mount_once tmpfs tmpfs /tmp mode=1777
 [ -d /sys/kernel/debug ] && mount_once debugfs debugfs /sys/kernel/debug
 busybox mkdir -p /run/luod /run/liveroll-agent /run/lock /var/lib/liveroll-agent /var/log
@@ -55,7 +54,8 @@ if [ -r /etc/hostname ]; then busybox hostname -F /etc/hostname; fi
 
 agent() {
     while :; do
-        if [ -e /run/no-agent ] || [ ! -r /etc/liveroll/agent.toml ]; then
+        # The file in /etc is for whoever wants the agent to stay away over a boot.
+        if [ -e /run/no-agent ] || [ -e /etc/liveroll/no-agent ] || [ ! -r /etc/liveroll/agent.toml ]; then
             busybox usleep 200000
             continue
         fi
