@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from node_agent.resume.handover import Handover
     from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
+    from node_agent.runtime.broker_leaving import DrainWorkload
     from node_agent.runtime.journal import FileJournal
     from node_agent.runtime.link_transport import Connector
     from node_agent.runtime.metrics import Meter
@@ -132,7 +133,10 @@ async def _start(
     if not facts.emulated:
         await _note_down(settings, facts, log)
     broker = Broker(
-        str(settings.broker_socket), socket_mode=settings.broker_mode, socket_gid=settings.broker_gid
+        str(settings.broker_socket),
+        socket_mode=settings.broker_mode,
+        socket_gid=settings.broker_gid,
+        drain_workload=_drain_workload(settings),
     )
     used: Kernel = machine.kernel
     marks: tuple[Mark, ...] = ()
@@ -163,6 +167,7 @@ async def _start(
             default_kernel=machine.default_kernel,
             disks=machine.disks,
             bindings=broker.bindings,
+            left_behind=broker.left_behind,
         ),
         boot=Boot(facts, marks=marks, quarantine=quarantine),
         meter=meter,
@@ -219,6 +224,16 @@ async def _note_down(settings: AgentSettings, facts: BootFacts, log: Log) -> Non
 
     await asyncio.to_thread(app_real.note_for_resume, settings, log)
     app_real.warn_of_what_is_missing(settings, facts, log)
+
+
+def _drain_workload(settings: AgentSettings) -> DrainWorkload | None:
+    """By policy; None: one that cannot be preserved refuses."""
+    if settings.unpreservable != "drain":
+        return None
+    from node_agent.runtime.broker_leaving import by_command
+    from node_agent.workloads.hooks import CommandHooks
+
+    return by_command(CommandHooks(settings.hooks, {"LIVEROLL_NODE": settings.node_id}))
 
 
 def _connector(settings: AgentSettings, stack: AsyncExitStack) -> Connector | None:

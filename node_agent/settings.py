@@ -99,6 +99,9 @@ class AgentSettings:
     """Permission bits of the broker's socket; to connect takes write permission."""
     broker_gid: int = -1
     """Group of the broker's socket; -1: the agent's own."""
+    unpreservable: str = "refuse"
+    """What becomes of a workload that cannot be preserved: refuse (the attempt is unwound) or drain
+    (hooks.drain_workload, and the update goes on without it)."""
     control_socket: Path = Path("/run/liveroll-agent/control.sock")
     metrics_listen: str = ""
     """host:port of /metrics, empty: none."""

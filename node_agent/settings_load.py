@@ -229,6 +229,7 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
         broker_socket=broker,
         broker_mode=_socket_mode(read),
         broker_gid=_socket_group(read),
+        unpreservable=_unpreservable(read, hooks),
         control_socket=control,
         metrics_listen=metrics,
         running_artifact=running,
@@ -256,6 +257,18 @@ def _socket_mode(read: _Reader) -> int:
         )
         return 0o660
     return mode
+
+
+def _unpreservable(read: _Reader, hooks: Mapping[str, HookCommand]) -> str:
+    key = "broker.unpreservable"
+    policy = read.choice(key, "refuse", ("refuse", "drain"))
+    if policy == "drain" and "drain_workload" not in hooks:
+        read.fault(
+            key,
+            "'drain' needs a command that drains one workload",
+            "set hooks.drain_workload; it finds the workload's id in LIVEROLL_WORKLOAD",
+        )
+    return policy
 
 
 def _socket_group(read: _Reader) -> int:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from node_agent.settings import DEFAULT_CONFIG, ENV_PREFIX, HookCommand, Violation
 
-HOOKS = ("drain", "undrain", "health", "set_default_kernel")
+HOOKS = ("drain", "undrain", "drain_workload", "health", "set_default_kernel")
 SCALARS: Mapping[str, str] = MappingProxyType(
     {
         "node_id": "str",
@@ -28,6 +28,7 @@ SCALARS: Mapping[str, str] = MappingProxyType(
         "broker.socket": "path",
         "broker.group": "str",
         "broker.mode": "str",
+        "broker.unpreservable": "str",
         "control.socket": "path",
         "metrics.listen": "str",
         "artifacts.running": "path",

@@ -45,6 +45,8 @@ class Preserved:
     """Workload id → to whom its memory belongs (uid, unit, …), as the broker says it."""
     marks: tuple[Mark, ...] = ()
     tsc_hz: float = 0.0
+    left_behind: Mapping[str, Problem] = field(default_factory=dict)
+    """Workloads that could not be preserved and were drained instead, and why."""
 
 
 @dataclass(frozen=True, slots=True)

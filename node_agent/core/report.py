@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from node_agent.core.model import AttemptRef, BlackoutSample, BootStamp, Mark, MemoryCheck, Problem
 from node_agent.core.phases import Phase, Verdict
@@ -65,6 +66,8 @@ class Report:
     brownout_s: float | None = None
     memory_check: MemoryCheck | None = None
     rollback_artifact: str = ""
+    left_behind: Mapping[str, Problem] = field(default_factory=dict)
+    """Workloads that were drained because they could not be preserved, and why."""
 
 
 class Outcome(enum.StrEnum):

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from node_agent.core.model import Problem
 from node_agent.errors import AgentError, BrokerError, Retry
 from node_agent.workloads import protocol
+from node_agent.workloads.hooks import CommandHooks
 
 DrainWorkload = Callable[[str, str], Awaitable[None]]
 """(workload, why): moves it off this node. Raises AgentError."""
@@ -35,6 +36,17 @@ UNPRESERVABLE = frozenset(
 """Reasons that are the workload's; anything else (a full kernel, a session's name) is the node's."""
 
 _ERRNO = re.compile(r"\bE[A-Z][A-Z0-9]{1,14}\b")
+
+
+def by_command(hooks: CommandHooks) -> DrainWorkload:
+    """This node's command drain_workload, with LIVEROLL_WORKLOAD and LIVEROLL_WHY in its environment."""
+
+    async def drain(workload: str, why: str) -> None:
+        # The workload's own words are in it: an environment takes no NUL, a log no control codes.
+        said = "".join(c if c.isprintable() else " " for c in why)
+        await hooks.demand("drain_workload", LIVEROLL_WORKLOAD=workload, LIVEROLL_WHY=said)
+
+    return drain
 
 
 def unpreservable(workload: str, said: protocol.Failed) -> BrokerError:

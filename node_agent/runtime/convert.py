@@ -56,6 +56,8 @@ BYTES_MAX = 2**63 - 1
 """What every store can keep; protobuf alone would take twice as much."""
 FIELDS_MAX = 32
 """As many as the orchestrator takes: a step may fail for every workload of a node, each with a field."""
+LEFT_BEHIND_MAX = 64
+"""As many as the orchestrator takes."""
 BATCH_MOST = 64
 """As many as the orchestrator takes in one message."""
 BATCH_BYTES = 128 * 1024
@@ -207,6 +209,8 @@ def report(said: Report) -> pb.LinkRequest:
         )
     if said.brownout_s is not None:
         message.brownout.CopyFrom(duration(said.brownout_s))
+    for workload, why in sorted(said.left_behind.items())[:LEFT_BEHIND_MAX]:
+        message.left_behind.append(pb.LeftBehind(workload=workload, problem=problem(why)))
     if said.memory_check is not None:
         check = said.memory_check
         message.memory_check.CopyFrom(

@@ -58,6 +58,10 @@ class HostedDisks:
         """Nothing was got ready."""
 
 
+def _nobody() -> Mapping[str, Problem]:
+    return {}
+
+
 def _no_bindings() -> Mapping[str, Mapping[str, object]]:
     return {}
 
@@ -76,6 +80,8 @@ class Ports:
     disks: Disks = field(default_factory=HostedDisks)
     bindings: Callable[[], Mapping[str, Mapping[str, object]]] = _no_bindings
     """The broker's bindings of workloads to peers."""
+    left_behind: Callable[[], Mapping[str, Problem]] = _nobody
+    """Whom the broker drained instead of preserving, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,8 @@ class Effects:
         done = self.mark(timing.PRESERVE_DONE)
         tsc_hz = self._ports.clock.tsc_hz
         self.session.write_marks((start, done), tsc_hz)
-        return ev.Preserved(sessions, self._ports.bindings(), (start, done), tsc_hz)
+        left = self._ports.left_behind()
+        return ev.Preserved(sessions, self._ports.bindings(), (start, done), tsc_hz, left)
 
     async def _await_proceed(self, attempt: Attempt) -> ev.Event:
         clock, wait_s = self._ports.clock, attempt.timeouts.preserved_s

@@ -53,6 +53,7 @@ def build_report(
         boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,
         brownout_s=event.brownout_s if isinstance(event, ev.Finished) else None,
         memory_check=resumed.memory if resumed is not None else None,
+        left_behind=event.left_behind if isinstance(event, ev.Preserved) else {},
         rollback_artifact=rollback,
     )
 

@@ -119,6 +119,8 @@ class Report:
     brownout: timedelta | None = None
     memory_check: MemoryCheck | None = None
     rollback_artifact: str = ""
+    left_behind: tuple[tuple[str, Problem], ...] = ()
+    """(workload, why it could not be preserved): the node drained these and goes on without them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from orchestrator.errors import Retry
 _LONGEST_EVENT = 40
 """Of the saga's events JumpIntentRecorded is the longest; nodes do not get to invent kinds."""
 
+_LEFT_TOLD = 4
 _BLACKOUTS_TOLD = 4
 """In an event; a node may have a thousand workloads, and the attempt's row keeps them all."""
 
@@ -200,6 +201,8 @@ def _story(
     measured = _blackouts(after.samples[len(before.samples) :])
     if measured:
         told = replace(told, fields={**told.fields, "blackout": measured})
+    if report.left_behind:
+        told = replace(told, fields={**told.fields, "left_behind": _left_behind(report.left_behind)})
     events = [told]
     if flag:
         events.append(_event(after, "attempt.contradicted", f"{after.node_id}: {flag}", None, report))
@@ -226,6 +229,14 @@ def _blackouts(samples: tuple[Sample, ...]) -> str:
     if len(longest) > _BLACKOUTS_TOLD:
         said.append(f"{len(longest) - _BLACKOUTS_TOLD} shorter ones")
     return ", ".join(said)
+
+
+def _left_behind(drained: tuple[tuple[str, Problem], ...]) -> str:
+    """`vm-3: workload vm-3 cannot be preserved: PRESERVE_FD: ENOENT; …`"""
+    said = [f"{workload}: {why.message or why.reason}" for workload, why in drained[:_LEFT_TOLD]]
+    if len(drained) > _LEFT_TOLD:
+        said.append(f"and {len(drained) - _LEFT_TOLD} more")
+    return "; ".join(said)
 
 
 def _settled_event(after: AttemptRow) -> NewEvent:

@@ -23,6 +23,7 @@ MAX_STAGED = 64
 MAX_CAPABILITIES = 32
 MAX_MARKS = 64
 MAX_SAMPLES = 1024
+MAX_LEFT_BEHIND = 64
 """One for each workload of an attempt."""
 MAX_FIELDS = 32
 MAX_COMMAND_LINE = 4096
@@ -91,6 +92,12 @@ def read_report(proto: agent_pb2.Report) -> core.Report:
         check.bad("report.marks", f"it has {len(proto.marks)} items", f"Send at most {MAX_MARKS}.")
     if len(proto.samples) > MAX_SAMPLES:
         check.bad("report.samples", f"it has {len(proto.samples)} items", f"Send at most {MAX_SAMPLES}.")
+    if len(proto.left_behind) > MAX_LEFT_BEHIND:
+        check.bad(
+            "report.left_behind",
+            f"it has {len(proto.left_behind)} items",
+            f"Send at most {MAX_LEFT_BEHIND}.",
+        )
     check.done("the report is malformed")
     report = core.Report(
         seq=check.count(proto.seq, "report.seq", least=1, most=MAX_SEQ),
@@ -113,6 +120,13 @@ def read_report(proto: agent_pb2.Report) -> core.Report:
         memory_check=_memory(check, proto.memory_check) if proto.HasField("memory_check") else None,
         rollback_artifact=check.name(
             proto.rollback_artifact, "report.rollback_artifact", required=False, most=128
+        ),
+        left_behind=tuple(
+            (
+                check.name(left.workload, f"report.left_behind[{i}].workload", most=64),
+                _problem(check, left.problem, f"report.left_behind[{i}].problem"),
+            )
+            for i, left in enumerate(proto.left_behind)
         ),
     )
     check.done("the report is malformed")

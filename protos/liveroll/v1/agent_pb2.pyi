@@ -107,7 +107,7 @@ class Heartbeat(_message.Message):
     def __init__(self, status: _Optional[_Union[NodeStatus, _Mapping]] = ..., stamp: _Optional[_Union[_common_pb2.BootStamp, _Mapping]] = ..., unacknowledged: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("attempt", "seq", "event", "phase", "marks", "samples", "problem", "stamp", "boot_verdict", "kernel_release", "boot_id", "healthy", "stage", "refusal", "brownout", "memory_check", "rollback_artifact")
+    __slots__ = ("attempt", "seq", "event", "phase", "marks", "samples", "problem", "stamp", "boot_verdict", "kernel_release", "boot_id", "healthy", "stage", "refusal", "brownout", "memory_check", "rollback_artifact", "left_behind")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,7 @@ class Report(_message.Message):
     BROWNOUT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_CHECK_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_BEHIND_FIELD_NUMBER: _ClassVar[int]
     attempt: _common_pb2.AttemptRef
     seq: int
     event: str
@@ -142,7 +143,16 @@ class Report(_message.Message):
     brownout: _duration_pb2.Duration
     memory_check: MemoryCheck
     rollback_artifact: str
-    def __init__(self, attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., seq: _Optional[int] = ..., event: _Optional[str] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., marks: _Optional[_Iterable[_Union[_common_pb2.Mark, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_common_pb2.BlackoutSample, _Mapping]]] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ..., stamp: _Optional[_Union[_common_pb2.BootStamp, _Mapping]] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., kernel_release: _Optional[str] = ..., boot_id: _Optional[str] = ..., healthy: _Optional[bool] = ..., stage: _Optional[_Union[StageResult, _Mapping]] = ..., refusal: _Optional[_Union[CommandRefusal, _Mapping]] = ..., brownout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., memory_check: _Optional[_Union[MemoryCheck, _Mapping]] = ..., rollback_artifact: _Optional[str] = ...) -> None: ...
+    left_behind: _containers.RepeatedCompositeFieldContainer[LeftBehind]
+    def __init__(self, attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., seq: _Optional[int] = ..., event: _Optional[str] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., marks: _Optional[_Iterable[_Union[_common_pb2.Mark, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[_common_pb2.BlackoutSample, _Mapping]]] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ..., stamp: _Optional[_Union[_common_pb2.BootStamp, _Mapping]] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., kernel_release: _Optional[str] = ..., boot_id: _Optional[str] = ..., healthy: _Optional[bool] = ..., stage: _Optional[_Union[StageResult, _Mapping]] = ..., refusal: _Optional[_Union[CommandRefusal, _Mapping]] = ..., brownout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., memory_check: _Optional[_Union[MemoryCheck, _Mapping]] = ..., rollback_artifact: _Optional[str] = ..., left_behind: _Optional[_Iterable[_Union[LeftBehind, _Mapping]]] = ...) -> None: ...
+
+class LeftBehind(_message.Message):
+    __slots__ = ("workload", "problem")
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    problem: _common_pb2.Problem
+    def __init__(self, workload: _Optional[str] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ...) -> None: ...
 
 class MemoryCheck(_message.Message):
     __slots__ = ("workloads", "intact", "bytes_checked")

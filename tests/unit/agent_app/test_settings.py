@@ -154,6 +154,16 @@ def test_hooks_come_from_the_file_only(tmp_path: Path) -> None:
     assert "is not a setting" in refused(tmp_path, environ={"LIVEROLL_AGENT_HOOKS_DRAIN": "/bin/x"})[0]
 
 
+def test_what_becomes_of_a_workload_that_cannot_be_preserved(tmp_path: Path) -> None:
+    assert read(tmp_path).unpreservable == "refuse"
+    command = '[hooks.drain_workload]\ncommand = ["/d"]'
+    asked = read(tmp_path, '[broker]\nunpreservable = "drain"\n' + command)
+    assert (asked.unpreservable, asked.hooks["drain_workload"].argv) == ("drain", ("/d",))
+    (alone,) = refused(tmp_path, '[broker]\nunpreservable = "drain"')
+    assert "needs a command that drains one workload" in alone
+    assert "is none of refuse, drain" in refused(tmp_path, '[broker]\nunpreservable = "no"')[0]
+
+
 @pytest.mark.parametrize("text", ["a = ", "\x00", "[labels"])
 def test_what_is_not_toml(tmp_path: Path, text: str) -> None:
     assert "is not TOML" in refused(tmp_path, text)[0]

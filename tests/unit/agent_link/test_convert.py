@@ -93,8 +93,11 @@ def test_a_report_carries_all_it_has() -> None:
         brownout_s=0.0,
         memory_check=model.MemoryCheck(3, 2, 4096),
         rollback_artifact=DIGEST,
+        left_behind={f"vm-{i:03}": PROBLEM for i in range(100)},
     )
     report = convert.report(said).report
+    assert len(report.left_behind) == convert.LEFT_BEHIND_MAX
+    assert (report.left_behind[0].workload, report.left_behind[0].problem.remedy) == ("vm-000", "do this")
     assert (report.seq, report.event, report.phase) == (9, "Resumed", common.PHASE_VERIFYING)
     assert (report.attempt.generation, report.attempt.incarnation) == (7, "incarnation")
     assert report.marks[0].realtime.ToDatetime(tzinfo=UTC) == at

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from node_agent.errors import BrokerError, HookFailed, Retry
 from node_agent.runtime.broker import Broker, BrokerTimeouts
+from node_agent.runtime.broker_leaving import by_command
+from node_agent.settings import HookCommand
+from node_agent.workloads.hooks import CommandHooks
 
 from .support import QUICK, Machine, PlainClient, running, subscribed, until
 
@@ -258,3 +262,16 @@ async def test_eight_workloads_one_of_which_fails(machine: Machine, path: str) -
         assert [workload for workload, _ in drain.calls] == ["vm-3"]
         for client in clients.values():
             client.close()
+
+
+async def test_the_nodes_command_is_told_whom_and_why(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = (
+        'printf "%s|%s|%s|%s" "$LIVEROLL_HOOK" "$LIVEROLL_NODE" "$LIVEROLL_WORKLOAD" "$LIVEROLL_WHY" > '
+        + str(told)
+    )
+    hooks = CommandHooks(
+        {"drain_workload": HookCommand(("/bin/sh", "-c", script), 5.0)}, {"LIVEROLL_NODE": "n1"}
+    )
+    await by_command(hooks)("vm-1", "workload vm-1 cannot be preserved: \0\x1b[31m")
+    assert told.read_text() == "drain_workload|n1|vm-1|workload vm-1 cannot be preserved:   [31m"

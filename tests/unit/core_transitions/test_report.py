@@ -64,6 +64,21 @@ def newest(f: Fleet) -> AttemptRow:
     return found
 
 
+def test_workloads_that_were_left_behind_are_told_by_name() -> None:
+    failed = Problem("WORKLOAD_UNPRESERVABLE", Retry.CALL, "it cannot be preserved: PRESERVE_FD: ENOENT")
+    mute = Problem("WORKLOAD_GONE", Retry.CALL, "")
+    f = made(attempt(phase=Phase.PRESERVING, acknowledged=True))
+    left = (("vm-3", failed), ("vm-4", mute))
+    (told,) = take(f, report("Preserved", Phase.PRESERVED, 4, stamp=STAMP, left_behind=left)).change.events
+    assert told.fields["left_behind"] == (
+        "vm-3: it cannot be preserved: PRESERVE_FD: ENOENT; vm-4: WORKLOAD_GONE"
+    )
+    assert newest(f).problem is None, "the attempt goes on without them"
+    many = tuple((f"vm-{i}", mute) for i in range(6))
+    (told,) = take(f, report("Preserved", Phase.PRESERVED, 5, left_behind=many)).change.events
+    assert told.fields["left_behind"].endswith("vm-3: WORKLOAD_GONE; and 2 more")
+
+
 HAPPY = [
     report("Prepared", Phase.LOADING, 1),
     report("Loaded", Phase.DRAINING, 2),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from liveroll.v1 import agent_pb2, common_pb2
 
-from orchestrator.rpc.link_in import MAX_FIELDS, read_heartbeat
+from orchestrator.errors import InvalidSpec
+from orchestrator.rpc.link_in import MAX_FIELDS, MAX_LEFT_BEHIND, read_heartbeat, read_report
 
 
 def test_more_fields_than_are_kept() -> None:
@@ -21,3 +23,20 @@ def test_more_fields_than_are_kept() -> None:
     read = read_heartbeat(beat).status.problem
     assert read is not None
     assert len(read.fields) == MAX_FIELDS
+
+
+def left(count: int) -> agent_pb2.Report:
+    problem = common_pb2.Problem(reason="WORKLOAD_GONE", retry=common_pb2.RETRY_CLASS_CALL, message="gone")
+    return agent_pb2.Report(
+        seq=1,
+        event="Preserved",
+        phase=common_pb2.PHASE_PRESERVED,
+        left_behind=[agent_pb2.LeftBehind(workload=f"vm-{n}", problem=problem) for n in range(count)],
+    )
+
+
+def test_whom_a_node_left_behind() -> None:
+    ((workload, why),) = read_report(left(1)).left_behind
+    assert (workload, why.reason, why.message) == ("vm-0", "WORKLOAD_GONE", "gone")
+    with pytest.raises(InvalidSpec):
+        read_report(left(MAX_LEFT_BEHIND + 1))
