@@ -11,7 +11,7 @@ from deploy.lab.errors import LabError
 _VERSION = 2
 """To be raised when what is done here changes."""
 
-_PACKAGES = ("python3", "busybox-static", "iproute2", "kexec-tools")
+_PACKAGES = ("python3", "busybox-static", "kexec-tools")
 """kexec-tools: for a kexec that is not the agent's."""
 
 _TRIM = (
@@ -24,6 +24,7 @@ _TRIM = (
     "usr/lib/x86_64-linux-gnu/gconv",
     "var/cache/apt",
     "var/lib/apt/lists",
+    "var/log",
 )
 """Of no use in a guest that lives for minutes, and half of the tree."""
 
