@@ -30,7 +30,11 @@ FINISH = "finish"
 TSC_UNCERTAINTY_S = 0.01
 """The worst that was measured between TSC and an outside clock across a kexec."""
 TSC_DRIFT = 1e-4
-"""Of a TSC frequency calibrated over a long base in the old kernel."""
+"""Of a TSC frequency calibrated in the old kernel."""
+EARLY_S = 30.0
+EARLY_TSC_DRIFT = 1.5e-3
+"""The same in a boot that was younger than EARLY_S: a new kernel refines its own clock in its first seconds,
+and what was measured against it then is off by up to 1,463 ppm."""
 RTC_UNCERTAINTY_S = 1.0
 """REALTIME is read from an RTC of one-second grain at boot."""
 BOOTTIME_UNCERTAINTY_S = 1e-4
@@ -66,7 +70,8 @@ def span(start: Mark, end: Mark, tsc_hz: float) -> Span:
         return _checked(end.boottime_s - start.boottime_s, BOOTTIME_UNCERTAINTY_S, "boottime")
     if start.tsc and end.tsc and tsc_hz > 0:
         seconds = (end.tsc - start.tsc) / tsc_hz
-        return _checked(seconds, TSC_UNCERTAINTY_S + abs(seconds) * TSC_DRIFT, "tsc")
+        drift = TSC_DRIFT if start.boottime_s >= EARLY_S else EARLY_TSC_DRIFT
+        return _checked(seconds, TSC_UNCERTAINTY_S + abs(seconds) * drift, "tsc")
     seconds = (end.realtime_at - start.realtime_at).total_seconds()
     return _checked(seconds, RTC_UNCERTAINTY_S, "realtime")
 

@@ -13,6 +13,11 @@ from typing import Protocol
 from node_agent.kernel.emulated import syncclient
 from node_agent.workloads.pause import Stamp
 
+PAIR_TRIES = 4
+PAIR_WIDTH_NS = 50_000
+"""Two clocks cannot be read at once. Readings further apart than that met a preemption and are made again:
+pause.READ_UNCERTAINTY_S has room for twice as much."""
+
 CALIBRATION_BASE_NS = 100_000_000
 """A TSC frequency over a shorter base is not given: it would be worse than the 100 ppm assumed."""
 
@@ -86,8 +91,10 @@ class MachineClock:
             from node_agent.kernel.tsc import open_tsc
 
             self._read_tsc = open_tsc()
-        tsc = self._read_tsc() if self._read_tsc is not None else 0
-        now = instant()
+        if self._read_tsc is None:
+            now, tsc = instant(), 0
+        else:
+            now, tsc = _read_together(self._read_tsc)
         self._first = self._first or (now, tsc)
         return now, tsc
 
@@ -97,3 +104,16 @@ class MachineClock:
         if not tsc or now - first_ns < CALIBRATION_BASE_NS:
             return 0.0
         return (tsc - first_tsc) * 1e9 / (now - first_ns)
+
+
+def _read_together(read_tsc: Callable[[], int]) -> tuple[int, int]:
+    """(instant, TSC): the narrowest pair of a few."""
+    best = (1 << 63, 0, 0)
+    for _ in range(PAIR_TRIES):
+        before = instant()
+        tsc = read_tsc()
+        width = instant() - before
+        best = min(best, (width, before + width // 2, tsc))
+        if width <= PAIR_WIDTH_NS:
+            break
+    return best[1], best[2]

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 TSC_RELATIVE_UNCERTAINTY = 1e-4
 """A frequency calibrated over a tenth of a second or more is good to about 100 ppm."""
 
+EARLY_NS = 30_000_000_000
+EARLY_TSC_RELATIVE_UNCERTAINTY = 1.5e-3
+"""In a boot younger than that it is not: a new kernel refines its own clock in its first seconds.
+Source: lab runs, early rates off by up to 1,463 ppm."""
+
 REALTIME_UNCERTAINTY_S = 1.0
 """Source: lab runs, median error of CLOCK_REALTIME over a kexec 206 ms, range ± 0.9 s."""
 
@@ -50,7 +55,9 @@ def measure(before: Stamp, after: Stamp, *, emulated: bool = False) -> Measured:
         uncertainty_s = READ_UNCERTAINTY_S
     elif before.tsc and after.tsc and before.tsc_hz > 0:
         clock, duration_s = "tsc", (after.tsc - before.tsc) / before.tsc_hz
-        uncertainty_s = READ_UNCERTAINTY_S + abs(duration_s) * TSC_RELATIVE_UNCERTAINTY
+        early = before.boottime_ns < EARLY_NS
+        relative = EARLY_TSC_RELATIVE_UNCERTAINTY if early else TSC_RELATIVE_UNCERTAINTY
+        uncertainty_s = READ_UNCERTAINTY_S + abs(duration_s) * relative
     else:
         clock, duration_s = "realtime", (after.realtime_ns - before.realtime_ns) / 1e9
         uncertainty_s = REALTIME_UNCERTAINTY_S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from node_agent.core import timing
@@ -41,8 +43,14 @@ def test_the_host_gap_is_read_from_the_tsc() -> None:
     gap = timing.host_gap(crossing(), HZ, emulated=False)
     assert gap is not None
     assert gap.duration_s == pytest.approx(2.0)
-    assert gap.uncertainty_s == pytest.approx(timing.TSC_UNCERTAINTY_S + 2.0 * timing.TSC_DRIFT)
+    assert gap.uncertainty_s == pytest.approx(timing.TSC_UNCERTAINTY_S + 2.0 * timing.EARLY_TSC_DRIFT)
     assert (gap.clock, gap.rejected, gap.emulated) == ("tsc", "", False)
+
+
+def test_a_frequency_measured_in_a_boot_that_has_settled_is_the_better_one() -> None:
+    start, end = crossing()[0], crossing()[-1]
+    settled = replace(start, boottime_s=timing.EARLY_S)
+    assert timing.span(settled, end, HZ).uncertainty_s < timing.span(start, end, HZ).uncertainty_s
 
 
 @pytest.mark.parametrize(("tsc", "hz"), [(False, HZ), (True, 0.0)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import platform
+from pathlib import Path
 
 import pytest
 
@@ -30,11 +32,18 @@ def test_a_machine_without_a_counter_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_frequency_needs_a_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    instants, cycles = iter([10**9, 10**9 + 10**7, 2 * 10**9]), iter([100, 130, 3_000_000_100])
+    pairs = [10**9, 10**9 + 10**7, 2 * 10**9]
+    instants, cycles = iter([at for at in pairs for _ in range(2)]), iter([100, 130, 3_000_000_100])
     monkeypatch.setattr(node_clock, "instant", lambda: next(instants))
     monkeypatch.setattr(tsc, "open_tsc", lambda: lambda: next(cycles))
     clock = node_clock.MachineClock()
     assert [clock.stamp(10**9).tsc_hz for _ in range(3)] == [0.0, 0.0, 3e9]
+
+
+def test_a_pair_of_readings_that_met_a_preemption_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    instants, cycles = iter([10**9, 10**9 + 10**7, 2 * 10**9, 2 * 10**9 + 2000]), iter([7, 8])
+    monkeypatch.setattr(node_clock, "instant", lambda: next(instants))
+    assert node_clock._read_together(lambda: next(cycles)) == (2 * 10**9 + 1000, 8)
 
 
 def test_the_counter_only_rises() -> None:
@@ -48,6 +57,7 @@ def test_no_counter_elsewhere(monkeypatch: pytest.MonkeyPatch, broken: str) -> N
         monkeypatch.setattr(tsc.platform, "machine", lambda: "riscv64")
     else:
         monkeypatch.setattr(tsc, "_invariant", lambda: False)
+        monkeypatch.setattr(tsc, "_keeps_time", lambda: False)
     assert tsc.open_tsc() is None
 
 
@@ -98,3 +108,17 @@ def test_the_example_says_in_a_line_that_nobody_answers(tmp_path, capsys: pytest
     assert "Traceback" not in err
     with pytest.raises(SystemExit):
         example.main([*arguments, "--mib", "0"])
+
+
+@pytest.mark.parametrize(("source", "trusted"), [("tsc", True), ("tsc-early", True), ("hpet", False)])
+def test_a_counter_that_the_kernel_keeps_time_by_is_trusted(
+    source: str, trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under QEMU's TCG the flags are missing and the counter goes on through a kexec all the same."""
+    (tmp_path / "current").write_text(f"{source}\n")
+    assert tsc._keeps_time(str(tmp_path / "current")) is trusted
+    assert tsc._keeps_time(str(tmp_path / "none")) is False
+    monkeypatch.setattr(tsc, "_invariant", lambda: False)
+    monkeypatch.setattr(tsc, "_keeps_time", lambda: False)
+    if platform.machine() == "x86_64":
+        assert tsc.open_tsc(trust=True) is not None
