@@ -52,7 +52,6 @@ def by_command(hooks: CommandHooks) -> DrainWorkload:
 def unpreservable(workload: str, said: protocol.Failed) -> BrokerError:
     """What FAILED means to whoever waits for READY."""
     found = _ERRNO.search(said.error)
-    known = {"errno": found.group()} if found is not None else {}
     return BrokerError(
         f"workload {workload} cannot be preserved: {said.error or 'it did not say why'}",
         reason="WORKLOAD_UNPRESERVABLE",
@@ -62,7 +61,7 @@ def unpreservable(workload: str, said: protocol.Failed) -> BrokerError:
         ),
         workload=workload,
         says=said.error,
-        **known,
+        errno=found.group() if found is not None else "",
     )
 
 

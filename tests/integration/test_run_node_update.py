@@ -82,7 +82,7 @@ async def test_real_nodes_are_updated_and_their_blackouts_are_measured(directory
 
 
 def check_metrics(text: str) -> None:
-    """Both of the node's vantages, a sample for each workload and one for each node."""
+    """All three vantages: a sample for each workload, and two for each node, its own and its link's."""
     counts = {
         vantage: float(value)
         for vantage, value in re.findall(
@@ -91,6 +91,7 @@ def check_metrics(text: str) -> None:
     }
     assert counts["workload"] == 2 * WORKLOADS, counts
     assert counts["host"] == 2, counts
+    assert counts["link"] == 2, counts
 
 
 def scrape(url: str) -> str:
