@@ -32,9 +32,17 @@ _USERS = (("worker", 1000), ("other", 1001))
 """Two that are not root, for what one workload may not do to another's."""
 
 
+_FILES = {
+    "hostname": "lab\n",
+    "hosts": "127.0.0.1 localhost\n",
+    # debootstrap leaves this machine's own; 10.0.2.3 is QEMU's user network.
+    "resolv.conf": "nameserver 10.0.2.3\n",
+}
+
+
 def key() -> str:
     """Changes when the base has to be made anew."""
-    return repr((_VERSION, _PACKAGES, _TRIM, _USERS))
+    return repr((_VERSION, _PACKAGES, _TRIM, _USERS, _FILES))
 
 
 def install(tree: Path, logs: Path) -> None:
@@ -44,7 +52,8 @@ def install(tree: Path, logs: Path) -> None:
     keyring = [f"--keyring={source.signed_by}"] if source.signed_by else []
     options = ["--variant=minbase", *keyring, f"--include={','.join(_PACKAGES)}"]
     children.run(
-        ["debootstrap", *options, release, str(tree), source.uri],
+        # In a mount namespace of its own: what it mounts in the tree is gone with it, whatever happens.
+        ["unshare", "--mount", "debootstrap", *options, release, str(tree), source.uri],
         what=f"debootstrap of {release}",
         log=logs / "debootstrap.log",
         reason="DEBOOTSTRAP_FAILED",
@@ -56,7 +65,8 @@ def install(tree: Path, logs: Path) -> None:
     _add_users(tree / "etc")
     for name in ("etc/liveroll", "var/lib/liveroll-agent", "run/luod", "run/liveroll-agent"):
         (tree / name).mkdir(parents=True, exist_ok=True)
-    (tree / "etc/hostname").write_text("lab\n")
+    for name, text in _FILES.items():
+        (tree / "etc" / name).write_text(text)
 
 
 def python_version(tree: Path) -> str:

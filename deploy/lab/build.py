@@ -92,6 +92,8 @@ def _kernels(cache: Path, logs: Path, names: Sequence[str], *, refresh: bool) ->
         part = [recipe for recipe in recipes if recipe.newer is newer]
         if offer is not None and part:
             made |= kernels.build(part, sources.unpacked(offer, cache, logs), shelf)
+    if not names:
+        sources.prune(cache, choice)
     return made
 
 

@@ -31,7 +31,9 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
+    """One layer: its own key, and how it is made."""
+
     name: str
     key: str
     make: Callable[[], None]
@@ -52,19 +54,19 @@ def build(cache: Path, logs: Path, project: Path) -> Root:
         programs.install(tree, folder / "programs", logs)
         code.compile_all(tree, logs)
 
-    _settle(
+    settle(
         folder,
         [
-            _Layer("base", base.key(), lambda: base.install(tree, logs)),
-            _Layer("site", site.key(project), lambda: site.install(tree, project, logs)),
-            _Layer("code", code.key(project) + programs.key(), make_code),
-            _Layer("image", str(IMAGE_MIB), lambda: _make_image(tree, image, logs)),
+            Layer("base", base.key(), lambda: base.install(tree, logs)),
+            Layer("site", site.key(project), lambda: site.install(tree, project, logs)),
+            Layer("code", code.key(project) + programs.key(), make_code),
+            Layer("image", str(IMAGE_MIB), lambda: _make_image(tree, image, logs)),
         ],
     )
     return Root(tree, image)
 
 
-def _settle(folder: Path, layers: list[_Layer]) -> None:
+def settle(folder: Path, layers: list[Layer]) -> None:
     """Make the first layer whose key changed, and all after it."""
     key, stale = "", False
     for number, layer in enumerate(layers):

@@ -151,6 +151,16 @@ def unpacked(offer: Offer, cache: Path, logs: Path) -> Path:
     return tree
 
 
+def prune(cache: Path, choice: Choice) -> None:
+    """Remove sources and objects that are not of `choice`: each takes more than a gigabyte."""
+    wanted = {offer.key for offer in (choice.base, choice.newer) if offer is not None}
+    for shelf in ("sources", "objects"):
+        for folder in (cache / shelf).glob("*"):
+            if folder.name not in wanted:
+                children.say(f"removing {shelf}/{folder.name}")
+                shutil.rmtree(folder)
+
+
 def _words(offer: Offer) -> dict[str, str]:
     return {"package": offer.package, "version": offer.version}
 

@@ -1,79 +1,79 @@
 #!/bin/busybox sh
-# /sbin/init of a lab guest: mounts, the network of QEMU's user mode, workloads, the agent, the
-# lab's exec server; then it reaps. The early init has been here before and may have mounted some.
+# /sbin/init of a lab guest: workloads, mounts, the network of QEMU's user mode, the agent, the lab's
+# exec server; then it reaps. After a kexec this is on the way to a workload's resumption, where a process
+# costs ten milliseconds: what workloads need comes first, and only builtins are used up to there.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root
-
-mounted() { busybox grep -q " $1 " /proc/mounts 2>/dev/null; }
-mount_once() { # type source target [options]
-    mounted "$3" || busybox mount -t "$1" ${4:+-o "$4"} "$2" "$3"
-}
-
-busybox mount -o remount,rw / 2>/dev/null
-[ -e /proc/mounts ] || busybox mount -t proc proc /proc
-mount_once sysfs sysfs /sys
-mount_once devtmpfs devtmpfs /dev
-busybox mkdir -p /dev/pts /dev/shm
-mount_once devpts devpts /dev/pts
-mount_once tmpfs tmpfs /dev/shm
-mount_once tmpfs tmpfs /run mode=755
-mount_once tmpfs tmpfs /tmp mode=1777
-[ -d /sys/kernel/debug ] && mount_once debugfs debugfs /sys/kernel/debug
-busybox mkdir -p /run/luod /run/liveroll-agent /run/lock /var/lib/liveroll-agent /var/log
-
 log=/var/log
 
-# Restart whatever ends. $1 log file, then the command. 0.2 s between starts.
+# mount_once TYPE TARGET [OPTIONS]. The early init has been here before and has mounted some.
+mount_once() {
+    while read -r _ target _; do
+        [ "$target" = "$2" ] && return
+    done </proc/mounts
+    busybox mkdir -p "$2"
+    busybox mount -t "$1" ${3:+-o "$3"} "$1" "$2"
+}
+
+# keep LOG COMMAND: run it again whenever it ends, 0.2 s later. COMMAND is a line of shell.
 keep() {
-    to=$1
-    shift
     (
         while :; do
-            "$@" >>"$to" 2>&1 </dev/null
-            echo "ended with status $?: $*" >>"$to"
+            (eval "$2") >>"$1" 2>&1 </dev/null
+            echo "ended with status $?: $2" >>"$1"
             busybox usleep 200000
         done
     ) &
 }
 
-# Workloads come first: after a kexec each waits for its session.
+[ -e /proc/mounts ] || busybox mount -t proc proc /proc
+mount_once tmpfs /run mode=755
+
 if [ -r /etc/liveroll/workloads ]; then
     number=0
     while IFS= read -r line || [ -n "$line" ]; do
         case $line in '' | '#'*) continue ;; esac
         number=$((number + 1))
-        keep "$log/workload-$number.log" busybox setsid /bin/sh -c "$line"
+        keep "$log/workload-$number.log" "$line"
     done </etc/liveroll/workloads
 fi
 
+mount_once sysfs /sys
+mount_once devtmpfs /dev
+mount_once tmpfs /tmp mode=1777
+mount_once devpts /dev/pts
+mount_once tmpfs /dev/shm
+[ -d /sys/kernel/debug ] && mount_once debugfs /sys/kernel/debug
+busybox mkdir -p /run/luod /run/liveroll-agent /run/lock
+
 busybox ip link set lo up
-busybox ip addr add 10.0.2.15/24 dev eth0 2>/dev/null
+busybox ip addr add 10.0.2.15/24 dev eth0
 busybox ip link set eth0 up
-busybox ip route add default via 10.0.2.2 2>/dev/null
-if [ -r /etc/hostname ]; then busybox hostname -F /etc/hostname; fi
+busybox ip route add default via 10.0.2.2
+[ -r /etc/hostname ] && busybox hostname -F /etc/hostname
 
 agent() {
-    while :; do
-        # The file in /etc is for whoever wants the agent to stay away over a boot.
-        if [ -e /run/no-agent ] || [ -e /etc/liveroll/no-agent ] || [ ! -r /etc/liveroll/agent.toml ]; then
-            busybox usleep 200000
-            continue
-        fi
-        (
-            set -a
-            [ -r /etc/liveroll/agent.env ] && . /etc/liveroll/agent.env
-            set +a
-            exec /usr/bin/liveroll-agent run --config /etc/liveroll/agent.toml
-        ) >>"$log/agent.log" 2>&1 </dev/null
-        echo "agent ended with status $?" >>"$log/agent.log"
-        busybox usleep 200000
-    done
+    # The file in /etc is for whoever wants the agent to stay away over a boot.
+    if [ -e /run/no-agent ] || [ -e /etc/liveroll/no-agent ] || [ ! -r /etc/liveroll/agent.toml ]; then
+        return
+    fi
+    (
+        set -a
+        [ -r /etc/liveroll/agent.env ] && . /etc/liveroll/agent.env
+        exec /usr/bin/liveroll-agent run --config /etc/liveroll/agent.toml
+    ) >>"$log/agent.log" 2>&1 </dev/null
+    echo "agent ended with status $?" >>"$log/agent.log"
 }
-agent &
-keep "$log/execd.log" /usr/bin/python3 -I -S /usr/lib/liveroll/guest/execd.py
+while :; do
+    agent
+    busybox usleep 200000
+done &
+keep "$log/execd.log" "exec /usr/bin/python3 -I -S /usr/lib/liveroll/guest/execd.py"
 
 echo "lab guest is up: $(busybox uname -r)" >/dev/console
 
-# As pid 1 this shell reaps whatever is left to it while it waits for its own children, which do
-# not end. A signal only interrupts the wait.
-while :; do wait; busybox usleep 200000; done
+# As process 1 this shell reaps what is left to it while it waits for its own children, which do not end.
+while :; do
+    wait
+    busybox usleep 200000
+done

@@ -60,6 +60,7 @@ static int claim(void)
 {
 	struct line line = { .fd = -1 };
 	char reason[64];
+	uint64_t ns;
 	int fd;
 
 	do {
@@ -73,28 +74,33 @@ static int claim(void)
 		report("{\"event\":\"failed\",\"what\":\"claim\",\"reason\":\"%s\"}", reason);
 		exit(1);
 	}
+	ns = clock_ns(CLOCK_MONOTONIC);
 	fd = session_retrieve(line.fd);
+	ns = clock_ns(CLOCK_MONOTONIC) - ns;
 	if (fd < 0 || memory_attach(&memory, fd))
 		fail("retrieve");
 	close(line.fd);
-	report("{\"event\":\"claimed\",\"ticks\":%llu}", ticks());
+	report("{\"event\":\"claimed\",\"ticks\":%llu,\"retrieve_ns\":%llu}", ticks(), (unsigned long long)ns);
 	return 1;
 }
 
 static void preserve(int fd)
 {
 	int pipes[2], given = memory.fd;
+	uint64_t ns;
 
 	drop_session();
 	session = fd;
 	if (!strcmp(fault, "unpreservable") && !pipe2(pipes, O_CLOEXEC))
 		given = pipes[0];
+	ns = clock_ns(CLOCK_MONOTONIC);
 	if (session_preserve(session, given)) {
 		report("{\"event\":\"failed\",\"what\":\"preserve\",\"errno\":%d}", errno);
 		wire_send(&wire, "{\"cmd\":\"ERROR\",\"reason\":\"PRESERVE_FAILED\",\"message\":\"errno %d\"}", errno);
 		return;
 	}
-	report("{\"event\":\"preserved\",\"ticks\":%llu}", ticks());
+	ns = clock_ns(CLOCK_MONOTONIC) - ns;
+	report("{\"event\":\"preserved\",\"ticks\":%llu,\"preserve_ns\":%llu}", ticks(), (unsigned long long)ns);
 	if (!strcmp(fault, "never-ready"))
 		return;
 	wire_send(&wire, "{\"cmd\":\"READY\"}");
