@@ -60,6 +60,9 @@ sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
 bench: $(STAMP) ## throughput and cost, beside raw limits measured in the same run
 	$(BIN)/python -m tests.bench
 
+bench-lab: $(STAMP) ## blackouts of real kernels in QEMU beside a bare kexec (after make lab; some minutes)
+	@$(BIN)/python -m tests.bench lab
+
 lab: $(STAMP) ## build the lab's kernels and guest root (root, Debian; KERNELS=a,b, REFRESH=1)
 	@$(BIN)/python -m deploy.lab.build $(if $(KERNELS),--kernels $(KERNELS)) $(if $(REFRESH),--refresh)
 
