@@ -100,6 +100,8 @@ class DirectoryCatalogue:
             release=manifest.release,
             url=f"{self.base_url.rstrip('/')}/{folder.name}",
             emulated=manifest.emulated,
+            command_line_remove=manifest.command_line_remove,
+            command_line_append=manifest.command_line_append,
         )
 
     def _manifest(self, folder: Path) -> Manifest:

@@ -6,7 +6,9 @@ Words are inherited, then taken away, then added; what a live update needs is ad
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from orchestrator.core.model import Artifact
 from orchestrator.core.spec import Target
 
 REQUIRED = ("kho=on", "liveupdate=on")
@@ -16,6 +18,15 @@ ATTEMPT_KEY = "liveroll.attempt="
 """Tells the agent in the next kernel which attempt booted it."""
 
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
+
+
+def ruled(target: Target, artifact: Artifact) -> Target:
+    """The target with the artifact's own rules before those of the rollout."""
+    return replace(
+        target,
+        command_line_remove=(*artifact.command_line_remove, *target.command_line_remove),
+        command_line_append=(*artifact.command_line_append, *target.command_line_append),
+    )
 
 
 def compose(current: str, target: Target, attempt_id: str) -> str:

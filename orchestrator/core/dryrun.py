@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core import validate
 from orchestrator.core.blocking_uncommitted import decisions
-from orchestrator.core.cmdline import compose
+from orchestrator.core.cmdline import compose, ruled
 from orchestrator.core.model import Artifact, NodeRow
 from orchestrator.core.operations import resolved
 from orchestrator.core.phases import SETTLED, Link, Outcome, Phase
@@ -124,7 +124,7 @@ def _command_lines(
     found: dict[str, list[str]] = {}
     for node in members:
         if node.release != artifact.release:
-            line = compose(node.command_line, spec.target, ATTEMPT)
+            line = compose(node.command_line, ruled(spec.target, artifact), ATTEMPT)
             found.setdefault(line, []).append(node.node_id)
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(PlannedCommandLine(line, len(nodes), nodes[0]) for line, nodes in ordered)

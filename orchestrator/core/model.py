@@ -87,6 +87,9 @@ class Artifact:
     release: str
     url: str
     emulated: bool = False
+    command_line_remove: tuple[str, ...] = ()
+    command_line_append: tuple[str, ...] = ()
+    """The manifest's own rules; those of a rollout's target come on top of them."""
 
 
 # --- the one desired command of a node -------------------------------------------------

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.core import canaries
 from orchestrator.core.attempts import event
 from orchestrator.core.budgets import Use
-from orchestrator.core.cmdline import attempt_id, compose
+from orchestrator.core.cmdline import attempt_id, compose, ruled
 from orchestrator.core.draft import Draft, desiring
 from orchestrator.core.index import Order, Queue, RolloutIndex
 from orchestrator.core.model import (
@@ -129,12 +129,12 @@ def _prepare(draft: Draft, index: RolloutIndex, lane: Lane, node_id: str) -> boo
     newest = fleet.newest_attempt(node_id)
     generation = max(node.highest_generation, node.attempt, newest.generation if newest else 0) + 1
     if lane is Lane.FORWARD:
-        kind, artifact, target = Kind.FORWARD, row.artifact, row.spec.target
+        kind, artifact, target = Kind.FORWARD, row.artifact, ruled(row.spec.target, row.artifact)
         base = node.command_line
         member = _outbound(member, node)
     else:
         kind, artifact = Kind.ROLLBACK, _previous(member, row.artifact)
-        base, target = _undone(member, node, row.spec.target)
+        base, target = _undone(member, node, ruled(row.spec.target, row.artifact))
         own = fleet.attempts.get((node_id, member.generation))
         if own is not None and own.kind is Kind.FORWARD:
             member = replace(member, tries=NO_TRIES)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator.core import dryrun, operations, resolve
-from orchestrator.core.cmdline import compose, words
+from orchestrator.core.cmdline import compose, ruled, words
 from orchestrator.core.model import FleetRow, Maintenance, NodeRow
 from orchestrator.core.phases import Phase
 from orchestrator.core.spec import (
@@ -195,6 +196,15 @@ def test_a_malformed_selector_is_told_once() -> None:
 )
 def test_command_lines(current: str, target: Target, line: str) -> None:
     assert compose(current, target, "7-abc") == f"{line} kho=on liveupdate=on liveroll.attempt=7-abc"
+
+
+def test_an_artifacts_rules_come_before_those_of_the_rollout() -> None:
+    artifact = replace(ARTIFACT, command_line_remove=("init=",), command_line_append=("init=/bin/false",))
+    rules = ruled(Target("x", ("quiet",), ("debug",)), artifact)
+    line = compose("quiet init=/sbin/init root=/dev/vda", rules, "7-abc")
+    assert line.startswith("root=/dev/vda init=/bin/false debug kho=on")
+    planned = dryrun.dry_run(fleet(*nodes(1)), spec(), artifact, NOW).command_lines[0].command_line
+    assert "init=/bin/false kho=on" in planned
 
 
 def test_an_unclosed_quote_goes_on_to_the_end() -> None:
