@@ -10,7 +10,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist 
 MEASURED := tests/unit tests/property tests/scenarios tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint protos protos-check buf docs bench sim lab clean
+.PHONY: help install demo test coverage lint protos protos-check buf docs bench bench-lab sim lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

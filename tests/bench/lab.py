@@ -146,7 +146,8 @@ async def roll(fleet: Fleet, file: Path, name: str, kernel: str) -> dict[str, ob
     """One rollout to its end; what `liveroll get` says of it. Raises LabError."""
     file.write_text(
         f"name: {name}\ntarget: {{artifact: {fleet.artifacts[kernel].name}}}\n"
-        "selection: {selector: pool=lab}\nwaves: [{name: rest}]\nbudgets: {max_unavailable: 1, max_in_blackout: 1}\n"
+        "selection: {selector: pool=lab}\nwaves: [{name: rest}]\n"
+        "budgets: {max_unavailable: 1, max_in_blackout: 1}\n"
         "bake: {node: 0s, wave: 0s}\nhealth_hold: 0s\n"
     )
     made = await fleet.liveroll("create", str(file))
