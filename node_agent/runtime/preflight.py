@@ -7,7 +7,8 @@ Rules
 1. Facts are gathered first; what follows from them is pure (here, preflight_kernels, preflight_room).
 2. STAGE asks all that does not depend on the attempt; LOADING asks everything, again. A person on the
    node may have an attempt go on in spite of it, never over the link; what was found is kept.
-3. What a node cannot see (debugfs not mounted) is no finding unless memory depends on it.
+3. What a node cannot see (debugfs not mounted) is no finding: its artifacts say what its kernel speaks, and
+   kexec_file_load itself refuses an image without room.
 
 Source: Linux 7.2 kernel/liveupdate, lab runs: a target without KHO, with kho=off or without
 liveupdate=on loses what was preserved; a poisoned device stays so until a full reboot.

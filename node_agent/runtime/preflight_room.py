@@ -42,7 +42,7 @@ class Preservable:
 
 def check_scratch(side: Side, artifact: StagedArtifact, boot: BootFacts) -> Iterator[Finding]:
     """Does the image fit into scratch? Nothing is found where scratch cannot be seen."""
-    areas = sorted(boot.kho.scratch_bytes, reverse=True) if boot.kho is not None else []
+    areas = sorted(filter(None, boot.kho.scratch_bytes), reverse=True) if boot.kho is not None else []
     if not areas or not artifact.init_bytes:
         return
     slack, small = (0, 0) if boot.emulated else (ALIGNMENT_BYTES, SMALL_BYTES)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import _socket
 import asyncio
 import errno
+import json
 import os
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from node_agent.errors import KernelError
 from node_agent.kernel import abi
 from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated import syncclient
 from node_agent.kernel.emulated.clock import EmulatedClock, HostBase
-from node_agent.ports import BootFacts, KexecImage
+from node_agent.ports import BootFacts, KexecImage, KhoFacts, MemoryFacts
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class ProcessKernel:
             emulated=True,
             previous_release=told["previous_release"],
             kexec_count=int(told["kexec_count"]),
+            kho=_kho(json.loads(told["kho"])),
+            memory=_memory(json.loads(told["memory"])),
         )
 
     async def clock(self) -> EmulatedClock:
@@ -152,6 +155,14 @@ class ProcessSession:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _kho(told: Mapping[str, Any]) -> KhoFacts:
+    return KhoFacts(tuple(told["scratch_bytes"]), told["kho_abi"], told["luo_abi"], told["debugfs"])
+
+
+def _memory(told: Mapping[str, Any] | None) -> MemoryFacts | None:
+    return MemoryFacts(**told) if told is not None else None
 
 
 async def _ioctl(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> None:

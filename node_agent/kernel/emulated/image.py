@@ -20,6 +20,9 @@ from node_agent.ports import KexecImage
 LUO_ABI = "luo-v5"
 """The LUO ABI string of a healthy image; another one in the target panics it at boot."""
 
+KHO_ABI = "kho-v4"
+"""KHO's, of every emulated kernel: Linux 7.2's."""
+
 MEMFD_HANDLER = "memfd-v2"
 """The one file handler of Linux 7.2."""
 

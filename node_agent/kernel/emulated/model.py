@@ -15,6 +15,7 @@ of kernel/failure.py. The caller passes the phases' time, kills userspace and se
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from node_agent.kernel.abi import SESSION_NAME_BYTES
 from node_agent.kernel.emulated.files import Inode
 from node_agent.kernel.emulated.image import (
     DEFAULT_COMMAND_LINE,
+    KHO_ABI,
     MEMFD_HANDLER,
     EmulatedImage,
     FileImages,
@@ -32,7 +34,7 @@ from node_agent.kernel.emulated.image import (
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.failure import CREATE, LOAD, OPEN, REBOOT, RETRIEVE
 from node_agent.kernel.faults import FaultKind, FaultPlan
-from node_agent.ports import BootFacts, KexecImage
+from node_agent.ports import BootFacts, KexecImage, KhoFacts, MemoryFacts
 
 
 class OutOfMemory(Exception):
@@ -138,7 +140,28 @@ class LuoModel:
             emulated=True,
             previous_release=self._previous_release,
             kexec_count=self._kexec_count,
+            kho=self._kho_facts(),
+            memory=self._memory_facts(),
         )
+
+    def _kho_facts(self) -> KhoFacts:
+        scratch = self.machine.scratch_bytes
+        return KhoFacts(
+            scratch_bytes=(scratch,) if scratch else (),
+            kho_abi=KHO_ABI if kho_on(self._running.image, self._running.command_line) else "",
+            luo_abi=self._running.image.abi if self.luo else "",
+            debugfs=True,
+        )
+
+    def _memory_facts(self) -> MemoryFacts | None:
+        """All that is preserved counts against the room, wherever its pages are now."""
+        room = self.machine.memory_bytes
+        if not room:
+            return None
+        return MemoryFacts(max(room - self._preserved_bytes(), 0), in_scratch_bytes=sys.maxsize)
+
+    def _preserved_bytes(self) -> int:
+        return sum(kept.size_bytes for s in self._sessions() for kept in s.files.values())
 
     def hangs(self, call: str) -> bool:
         """Count a call and say whether a fault keeps it from ever returning. The caller asks
@@ -202,7 +225,7 @@ class LuoModel:
         """See LuoSession.preserve_fd. Raises OutOfMemory for the caller's end."""
         session.preserve_fd(fd, token, self._running.image)
         room = self.machine.memory_bytes
-        if room and sum(kept.size_bytes for s in self._sessions() for kept in s.files.values()) > room:
+        if room and self._preserved_bytes() > room:
             raise OutOfMemory
 
     def close(self, session: LuoSession) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import select
 import socket
@@ -234,6 +235,7 @@ class KernelServer:
         match [word, *arguments]:
             case ["facts"]:
                 told = {**dataclasses.asdict(model.facts()), **self._facts()}
+                told.update({key: json.dumps(told[key]) for key in ("kho", "memory")})
                 return "".join(f"{k}={int(v) if isinstance(v, bool) else v}\n" for k, v in told.items())
             case ["load", kernel, initrd, command_line, release]:
                 model.load(KexecImage(kernel, initrd, command_line, release))

@@ -5,6 +5,7 @@ threads     Worker (one call after another) and alone(): threads whose answer su
 kexec       load, unload, loaded and reboot as blocking functions
 facts       boot id, release, command line, hardware model, what KHO says of the kernel before
 kho         KhoFacts: scratch areas and ABI strings of the running kernel, for preflight
+meminfo     MemoryFacts: what is free outside scratch, for preflight
 fdt         as much of a flat device tree as KHO's own node needs
 clock       RealClock (ports.Clock): CLOCK_BOOTTIME, CLOCK_REALTIME, the TSC and its frequency
 

@@ -21,6 +21,8 @@ from node_agent.errors import KernelError
 from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated import syncclient as luo
 from node_agent.kernel.real import facts, kexec
+from node_agent.kernel.real.kho import read_kho
+from node_agent.kernel.real.meminfo import read_memory
 from node_agent.kernel.real.threads import Worker, alone, to_the_end
 from node_agent.ports import BootFacts, KexecImage
 
@@ -45,6 +47,8 @@ class RealKernel:
         was handed to it."""
         found = await self._worker.run(lambda: facts.read_identity(self._root))
         luo_there, poisoned = await self._worker.run(self._probe)
+        kho = await self._worker.run(lambda: read_kho(self._root))
+        memory = await self._worker.run(lambda: read_memory(kho.scratch_bytes, self._root))
         return BootFacts(
             boot_id=found.boot_id,
             release=found.release,
@@ -54,6 +58,8 @@ class RealKernel:
             poisoned=poisoned,
             previous_release=found.previous_release,
             kexec_count=found.kexec_count,
+            kho=kho,
+            memory=memory,
         )
 
     def _probe(self) -> tuple[bool, bool]:

@@ -12,29 +12,15 @@ Source: kernel/liveupdate/kexec_handover.c, kexec_handover_debugfs.c; the LUO su
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from node_agent.kernel.real.fdt import FdtInvalid, is_fdt, root_properties
+from node_agent.ports import KhoFacts as KhoFacts
 
 KHO = "sys/kernel/debug/kho"
 BLOB_MAX = 1 << 20
 """KHO's tree is one page; more than this is something else."""
 
 _ABI = re.compile(rb"(?:kho|luo)-v[0-9]{1,9}")
-
-
-@dataclass(frozen=True, slots=True)
-class KhoFacts:
-    """What a target kernel must match. Empty strings: not known."""
-
-    scratch_bytes: tuple[int, ...] = ()
-    """Of each scratch area, in the kernel's order: low memory, global, one a NUMA node."""
-    kho_abi: str = ""
-    """Such as kho-v4."""
-    luo_abi: str = ""
-    """Such as luo-v5; empty also where liveupdate= is off."""
-    debugfs: bool = False
-    """Could KHO's directory in debugfs be read?"""
 
 
 def read_kho(root: str = "/") -> KhoFacts:
