@@ -8,14 +8,13 @@ async with Guest(directory, Wanted(nodes=1)) as guest:
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from deploy.lab import accel, artifacts, paths
 from deploy.lab.description import NodeFiles
-from deploy.lab.fleet import NODE_STOP_S, kernel_of, make_node, start_node
+from deploy.lab.fleet import NODE_STOP_S, kernel_of, make_node, remove, start_node
 from deploy.lab.handle import Node
 from deploy.lab.paths import Lab
 from deploy.lab.processes import end, read_mark
@@ -68,5 +67,5 @@ class Guest:
 
     async def _end(self) -> None:
         await asyncio.to_thread(end, read_mark(self.node.files.mark), NODE_STOP_S)
-        if not self._keep and self.directory.exists():
-            await asyncio.to_thread(shutil.rmtree, self.directory)
+        if not self._keep:
+            await asyncio.to_thread(remove, self.directory)

@@ -40,6 +40,7 @@ LINK_S, LINK_PER_NODE_S = 120.0, 60.0
 alone, and nodes that boot together share the machine."""
 NODE_STOP_S = 20.0
 START_S = 30.0
+_PARTS = ("orchestrator", "nodes", "artifacts")
 _SET_DEFAULT = Path(__file__).with_name("guest") / "set-default"
 
 
@@ -50,8 +51,17 @@ def state_dir(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def is_lab(directory: Path) -> bool:
-    """Whether up() made it, at least in part: what else it may be is not ours to remove."""
-    return any((directory / name).is_dir() for name in ("orchestrator", "nodes"))
+    """Whether up() made it, at least in part."""
+    return any((directory / name).is_dir() for name in _PARTS)
+
+
+def remove(directory: Path) -> None:
+    """What a lab made there, and the directory if nothing else is in it. Blocking."""
+    for name in _PARTS:
+        if (directory / name).is_dir():
+            shutil.rmtree(directory / name)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +180,8 @@ class Fleet:
         ended = await asyncio.gather(
             *(asyncio.to_thread(end, read_mark(path), NODE_STOP_S) for path in nodes), self.service.stop()
         )
-        if not keep and self.directory.exists():
-            await asyncio.to_thread(shutil.rmtree, self.directory)
+        if not keep:
+            await asyncio.to_thread(remove, self.directory)
         return sum(ended)
 
     # -- its nodes
