@@ -2,17 +2,19 @@
 
 Page 0 is the header: seed, size, tick counter, running state, the clocks at the last tick, all
 under a checksum. Each later page begins with its index and the last tick that touched it;
-the rest is a slice of a pattern drawn from the seed. Tick n touches body page n mod pages.
+the rest is a slice of a pattern drawn from the seed, another one for each page of a block. Tick n
+touches body page n mod pages.
 So a later kernel needs nothing but the memfd to say whether memory came through bit-identical,
 and a lost tick shows as surely as a flipped bit.
 
-Reads and writes go through pread and pwrite: a thousand nodes in one process cost no mappings.
+Reads and writes go through pread and pwrite: a thousand nodes in one process cost no mappings. A
+block's expected bytes are a copy of one template with its pages' heads put in, so that filling and
+comparing run at about the speed of memory.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import struct
 import zlib
 from collections.abc import Iterator
@@ -25,11 +27,13 @@ PAGE = 4096
 MEMORY_TOKEN = 1
 """The token of guest memory in a workload's session; 0 is left for descriptors."""
 
-_MAGIC = b"LRGUEST1"
+_MAGIC = b"LRGUEST2"
 _HEADER = struct.Struct("<8sQQQQqqQd36sB")
 _PAGE_HEAD = struct.Struct("<QQ")
 _CHECKSUM = struct.Struct("<I")
-_CHUNK_PAGES = 256
+_BLOCK_PAGES = 16
+"""64 KiB: the template and its copies stay in a core's cache, and below the size from which malloc
+takes each anew from the kernel."""
 _MASK = 2**64 - 1
 _MULTIPLIER = 6364136223846793005
 _INCREMENT = 1442695040888963407
@@ -159,17 +163,30 @@ class GuestMemory:
         )
         _write(self.fd, head + _CHECKSUM.pack(zlib.crc32(head)), 0)
 
-    def _expected(self) -> Iterator[tuple[int, bytes]]:
-        """(first body page, bytes) in chunks, as they must be after self.ticks ticks."""
-        pattern = random.Random(self.seed).randbytes(2 * PAGE)  # noqa: S311 - a pattern, no secret
-        for first in range(0, self.pages, _CHUNK_PAGES):
-            last = min(first + _CHUNK_PAGES, self.pages)
-            yield first, b"".join(self._page(page, pattern) for page in range(first, last))
+    def _expected(self) -> Iterator[tuple[int, bytearray]]:
+        """(first body page, bytes) in blocks, as they must be after self.ticks ticks."""
+        template = _template(self.seed)
+        put = _PAGE_HEAD.pack_into
+        for first in range(0, self.pages, _BLOCK_PAGES):
+            pages = min(_BLOCK_PAGES, self.pages - first)
+            block = bytearray(template) if pages == _BLOCK_PAGES else bytearray(template[: pages * PAGE])
+            at = 0
+            for page in range(first, first + pages):
+                touched = self.ticks - (self.ticks - page) % self.pages
+                put(block, at, page, touched if touched > 0 else 0)
+                at += PAGE
+            yield first, block
 
-    def _page(self, page: int, pattern: bytes) -> bytes:
-        touched = self.ticks - (self.ticks - page) % self.pages
-        start = page * 97 % PAGE
-        return _PAGE_HEAD.pack(page, max(touched, 0)) + pattern[start : start + PAGE - _PAGE_HEAD.size]
+
+def _template(seed: int) -> bytes:
+    """A block without its pages' heads: from page to page the pattern is shifted."""
+    words = struct.Struct("<Q").pack
+    state, pattern = seed & _MASK, bytearray()
+    for _ in range(2 * PAGE // 8):
+        state = (state * _MULTIPLIER + _INCREMENT) & _MASK
+        # The low bits of a linear congruence have short periods: the high ones are folded in.
+        pattern += words(state ^ state >> 32)
+    return b"".join(pattern[start : start + PAGE] for start in range(0, _BLOCK_PAGES * 61, 61))
 
 
 def _state(seed: int, ticks: int) -> int:
@@ -186,7 +203,7 @@ def _state(seed: int, ticks: int) -> int:
     return (seed * factor + offset) & _MASK
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
+def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

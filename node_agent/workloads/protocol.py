@@ -40,10 +40,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from node_agent.errors import BrokerError, Retry
-from node_agent.ports import WorkloadPause
+
+if TYPE_CHECKING:
+    from node_agent.ports import WorkloadPause
 
 MAX_LINE_BYTES = 4096
 """Longest line with its newline: the longest legal one is under 1 KiB, so beyond is an attack."""
@@ -119,6 +121,9 @@ class Resumed:
 
     def pause(self, workload: str) -> WorkloadPause:
         """The sample as ports.Workloads reports it; unmeasured ones are rejected, never zero."""
+        # A workload never calls this, and must not wait for the import after a kexec.
+        from node_agent.ports import WorkloadPause
+
         return WorkloadPause(
             workload=workload,
             duration_s=self.duration_s,
