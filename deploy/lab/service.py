@@ -109,6 +109,7 @@ class Service:
             "LIVEROLL_CA": str(self.pki / "ca.pem"),
             "LIVEROLL_CERT": str(self.operator("pem")),
             "LIVEROLL_KEY": str(self.operator("key")),
+            "LIVEROLL_LAB_HTTP": f"https://{self.address('http')}",
         }
 
     def link(self, node: str) -> Link:
