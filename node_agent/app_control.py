@@ -38,6 +38,7 @@ class Control:
             "status": self.status,
             "sessions": self.sessions,
             "subscribers": self.subscribers,
+            "peers": self.peers,
             "load": self.load,
             "prepare": self.prepare,
             "kexec": self.kexec,
@@ -85,6 +86,11 @@ class Control:
     async def subscribers(self, _request: Mapping[str, object]) -> object:
         """Workloads that take part."""
         return sorted(await self._life.ports.workloads.subscribers())
+
+    async def peers(self, _request: Mapping[str, object]) -> object:
+        """Workloads with their processes and sessions, for assess."""
+        peers = await self._life.ports.workloads.peers()
+        return [{"workload": p.workload, "pid": p.pid, "session": p.session} for p in peers]
 
     async def story(self, request: Mapping[str, object]) -> object:
         """The newest lines of what happened."""

@@ -3,8 +3,8 @@
 On the other side of a kexec the blackout path comes first: before argparse, before anything
 else of this package is imported. All imports here are made where they are needed.
 
-Exit codes: 0 ok, 2 invalid input, 4 failed, 6 unreachable, 7 denied. An expected error is a
-line or two on stderr that say how to mend it, never a traceback.
+Exit codes: 0 ok, 2 invalid input, 3 assess: not ready, 4 failed, 6 unreachable, 7 denied. An expected
+error is a line or two on stderr that say how to mend it, never a traceback.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _CODES: Mapping[str, int] = {
     "REAL_NODE": INVALID,
     "PLAINTEXT_REFUSED": INVALID,
     "FAULT_INVALID": INVALID,
+    "NODE_NOT_RUNNING": INVALID,
+    "ARTIFACT_NOT_FOUND": INVALID,
     "PORT_IN_USE": INVALID,
     "ALREADY_RUNNING": INVALID,
     "UNREACHABLE": UNREACHABLE,
@@ -42,10 +44,16 @@ examples:
   liveroll-agent run --config /etc/liveroll/agent.toml
   liveroll-agent run --orchestrator 127.0.0.1:7444 --state-dir /tmp/node --root /tmp/node --label zone=a
   liveroll-agent simulate --nodes 24 --zones 3 --orchestrator 127.0.0.1:7444 --workloads 2
+  liveroll-agent assess --artifact /srv/artifacts/linux-7.3.4
   liveroll-agent completion bash > /etc/bash_completion.d/liveroll-agent
 
 Every setting can stand in the TOML file, in the environment (LIVEROLL_AGENT_NODE_ID, …) or be a flag;
 flags go before the environment, the environment before the file.
+"""
+ASSESS_DESCRIPTION = """\
+Prints what this kernel offers (LUO, KHO, their ABI strings, scratch, memory) and everything for which
+preflight would refuse an update, each with how to mend it. Changes nothing, needs no running agent; as
+root it sees more. Exit code 0: ready, 3: not ready.
 """
 SIMULATE_EPILOG = """\
 examples:
@@ -130,6 +138,13 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _assess_parser(
+        verbs.add_parser(
+            "assess",
+            help="what stands between this node, at rest, and a live update",
+            description=ASSESS_DESCRIPTION,
+        )
+    )
     version = verbs.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     completion = verbs.add_parser("completion", help="print a shell completion script")
@@ -189,6 +204,20 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     _link_arguments(parser)
 
 
+def _assess_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--artifact", metavar="DIR", help="a target's artifact: can this node go there?")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the agent's TOML file (default /etc/liveroll/agent.toml)"
+    )
+    parser.add_argument(
+        "--kernel", choices=("emulated", "real"), help="default: as the settings say, real without any"
+    )
+    parser.add_argument("--root", metavar="DIR", help="of the emulated node")
+    parser.add_argument("--state-dir", metavar="DIR", help="journal and artifacts")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to answer")
+    parser.set_defaults(run=_assess)
+
+
 def _simulate_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, required=True, metavar="N", help="how many (1 … 10000)")
     parser.add_argument(
@@ -240,6 +269,12 @@ def _run(args: argparse.Namespace, arguments: Sequence[str], handover: Handover 
     config = Path(args.config) if args.config else None
     settings = settings_load.load(config=config, flags=settings_flags(args))
     return app.run(settings, arguments=arguments, handover=handover)
+
+
+def _assess(args: argparse.Namespace) -> int:
+    from node_agent import assess
+
+    return assess.run(args)
 
 
 def _simulate(args: argparse.Namespace) -> int:

@@ -119,12 +119,10 @@ def findings(facts: Facts, attempt: Attempt) -> list[Finding]:
         *check_node(facts.boot),
         *check_way_back(facts, excused=excused),
         *_target(facts, excused=excused),
-        *check_command_line(attempt, facts.target),
+        *check_command_line(attempt.command_line, attempt.ref.id, facts.target),
         *check_sessions(attempt.ref.id, facts.peers),
     ]
-    no_way_back = any(finding.reason == "NO_ROLLBACK_ARTIFACT" for finding in found)
-    # What says how to get the artifact says how to get its strings.
-    return [f for f in found if not (no_way_back and f.reason == "RUNNING_ABI_UNKNOWN")]
+    return _told_once(found)
 
 
 def ahead(facts: Facts) -> list[Finding]:
@@ -134,6 +132,31 @@ def ahead(facts: Facts) -> list[Finding]:
     back, which only the rollout says.
     """
     return [*check_node(facts.boot), *_target(facts, excused=facts.running is None)]
+
+
+def at_rest(facts: Facts, *, whole: bool) -> list[Finding]:
+    """What stands in the way of an update that inherits the command line. Pure.
+
+    Args:
+        whole: facts.target is one; else only the node and its way back are looked at.
+    """
+    found = [*check_node(facts.boot), *check_way_back(facts, excused=False)]
+    if whole:
+        found += _target(facts, excused=False)
+        found += check_command_line(facts.boot.command_line, "0-local", facts.target)
+    elif facts.running is not None:
+        found += check_kernel(WAY_BACK, facts.running, emulated=facts.boot.emulated)
+        found += check_abi(facts.running, facts.boot.kho, facts.running, emulated=facts.boot.emulated)
+        found += check_scratch(WAY_BACK, facts.running, facts.boot)
+        found += check_memory(facts.preservable, facts.boot.memory, emulated=facts.boot.emulated)
+    found += check_sessions("", facts.peers)
+    return _told_once(found)
+
+
+def _told_once(found: list[Finding]) -> list[Finding]:
+    """What says how to get the running kernel's artifact says how to get its strings."""
+    no_way_back = any(finding.reason == "NO_ROLLBACK_ARTIFACT" for finding in found)
+    return [f for f in found if not (no_way_back and f.reason == "RUNNING_ABI_UNKNOWN")]
 
 
 def _target(facts: Facts, *, excused: bool) -> Iterator[Finding]:
@@ -182,9 +205,11 @@ def check_node(boot: BootFacts) -> Iterator[Finding]:
             "Reboot the node in full (cold); nothing else clears it.",
         )
     elif not boot.luo:
+        absent = _switched_off(boot.command_line)
         yield Finding(
             "DEVICE_MISSING",
-            "/dev/liveupdate is not there",
+            "/dev/liveupdate is not there"
+            + (f", and this kernel's command line lacks {' '.join(absent)}" if absent else ""),
             "Boot a kernel with CONFIG_LIVEUPDATE and kho=on liveupdate=on on its command line.",
         )
 
@@ -201,10 +226,9 @@ def check_way_back(facts: Facts, *, excused: bool) -> Iterator[Finding]:
         )
 
 
-def check_command_line(attempt: Attempt, target: StagedArtifact) -> Iterator[Finding]:
+def check_command_line(command_line: str, attempt_id: str, target: StagedArtifact) -> Iterator[Finding]:
     """Whether the target's command line, the attempt's name on it, switches on what it needs."""
-    words = _last_words(attempt.command_line)
-    absent = [f"{key}={value}" for key, value in COMMAND_LINE_WORDS if words.get(key) not in TRUE]
+    absent = _switched_off(command_line)
     if absent:
         yield Finding(
             "TARGET_COMMAND_LINE",
@@ -213,7 +237,7 @@ def check_command_line(attempt: Attempt, target: StagedArtifact) -> Iterator[Fin
             "prepare --command-line`.",
             Retry.NEVER,
         )
-    length = len(name_attempt(attempt.command_line, attempt.ref.id).encode()) + 1
+    length = len(name_attempt(command_line, attempt_id).encode()) + 1
     if target.command_line_max and length > target.command_line_max:
         yield Finding(
             "COMMAND_LINE_TOO_LONG",
@@ -233,6 +257,11 @@ def check_sessions(attempt_id: str, peers: Sequence[WorkloadPeer]) -> Iterator[F
             "Let these workloads claim what is theirs; if the session stays, drain the node and reboot it in "
             "full (cold).",
         )
+
+
+def _switched_off(command_line: str) -> list[str]:
+    words = _last_words(command_line)
+    return [f"{key}={value}" for key, value in COMMAND_LINE_WORDS if words.get(key) not in TRUE]
 
 
 def _last_words(command_line: str) -> Mapping[str, str]:

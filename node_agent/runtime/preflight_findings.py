@@ -34,4 +34,4 @@ def refusal(findings: Sequence[Finding]) -> StepFailed:
 
 def mib(count: int) -> str:
     """Bytes for people."""
-    return f"{count / (1 << 20):.1f} MiB"
+    return f"{count / (1 << 30):.1f} GiB" if count >= 10 << 30 else f"{count / (1 << 20):.1f} MiB"
