@@ -17,6 +17,7 @@ from deploy.lab.description import NodeFiles
 from deploy.lab.fleet import NODE_STOP_S, kernel_of, make_node, remove, start_node
 from deploy.lab.handle import Node
 from deploy.lab.paths import Lab
+from deploy.lab.ports import free_ports
 from deploy.lab.processes import end, read_mark
 from deploy.lab.wanted import Wanted
 
@@ -45,8 +46,9 @@ class Guest:
             made = await asyncio.to_thread(artifacts.build_all, lab, self.artifacts_dir)
             running = await asyncio.to_thread(artifacts.content, made[kernel.name])
             used = await accel.choose(lab.kernels["a"].image, lab.cache)
-            await make_node(self.node.files, lab, self.wanted, 0, used, None, running)
-            await start_node(self.node.files, tied=True)
+            ports = free_ports(2)
+            await make_node(self.node.files, lab, self.wanted, 0, used, None, running, (ports[0], ports[1]))
+            await start_node(self.node.files, bound=True)
         except BaseException:
             await self._end()
             raise

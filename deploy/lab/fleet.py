@@ -33,6 +33,8 @@ from deploy.lab.ports import free_ports
 from deploy.lab.processes import end, read_mark
 from deploy.lab.service import Service, spawn
 from deploy.lab.wanted import Link, Wanted, node_files
+from orchestrator.cli.client import Client, Connection
+from orchestrator.cli.failure import Failed
 
 STATE_ENV = "LIVEROLL_LAB_STATE"
 LINK_S, LINK_PER_NODE_S = 120.0, 60.0
@@ -111,7 +113,7 @@ class Fleet:
     # -- coming to life, and its end
 
     async def __aenter__(self) -> Self:
-        await self.up(tied=True)
+        await self.up(bound=True)
         return self
 
     async def __aexit__(
@@ -134,11 +136,11 @@ class Fleet:
             )
         return found
 
-    async def up(self, *, tied: bool = False) -> None:
+    async def up(self, *, bound: bool = False) -> None:
         """Build and start everything, or leave nothing; agents link in their own time, see wait_linked().
 
         Args:
-            tied: everything ends with this process, however that ends.
+            bound: everything ends with this process, however that ends.
 
         Raises:
             LabError: NOT_BUILT, LAB_UP, KERNEL_UNKNOWN, or what failed.
@@ -152,12 +154,12 @@ class Fleet:
             )
         kernel = kernel_of(lab, self.wanted.kernel)
         try:
-            await self._build(lab, kernel, tied=tied)
+            await self._build(lab, kernel, bound=bound)
         except BaseException:
             await self.down(keep=self._keep)
             raise
 
-    async def _build(self, lab: Lab, kernel: paths.LabKernel, *, tied: bool) -> None:
+    async def _build(self, lab: Lab, kernel: paths.LabKernel, *, bound: bool) -> None:
         names = self.wanted.names()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._say("orchestrator: certificates, artifacts, start")
@@ -165,14 +167,16 @@ class Fleet:
             Service.create, self.service.directory, names, self._fleet_settings
         )
         self.artifacts = await asyncio.to_thread(artifacts.build_all, lab, self.service.artifacts)
-        await self.service.start(tied=tied)
+        await self.service.start(bound=bound)
         running = await asyncio.to_thread(artifacts.content, self.artifacts[self.wanted.kernel])
         used = self._accel or await accel.choose(lab.kernels["a"].image, lab.cache)
         self._say(f"{len(names)} nodes: disks, boot with {kernel.release} ({used})")
+        ports = free_ports(2 * len(names))
         for index, name in enumerate(names):
             files = NodeFiles(self.directory / "nodes" / name)
-            await make_node(files, lab, self.wanted, index, used, self.service.link(name), running)
-            await start_node(files, tied=tied)
+            link, taken = self.service.link(name), (ports[2 * index], ports[2 * index + 1])
+            await make_node(files, lab, self.wanted, index, used, link, running, taken)
+            await start_node(files, bound=bound)
 
     async def down(self, *, keep: bool = False) -> int:
         """End all that runs and remove the directory; returns how many processes were ended."""
@@ -207,10 +211,21 @@ class Fleet:
 
     async def linked(self) -> set[str]:
         """Names of the nodes whose link is up. Raises LabError (ORCHESTRATOR_UNREACHABLE)."""
-        told = await self.liveroll("nodes", "-o", "json")
-        if told.rc != 0:
-            raise LabError(told.stderr.strip(), reason="ORCHESTRATOR_UNREACHABLE")
-        return {node["nodeId"] for node in told.json["nodes"] if node["link"] == "up"}
+        connection = Connection(
+            self.service.address("operators"),
+            self.service.pki / "ca.pem",
+            self.service.operator("pem"),
+            self.service.operator("key"),
+        )
+
+        def ask() -> set[str]:
+            with Client(connection) as client:
+                return {node.node_id for node in client.nodes() if node.link == "up"}
+
+        try:
+            return await asyncio.to_thread(ask)
+        except Failed as error:
+            raise LabError(str(error), reason="ORCHESTRATOR_UNREACHABLE", remedy=error.remedy) from error
 
     async def wait_linked(self, timeout_s: float = 0.0) -> None:
         """Until every node's agent has linked.
@@ -230,6 +245,8 @@ class Fleet:
                     seen |= found
                     if wanted <= found:
                         return
+                    for name in sorted(wanted - found):
+                        await self._demand_power(name)
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             missing = sorted(wanted - seen)
@@ -238,6 +255,17 @@ class Fleet:
                 reason="NOT_LINKED",
                 remedy="The lab still runs: look with `liveroll lab exec` and `console`, end it with `down`.",
             ) from None
+
+    async def _demand_power(self, name: str) -> None:
+        """Raises LabError (NOT_LINKED) for a node that is off: it will not link."""
+        node = self[name]
+        status = await node.status()
+        if status["power"] == "off":
+            raise LabError(
+                f"{name} is off: {status['why']}; its console ends with\n{node.console.tail()}",
+                reason="NOT_LINKED",
+                remedy="The lab still runs; `liveroll lab down` ends it.",
+            )
 
     # -- its orchestrator
 
@@ -297,13 +325,18 @@ async def make_node(
     used_accel: str,
     link: Link | None,
     running: Mapping[str, bytes],
+    ports: tuple[int, int],
 ) -> None:
-    """A node's directory: disk and description. running: files of its kernel's artifact."""
+    """A node's directory: disk and description.
+
+    Args:
+        running: files of its kernel's artifact.
+        ports: on 127.0.0.1, of its exec server and of its agent's metrics.
+    """
     files.directory.mkdir(parents=True)
     content = node_files(wanted, index, link, running, _SET_DEFAULT.read_bytes())
     await asyncio.to_thread(disk.copy_image, lab.root_image, files.disk)
     await asyncio.to_thread(disk.put_files, files.disk, content)
-    exec_port, metrics_port = free_ports(2)
     described = Description(
         name=files.directory.name,
         kernel=kernel_of(lab, wanted.kernel).release,
@@ -312,15 +345,15 @@ async def make_node(
         accel=used_accel,
         memory_mib=wanted.memory_mib,
         model=wanted.models[index % len(wanted.models)],
-        exec_port=exec_port,
-        metrics_port=metrics_port,
+        exec_port=ports[0],
+        metrics_port=ports[1],
     )
     description.save(files.description, described)
 
 
-async def start_node(files: NodeFiles, *, tied: bool = False) -> None:
+async def start_node(files: NodeFiles, *, bound: bool = False) -> None:
     """Its supervisor, until it answers. Raises LabError (NODE_FAILED) with the end of its log."""
-    process = spawn([sys.executable, "-m", "deploy.lab.node", str(files.directory)], files.log, tied=tied)
+    process = spawn([sys.executable, "-m", "deploy.lab.node", str(files.directory)], files.log, bound=bound)
     node = Node(files)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_S):

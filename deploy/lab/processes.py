@@ -9,17 +9,14 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-"""Source: prctl(2)."""
 _START_FIELD = 22 - 3
 """Of /proc/PID/stat, counted behind the command's closing bracket. Source: proc(5), starttime."""
 
@@ -92,14 +89,10 @@ def end(marked: Mark | None, timeout_s: float) -> bool:
         os.close(fd)
 
 
-def dies_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    """A preexec function: the kernel sends `number` to the child when the thread that made it ends."""
-    parent = os.getpid()
-    libc = ctypes.CDLL(None)  # looked up here: after the fork nothing may take a lock
+def tied(line: Sequence[str], number: signal.Signals = signal.SIGKILL) -> list[str]:
+    """The command line of a process that the kernel sends `number` to when the thread that starts it ends.
 
-    def tie() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # it died before the call: nobody would send anything
-            os._exit(1)
-
-    return tie
+    setpriv(1) asks for it and becomes the command. To ask between fork and exec instead would run Python
+    in the child of a process that has threads.
+    """
+    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--", *line]

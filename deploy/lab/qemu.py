@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from deploy.lab.errors import LabError
 from deploy.lab.machine import QEMU, Machine, argv
-from deploy.lab.processes import dies_with_parent
+from deploy.lab.processes import tied
 from deploy.lab.qmp import Monitor
 
 QUIT_TIMEOUT_S = 10.0
@@ -41,6 +42,12 @@ class Qemu:
     @classmethod
     async def start(cls, machine: Machine, *, kernel: Path, append: str) -> Qemu:
         """Boot it. Raises LabError: QEMU_MISSING, or QEMU_FAILED with what it said."""
+        if shutil.which(QEMU) is None:
+            raise LabError(
+                f"there is no {QEMU}",
+                reason="QEMU_MISSING",
+                remedy="Install qemu-system-x86; `make lab` does so.",
+            )
         ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
         line = argv(
             machine,
@@ -51,22 +58,15 @@ class Qemu:
         )
         try:
             process = await asyncio.create_subprocess_exec(
-                *line,
+                *tied(line),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=[end.fileno() for end in theirs],
-                preexec_fn=dies_with_parent(),
             )
-        except BaseException as error:
+        except BaseException:
             for end in ours:
                 end.close()
-            if isinstance(error, FileNotFoundError):
-                raise LabError(
-                    f"there is no {QEMU}",
-                    reason="QEMU_MISSING",
-                    remedy="Install qemu-system-x86; `make lab` does so.",
-                ) from error
             raise
         finally:
             for end in theirs:

@@ -16,7 +16,7 @@ from pathlib import Path
 from deploy.lab.errors import LabError
 from deploy.lab.machine import HOST_ADDRESS
 from deploy.lab.ports import free_ports
-from deploy.lab.processes import dies_with_parent, end, is_alive, mark, read_mark, write_mark
+from deploy.lab.processes import end, is_alive, mark, read_mark, tied, write_mark
 from deploy.lab.wanted import Link
 from orchestrator.rpc.pki import make_pki
 
@@ -137,17 +137,17 @@ class Service:
             lines += [f"[{name}]", f'address = "{self.address(name)}"', f"tls = {{{tls}}}"]
         return "\n".join(lines) + "\n"
 
-    async def start(self, *, tied: bool = False) -> None:
+    async def start(self, *, bound: bool = False) -> None:
         """Until it serves. Raises LabError (ORCHESTRATOR_FAILED) with the end of its log.
 
         Args:
-            tied: it ends with this process, however that ends.
+            bound: it ends with this process, however that ends.
         """
         since = self.log.stat().st_size if self.log.exists() else 0
         process = spawn(
             [sys.executable, "-m", "orchestrator.app", "run", "--config", str(self.config)],
             self.log,
-            tied=tied,
+            bound=bound,
         )
         write_mark(self._mark, mark(process.pid))
         try:
@@ -184,21 +184,20 @@ class Service:
         await asyncio.to_thread(end, marked, STOP_S)
 
 
-def spawn(line: Sequence[str], log: Path, *, tied: bool) -> subprocess.Popen[bytes]:
+def spawn(line: Sequence[str], log: Path, *, bound: bool) -> subprocess.Popen[bytes]:
     """A detached process in a session of its own; its output is appended to the log.
 
-    LIVEROLL_* of this process is not for it. Tied, it gets SIGTERM when this thread ends.
+    LIVEROLL_* of this process is not for it. Bound, it gets SIGTERM when this thread ends.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LIVEROLL_")}
     with log.open("ab") as output:
         return subprocess.Popen(
-            line,
+            tied(line, signal.SIGTERM) if bound else line,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env={**environment, "PYTHONPATH": _checkout()},
-            preexec_fn=dies_with_parent(signal.SIGTERM) if tied else None,
         )
 
 

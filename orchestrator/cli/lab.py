@@ -81,7 +81,11 @@ def up(
         began = time.monotonic()
         _run(fleet.up())
         if wait:
-            _run(fleet.wait_linked())
+            try:
+                _run(fleet.wait_linked())
+            except KeyboardInterrupt:
+                _say("the lab runs on, not all of it linked; `liveroll lab down` ends it")
+                raise
     _say(f"up after {time.monotonic() - began:.0f} s; state in {fleet.directory}")
     _say("")
     _say("The ordinary commands drive it, once this shell knows where it is:")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.lab.processes import Mark, end, is_alive, mark, read_mark, start_time, write_mark
+from deploy.lab.processes import Mark, end, is_alive, mark, read_mark, start_time, tied, write_mark
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 DEAF = [
@@ -68,8 +68,8 @@ def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
     child_pid = tmp_path / "child"
     script = (
         "import subprocess, sys, time\n"
-        "from deploy.lab.processes import dies_with_parent\n"
-        f"child = subprocess.Popen({SLEEPER!r}, preexec_fn=dies_with_parent(), stdout=subprocess.DEVNULL)\n"
+        f"child = subprocess.Popen({tied(SLEEPER)!r}, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
         f"open({str(child_pid)!r}, 'w').write(str(child.pid))\n"
         "print('up', flush=True)\n"
         "time.sleep(600)\n"
