@@ -85,7 +85,7 @@ def _live_update(
     if said.is_whole:
         return said
     try:
-        found = live_update.find(vmlinux.read_bytes() if vmlinux is not None else unpack(kernel, image))
+        raw = vmlinux.read_bytes() if vmlinux is not None else unpack(kernel, image)
     except NoUnpacker as cannot:
         warn(
             f"the ABI strings of this kernel are not known: {cannot.message}",
@@ -93,7 +93,7 @@ def _live_update(
             "a real node's preflight refuses a kernel that it knows nothing of",
         )
         return None
-    found = live_update.from_words(abi, found)
+    found = live_update.find(raw, abi)
     if not found.luo and config is not None and _has_luo(config):
         warn(
             "the config has CONFIG_LIVEUPDATE=y, yet the kernel holds no LUO ABI string",

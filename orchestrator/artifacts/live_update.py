@@ -46,17 +46,14 @@ class LiveUpdate:
         return bool(self.kho and self.luo and all(name in self.handlers for name in HANDLERS))
 
 
-def find(kernel: bytes) -> LiveUpdate:
-    """The strings in an unpacked kernel.
+def find(kernel: bytes, words: Sequence[str] = ()) -> LiveUpdate:
+    """The strings in an unpacked kernel, but for those that a person says (see from_words).
 
     Raises Blocked (ABI_AMBIGUOUS) if one is there in two versions.
     """
-    handlers = {name: _only(kernel, name) for name in HANDLERS}
-    return LiveUpdate(
-        kho=_only(kernel, "kho"),
-        luo=_only(kernel, "luo"),
-        handlers={name: text for name, text in handlers.items() if text},
-    )
+    said = _said(words)
+    found = {name: _only(kernel, name) for name in _KEYS if name not in said}
+    return _made({**found, **said})
 
 
 def _only(kernel: bytes, name: str) -> str:
@@ -72,12 +69,22 @@ def _only(kernel: bytes, name: str) -> str:
 
 
 def from_words(words: Sequence[str], known: LiveUpdate | None = None) -> LiveUpdate:
-    """What a person says of a kernel, over what was found in it: `kho=kho-v4`, several with commas.
+    """What a person says of a kernel, over what is known of it: `kho=kho-v4`, several with commas.
 
     An empty value says that the kernel does not have it.
 
     Raises Blocked (ABI_INVALID) that names the word.
     """
+    base = {"kho": known.kho, "luo": known.luo, **known.handlers} if known is not None else {}
+    return _made({**base, **_said(words)})
+
+
+def _made(strings: Mapping[str, str]) -> LiveUpdate:
+    handlers = {name: text for name, text in strings.items() if name not in ("kho", "luo") and text}
+    return LiveUpdate(strings.get("kho", ""), strings.get("luo", ""), handlers)
+
+
+def _said(words: Sequence[str]) -> dict[str, str]:
     said: dict[str, str] = {}
     for word in (part for words_ in words for part in words_.split(",") if part):
         key, equals, text = word.partition("=")
@@ -88,13 +95,7 @@ def from_words(words: Sequence[str], known: LiveUpdate | None = None) -> LiveUpd
                 remedy="give each string as the kernel's source spells it, for instance --abi luo=luo-v5",
             )
         said[key] = text
-    base = known or LiveUpdate("", "")
-    handlers = {**base.handlers, **{name: said[name] for name in HANDLERS if name in said}}
-    return LiveUpdate(
-        kho=said.get("kho", base.kho),
-        luo=said.get("luo", base.luo),
-        handlers={name: text for name, text in handlers.items() if text},
-    )
+    return said
 
 
 def parse(value: object) -> LiveUpdate | None:

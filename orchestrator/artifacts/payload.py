@@ -65,18 +65,16 @@ def unpack(path: Path, image: BzImage) -> bytes:
         payload = file.read(image.payload_bytes)
     if len(payload) < image.payload_bytes or len(payload) <= SIZE_BYTES:
         raise _damaged(path, "it ends before its payload does")
-    (size,) = struct.unpack("<I", payload[-SIZE_BYTES:])
-    if not 0 < size <= MAX_KERNEL_BYTES:
-        raise _damaged(path, f"{size} bytes is no size of a kernel")
-    for magic, unpacked in _FORMATS:
-        if payload.startswith(magic):
-            found = unpacked(path, payload, size)
-            break
-    else:
+    unpacked = next((how for magic, how in _FORMATS if payload.startswith(magic)), None)
+    if unpacked is None:
         raise NoUnpacker(
             f"{path.name} is packed in a way that is not known here ({payload[:4].hex()})",
             "give the kernel's ELF file with --vmlinux",
         )
+    (size,) = struct.unpack("<I", payload[-SIZE_BYTES:])
+    if not 0 < size <= MAX_KERNEL_BYTES:
+        raise _damaged(path, f"{size} bytes is no size of a kernel")
+    found = unpacked(path, payload, size)
     if len(found) != size:
         raise _damaged(path, f"it unpacks to {len(found)} bytes and says {size}")
     return found
