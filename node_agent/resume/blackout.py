@@ -34,7 +34,7 @@ from node_agent.resume import keeper
 from node_agent.resume.claims import serve
 from node_agent.resume.handover import Handover, Mark
 from node_agent.resume.identity import read_text
-from node_agent.resume.journal_tail import JumpIntent, read_last_jump, session_names
+from node_agent.resume.journal_tail import MAGIC, JumpIntent, holds_jump, read_last_jump, session_names
 from node_agent.resume.parking import Parking
 from node_agent.resume.words import scan
 
@@ -52,6 +52,9 @@ TOKEN = 0
 """The agent's own session holds a memfd with JSON under it, `attempt` among its words."""
 
 TOKEN_BYTES = 4096
+TAIL_BYTES = 65536
+"""The records that follow a JumpIntent until it is settled are one or two, below a kilobyte."""
+
 BACKLOG = 128
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -100,13 +103,16 @@ def resume(
     return handover
 
 
-def begin(*, root: str, journal_path: str) -> Handover:
-    """Lock the journal and look for a jump that ended in this boot: Handover.attempt names it."""
+def begin(*, root: str, journal_path: str, first: bool = False) -> Handover:
+    """Lock the journal and look for a jump that ended in this boot: Handover.attempt names it.
+
+    first: this is the boot's first process, so that no JumpIntent can be of this boot.
+    """
     handover = Handover()
     handover.marks["kernel_start"] = Mark(0, 0)
     handover.marks["userspace_start"] = Mark.now()
-    intent = _intent(handover, root, journal_path)
-    if intent is not None:
+    intent = _intent(handover, journal_path)
+    if intent is not None and (first or _crossed(handover, root, intent)):
         handover.attempt = intent.attempt
         handover.jump = intent.body
         handover.bindings = intent.bindings
@@ -136,29 +142,37 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
     return fresh
 
 
-def _intent(handover: Handover, root: str, journal_path: str) -> JumpIntent | None:
+def _intent(handover: Handover, journal_path: str) -> JumpIntent | None:
     try:
         handover.journal_fd = _lock(journal_path)
-        journal = _read(handover.journal_fd)
+        return read_last_jump(_read(handover.journal_fd))
     except FileNotFoundError:
         return None
     except OSError as error:
         handover.errors["journal"] = _name(error)
         return None
-    intent = read_last_jump(journal)
-    if intent is None:
-        return None
+
+
+def _crossed(handover: Handover, root: str, intent: JumpIntent) -> bool:
     try:
         boot_id = syncclient.facts(root)["boot_id"] if root else read_text(BOOT_ID).strip()
     except OSError as error:
         handover.errors["boot_id"] = _name(error)
-        return None
-    return None if boot_id == intent.boot_id else intent
+        return False
+    return boot_id != intent.boot_id
 
 
 def _lock(path: str) -> int:
-    """The journal, open and locked. Raises OSError: EAGAIN if another process holds it."""
-    fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
+    """The journal, open and locked. Raises OSError: EAGAIN if another process holds it.
+
+    While its file system is still read-only it is opened for reading: see take.py.
+    """
+    try:
+        fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if posix.stat(path).st_ino != posix.fstat(fd).st_ino:
@@ -226,10 +240,13 @@ def listen(handover: Handover, path: str, mode: int, gid: int) -> bool:
 
 
 def _read(fd: int) -> bytes:
-    data = bytearray()
-    while chunk := posix.pread(fd, 1 << 20, len(data)):
-        data += chunk
-    return bytes(data)
+    """As much of the journal as is needed: its tail, if a JumpIntent is in there."""
+    size = posix.fstat(fd).st_size
+    if size > TAIL_BYTES:
+        tail = posix.pread(fd, len(MAGIC), 0) + posix.pread(fd, TAIL_BYTES, size - TAIL_BYTES)
+        if holds_jump(tail):
+            return tail
+    return posix.pread(fd, size, 0)
 
 
 def _name(error: OSError) -> str:

@@ -2,10 +2,10 @@
 
     init=/usr/lib/liveroll/init          on the target's command line
 
-In a kernel that an attempt has loaded (`liveroll.attempt=` on its command line) it forks. The child
-does the blackout path and is the keeper after it: it holds the sessions, answers CLAIMs and gives
-the whole Handover to the first agent that asks (take.py). Process 1 becomes the real init at once,
-which starts the workloads. On any other boot it only becomes the real init.
+It forks, and process 1 becomes the real init at once, which starts the workloads. The child looks for a
+JumpIntent; without one, or without sessions to retrieve, it ends. With them it does the blackout
+path and is the keeper after it: it holds the sessions, answers CLAIMs and gives the whole Handover
+to the first agent that asks (take.py).
 
 Whatever goes wrong, process 1 becomes the real init: then the agent does the path when it starts.
 """
@@ -18,7 +18,7 @@ import posix
 from node_agent.resume import blackout, keeper
 from node_agent.resume.mounts import mount_missing
 from node_agent.resume.offer import Offer
-from node_agent.resume.parameters import ATTEMPT_WORD, INIT, Parameters, command_line, conf_path, read
+from node_agent.resume.parameters import CONF, INIT, Parameters, command_line, named, read
 
 LAST_RESORTS = (INIT, "/bin/init", "/bin/sh")
 """As the kernel itself would try. Source: init/main.c, kernel_init()."""
@@ -28,16 +28,20 @@ def main(argv: list[str]) -> None:
     """Never returns in process 1 while there is anything to become."""
     init = INIT
     try:
-        mount_missing()
-        said = command_line()
-        parameters = read(conf_path(said))
+        parameters = read(CONF) or _from_command_line()
         if parameters is not None:
             init = parameters.init
-            if f" {ATTEMPT_WORD}" in f" {said}" and posix.fork() == 0:
+            mount_missing(parameters.mounts)
+            if posix.fork() == 0:
                 _be_child(parameters)
     except BaseException as error:  # noqa: BLE001 - see above
         complain(error)
     become(init, argv[1:])
+
+
+def _from_command_line() -> Parameters | None:
+    mount_missing(["/proc"])
+    return read(named(command_line()))
 
 
 def become(init: str, arguments: list[str]) -> None:
@@ -74,7 +78,7 @@ def complain(error: BaseException) -> None:
 
 def run(parameters: Parameters, root: str = "") -> None:
     """The blackout path, then the keeper, until nothing is left to keep."""
-    handover = blackout.begin(root=root, journal_path=parameters.journal)
+    handover = blackout.begin(root=root, journal_path=parameters.journal, first=not root)
     if not handover.attempt:
         return
     sessions = blackout.retrieve(handover, root)

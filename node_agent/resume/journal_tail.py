@@ -3,8 +3,9 @@
 Rules:
 - the format is runtime/journal_format.py's: magic, then records of u32 length, u32 crc32 (both
   little-endian) and a JSON payload `{"seq":…,"kind":…,"body":{…}}`;
-- what is torn ends the reading; what is damaged gives no JumpIntent at all: the full agent finds
-  the damage again and quarantines, nothing is guessed here;
+- what is torn ends the reading; what is damaged from the JumpIntent on gives none at all: nothing
+  is guessed here. Damage before it is the full agent's to find: that must not keep memory away
+  from its workloads;
 - a JumpIntent counts only while no later record has moved its attempt out of JUMPING.
 """
 
@@ -22,6 +23,10 @@ MAGIC = b"LRJRNL01"
 HEADER_BYTES = 8
 MAX_PAYLOAD_BYTES = 1 << 20
 KIND = "jump_intent"
+_BEGIN = b'{"seq":'
+_MARK = b'"kind":"' + KIND.encode() + b'"'
+_BEGIN_BYTES_MAX = 32
+"""From the payload's begin to the mark: a seq of up to 20 digits."""
 
 
 class JumpIntent:
@@ -62,16 +67,19 @@ def read_last_jump(journal: bytes) -> JumpIntent | None:
     return found
 
 
+def holds_jump(journal: bytes) -> bool:
+    """Is there what looks like a JumpIntent? If not in a journal's tail, its beginning matters."""
+    return _MARK in journal
+
+
 def _payloads(journal: bytes) -> list[bytes]:
-    """The payloads from the last JumpIntent on; none if anything is damaged."""
+    """The payloads from the last JumpIntent on; none if any of them is damaged."""
     if journal[: len(MAGIC)] != MAGIC:
         return []
-    mark = b'"kind":"' + KIND.encode() + b'"'
     found: list[bytes] = []
-    offset, end = len(MAGIC), len(journal)
-    while offset + HEADER_BYTES <= end:
-        length = int.from_bytes(journal[offset : offset + 4], "little")
-        checksum = int.from_bytes(journal[offset + 4 : offset + 8], "little")
+    offset, end = _last_intent(journal), len(journal)
+    while offset >= 0 and offset + HEADER_BYTES <= end:
+        length, checksum = _header(journal, offset)
         start = offset + HEADER_BYTES
         if length == 0 or start + length > end:
             break
@@ -79,13 +87,32 @@ def _payloads(journal: bytes) -> list[bytes]:
         if length > MAX_PAYLOAD_BYTES or zlib.crc32(payload) != checksum:
             torn = payload.endswith(b"\0") and not journal[start + length :].strip(b"\0")
             return found if torn and length <= MAX_PAYLOAD_BYTES else []
-        # A cheap look first: only what follows the last JumpIntent is worth parsing.
-        if mark in payload[:64]:
-            found = [payload]
-        elif found:
-            found.append(payload)
+        found.append(payload)
         offset = start + length
     return found
+
+
+def _last_intent(journal: bytes) -> int:
+    """Where the last whole JumpIntent begins, looked for from the end: reading every record of a
+    long journal takes a slow machine a tenth of a second. -1 if there is none."""
+    at = len(journal)
+    while (at := journal.rfind(_MARK, 0, at)) >= 0:
+        start = journal.rfind(_BEGIN, max(0, at - _BEGIN_BYTES_MAX), at)
+        offset = start - HEADER_BYTES
+        if offset >= len(MAGIC):
+            length, checksum = _header(journal, offset)
+            payload = journal[start : start + length]
+            if length == len(payload) and zlib.crc32(payload) == checksum:
+                return offset
+    return -1
+
+
+def _header(journal: bytes, offset: int) -> tuple[int, int]:
+    """(length, checksum)."""
+    return (
+        int.from_bytes(journal[offset : offset + 4], "little"),
+        int.from_bytes(journal[offset + 4 : offset + 8], "little"),
+    )
 
 
 def _settles(body: Mapping[str, object]) -> bool:

@@ -3,11 +3,13 @@
 Sources, the first that says something:
 - the environment: LIVEROLL_RESUME=JOURNAL:SOCKET and LIVEROLL_RESUME_ACCESS=MODE:GID (an emulated
   node, tests), with the keeper's socket beside the journal;
-- a file of KEY=VALUE lines, written by the agent at each start: the one that the kernel's command
-  line names (`liveroll.resume=PATH`), else /var/lib/liveroll-agent/resume.conf.
+- a file of KEY=VALUE lines, written by the agent at each start: /var/lib/liveroll-agent/resume.conf,
+  and where there is none, the one that the kernel's command line names (`liveroll.resume=PATH`).
+  In this order, because the early init has no /proc yet, and mounting it is time.
 
-The file's keys: JOURNAL, SOCKET, MODE (octal), GID, KEEPER, INIT. Others are ignored, so that an
-older early init reads a newer agent's file. Only the file's owner can write it (mode 0600).
+The file's keys: JOURNAL, SOCKET, MODE (octal), GID, KEEPER, INIT, MOUNTS (of /run and the like, see
+mounts.py; comma-separated). Others are ignored, so that an older early init reads a newer agent's
+file. Only the file's owner can write it (mode 0600).
 """
 
 from __future__ import annotations
@@ -18,13 +20,10 @@ from node_agent.resume.identity import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 CONF = "/var/lib/liveroll-agent/resume.conf"
 CONF_WORD = "liveroll.resume="
-ATTEMPT_WORD = "liveroll.attempt="
-"""On the command line of a kernel that an attempt loaded (core/recovery.py: COMMAND_LINE_KEY)."""
-
 INIT = "/sbin/init"
 KEEPER_NAME = "keeper.sock"
 CONF_BYTES_MAX = 16384
@@ -32,9 +31,9 @@ CONF_BYTES_MAX = 16384
 
 class Parameters:
     """journal, socket, mode, gid: as blackout.resume() takes them. keeper: the keeper's socket.
-    init: what the early init becomes."""
+    init: what the early init becomes. mounts: what it must mount before."""
 
-    __slots__ = ("gid", "init", "journal", "keeper", "mode", "socket")
+    __slots__ = ("gid", "init", "journal", "keeper", "mode", "mounts", "socket")
 
     def __init__(
         self,
@@ -45,6 +44,7 @@ class Parameters:
         gid: int = -1,
         keeper: str = "",
         init: str = INIT,
+        mounts: Sequence[str] = (),
     ) -> None:
         self.journal = journal
         self.socket = socket
@@ -52,12 +52,13 @@ class Parameters:
         self.gid = gid
         self.keeper = keeper or beside(journal)
         self.init = init
+        self.mounts = tuple(mounts)
 
     def text(self) -> str:
         """The file's content."""
         return (
             f"JOURNAL={self.journal}\nSOCKET={self.socket}\nMODE={self.mode:o}\nGID={self.gid}\n"
-            f"KEEPER={self.keeper}\nINIT={self.init}\n"
+            f"KEEPER={self.keeper}\nINIT={self.init}\nMOUNTS={','.join(self.mounts)}\n"
         )
 
 
@@ -66,9 +67,14 @@ def beside(journal: str) -> str:
     return f"{journal.rpartition('/')[0]}/{KEEPER_NAME}"
 
 
-def find(environ: Mapping[bytes, bytes], command_line: str) -> Parameters | None:
+def find(environ: Mapping[bytes, bytes]) -> Parameters | None:
     """Of this machine, or node; None where there are none."""
-    return from_environment(environ) or read(conf_path(command_line))
+    return from_environment(environ) or of_machine()
+
+
+def of_machine() -> Parameters | None:
+    """What the file says."""
+    return read(CONF) or read(named(command_line()))
 
 
 def from_environment(environ: Mapping[bytes, bytes]) -> Parameters | None:
@@ -85,8 +91,8 @@ def from_environment(environ: Mapping[bytes, bytes]) -> Parameters | None:
         return None
 
 
-def conf_path(command_line: str) -> str:
-    """Which file to read; the last word that names one counts."""
+def named(command_line: str) -> str:
+    """The file that a command line names, the last one if there are more; CONF if none."""
     for word in reversed(command_line.split()):
         if word.startswith(CONF_WORD):
             return word[len(CONF_WORD) :]
@@ -124,6 +130,7 @@ def parse(text: str) -> Parameters | None:
             gid=int(words.get("GID") or "-1"),
             keeper=words.get("KEEPER", ""),
             init=words.get("INIT") or INIT,
+            mounts=[place for place in words.get("MOUNTS", "").split(",") if place],
         )
     except ValueError:
         return None

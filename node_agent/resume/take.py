@@ -16,10 +16,11 @@ For the application:
 
 from __future__ import annotations
 
+import fcntl
 import posix
 
 from node_agent.resume import blackout, fdpass, handover_wire, parking
-from node_agent.resume.parameters import command_line, find
+from node_agent.resume.parameters import find, from_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,22 +39,44 @@ def take(root: str = "", environ: Mapping[bytes, bytes] = posix.environ) -> Hand
         root: of an emulated node; "" is this machine.
         environ: of this process.
     """
-    parameters = find(environ, "" if root else command_line())
+    parameters = from_environment(environ) if root else find(environ)
     if parameters is None:
         return None
-    taken = _from_keeper(parameters.keeper)
-    if taken is not None:
-        taken.parking = parking.Parking(parameters.keeper, environ, posix.getpid())
-        return taken
-    return blackout.resume(
-        root=root,
-        journal_path=parameters.journal,
-        socket_path=parameters.socket,
-        socket_mode=parameters.mode,
-        socket_gid=parameters.gid,
-        keeper_path=parameters.keeper,
-        environ=environ,
-    )
+    handover = _from_keeper(parameters.keeper)
+    if handover is not None:
+        handover.parking = parking.Parking(parameters.keeper, environ, posix.getpid())
+    else:
+        handover = blackout.resume(
+            root=root,
+            journal_path=parameters.journal,
+            socket_path=parameters.socket,
+            socket_mode=parameters.mode,
+            socket_gid=parameters.gid,
+            keeper_path=parameters.keeper,
+            environ=environ,
+        )
+    if handover.journal_fd >= 0:
+        _make_writable(handover, parameters.journal)
+    return handover
+
+
+def _make_writable(handover: Handover, path: str) -> None:
+    """A journal that was opened while its file system was read-only is opened again, if it is not
+    any more. The lock is the open file's, so for an instant nobody has it."""
+    if fcntl.fcntl(handover.journal_fd, fcntl.F_GETFL) & posix.O_ACCMODE != posix.O_RDONLY:
+        return
+    try:
+        fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
+    except OSError:
+        return
+    posix.close(handover.journal_fd)
+    handover.journal_fd = -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handover.journal_fd = fd
+    except OSError:
+        posix.close(fd)
+        handover.errors["journal"] = "EAGAIN"
 
 
 def _from_keeper(path: str) -> Handover | None:
