@@ -52,7 +52,7 @@ class BootFacts:
     luo: bool
     """/dev/liveupdate is there and opens."""
     poisoned: bool = False
-    """Opening /dev/liveupdate gives EIO: only a full reboot clears it."""
+    """Opening /dev/liveupdate gives EIO for as long as this boot lasts."""
     emulated: bool = False
     previous_release: str = ""
     """From KHO's kexec-metadata; empty after a cold boot. Advisory."""

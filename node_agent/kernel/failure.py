@@ -106,6 +106,11 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
     (RETRIEVE_FD, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
     (LOAD, errno.ENOENT): ("IMAGE_NOT_FOUND", Retry.FIX_STATE, "stage the artifact again"),
     (LOAD, errno.ENOEXEC): ("IMAGE_INVALID", Retry.FIX_STATE, "stage a kernel that can be booted"),
+    (LOAD, errno.EINVAL): (
+        "IMAGE_INVALID",
+        Retry.FIX_STATE,
+        "stage a kernel that is not empty, with a command line of less than 2,048 bytes",
+    ),
     (LOAD, errno.EPERM): (
         "NO_PERMISSION",
         Retry.FIX_STATE,

@@ -30,7 +30,9 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     from deploy.lab.paths import load
     from tests.contract.guest_backend import Guests
 
-    guests = Guests(load(), tmp_path_factory.mktemp("guests"))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    guests = Guests(load(), tmp_path_factory.mktemp("guests"), shared)
     yield guests
     guests.end()
 

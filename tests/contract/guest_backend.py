@@ -7,6 +7,7 @@ is skipped, with that reason, before anything boots.
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,18 +18,23 @@ import pytest
 
 from deploy.lab.paths import Lab
 from node_agent.errors import KernelError
-from node_agent.ports import BootFacts, Kernel, KexecImage, Session
-from tests.contract.guest_machine import COMMAND_LINE, INSIDE, Machine, build_image
+from node_agent.ports import BootFacts, Kernel, KexecImage, KhoFacts, MemoryFacts, Session
+from tests.contract.guest_machine import COMMAND_LINE, INSIDE, Machine, build_disk
 from tests.contract.kernel_backends import ON, Backend, Holder
 
 
 class Guests:
-    """The machines of one module's tests. One that a test left as it was serves the next."""
+    """The machines of one module's tests. One that a test left as it was serves the next.
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
+    Args:
+        directory: for consoles.
+        shared: a directory of the whole test run, for the disk that all its processes use.
+    """
+
+    def __init__(self, lab: Lab, directory: Path, shared: Path) -> None:
         self.lab = lab
         self._directory = directory
-        self._image = directory / "root.ext4"
+        self._disk = shared / "contract.ext4"
         self._idle: list[Machine] = []
         self._started = 0
 
@@ -37,10 +43,12 @@ class Guests:
         self.require(kernel)
         if (kernel, words) == ("a", ON) and self._idle:
             return self._idle.pop()
-        if not self._image.exists():
-            build_image(self.lab, self._image)
+        with open(self._disk.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._disk.exists():
+                build_disk(self.lab, self._disk)
         self._started += 1
-        return Machine(self.lab, self._image, self._directory / f"console-{self._started}", kernel, words)
+        return Machine(self.lab, self._disk, self._directory / f"console-{self._started}", kernel, words)
 
     def give_back(self, machine: Machine) -> None:
         """To the next test if nothing crossed, is loaded or is held; else it ends."""
@@ -75,6 +83,10 @@ class GuestOs:
         return SimpleNamespace(st_size=self._machine.call("size", fd))
 
 
+def kho_facts(told: dict[str, Any]) -> KhoFacts:
+    return KhoFacts(**(told | {"scratch_bytes": tuple(told["scratch_bytes"])}))
+
+
 class GuestKernel:
     """ports.Kernel of a guest's present boot, made by RealKernel in it."""
 
@@ -82,7 +94,10 @@ class GuestKernel:
         self._machine = machine
 
     async def facts(self) -> BootFacts:
-        return BootFacts(**self._machine.call("facts"))
+        told = self._machine.call("facts")
+        told["kho"] = kho_facts(told["kho"])
+        told["memory"] = told["memory"] and MemoryFacts(**told["memory"])
+        return BootFacts(**told)
 
     async def create_session(self, name: str) -> GuestSession:
         return GuestSession(self._machine, name, self._machine.call("create_session", name))
@@ -173,7 +188,7 @@ class Guest(Backend):
         self.guests.require(name)
         words = f"{command_line} init=/bin/false" if properties.get("panics") else command_line
         line = COMMAND_LINE.format(words)
-        return KexecImage(f"/{INSIDE}/vmlinuz-{name}", "", line, self.guests.lab.kernels[name].release)
+        return KexecImage(f"{INSIDE}/vmlinuz-{name}", "", line, self.guests.lab.kernels[name].release)
 
     def _kernel(self, release: str, properties: dict[str, object]) -> str:
         match properties:
@@ -190,7 +205,7 @@ class Guest(Backend):
         return next(k.name for k in self.guests.lab.kernels.values() if k.release == release)
 
     def broken_images(self) -> list[KexecImage]:
-        return [KexecImage(f"/{INSIDE}/{name}", "", "", "") for name in ("bad", "empty")]
+        return [KexecImage(f"{INSIDE}/{name}", "", "", "") for name in ("bad", "empty")]
 
     async def jump(self) -> Kernel:
         self.machine.reboot()

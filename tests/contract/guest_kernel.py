@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MOUNTS = (
+MOUNTS = (  # ramfs is memory too, and no shmem
     ("proc", "/proc", "proc"),
     ("sysfs", "/sys", "sysfs"),
     ("debugfs", "/sys/kernel/debug", "debugfs"),
     ("tmpfs", "/dev/shm", "tmpfs"),
-    ("tmpfs", "/tmp", "tmpfs"),
+    ("ramfs", "/media", "ramfs"),
 )
 PORT = "liveroll.contract"
 MIB = 1 << 20
@@ -40,9 +40,9 @@ def prepare() -> None:
     """Become a usable process 1."""
     os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
     for source, target, kind in MOUNTS:
-        os.makedirs(target, exist_ok=True)
+        if target.startswith("/dev"):
+            os.makedirs(target, exist_ok=True)
         subprocess.run(["mount", "-t", kind, source, target], check=True)
-    os.makedirs("/scratch", exist_ok=True)
 
 
 def open_port() -> int:
@@ -83,11 +83,6 @@ class Guest:
             "boottime_s": self.clocks.boottime_s(),
             "tsc_hz": self.clocks.tsc_hz,
         }
-
-    def kho(self) -> dict[str, object]:
-        from node_agent.kernel.real.kho import read_kho
-
-        return asdict(read_kho())
 
     def create_session(self, name: str) -> int:
         return self._keep(self._run(self.kernel.create_session(name)))
@@ -203,11 +198,11 @@ class Guest:
         """A descriptor of something that cannot be preserved."""
         match kind:
             case "file" | "deleted file":
-                fd = os.open("/scratch/file", os.O_RDWR | os.O_CREAT, 0o600)
-                os.unlink("/scratch/file") if kind == "deleted file" else None
+                fd = os.open("/media/file", os.O_RDWR | os.O_CREAT, 0o600)
+                os.unlink("/media/file") if kind == "deleted file" else None
                 return fd
             case "directory":
-                return os.open("/scratch", os.O_RDONLY)
+                return os.open("/media", os.O_RDONLY)
             case "device":
                 return os.open("/dev/null", os.O_RDWR)
             case "eventfd":
@@ -248,6 +243,14 @@ class Guest:
 
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as content:
             return hashlib.sha256(content).hexdigest()
+
+    def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2), which os has without its mode."""
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)) < 0:
+            raise OSError(ctypes.get_errno(), "fallocate")
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size

@@ -1,9 +1,9 @@
 """A virtual machine that runs guest_kernel.py on a kernel of the lab, and the conversation with it.
 
-The disk is one ext4 image for all machines of a test run (the lab's guest root, this checkout's
-node_agent, every kernel of the lab); a machine's writes are thrown away with it. QEMU resets
-the machine as firmware would, so a panic ends in a cold boot. The line to the guest
-is a virtio port over a socket pair: no network, and it stays connected over a kexec.
+Its root is the lab's guest root, only read. A second disk, made once for a test run, has this
+checkout's node_agent and every kernel of the lab. QEMU resets the machine as firmware would, so a
+panic ends in a cold boot. The line to the guest is a virtio port over a socket pair: no network,
+and it stays connected over a kexec.
 
 Calls block, with a time-out: a test has nothing else to do meanwhile.
 """
@@ -24,15 +24,15 @@ from deploy.lab.processes import dies_with_parent
 from node_agent.errors import KernelError, Retry
 
 REPOSITORY = Path(__file__).parents[2]
-INSIDE = "contract"
-IMAGE_MIB = 1024
+INSIDE = "/mnt"
+DISK_MIB = 128
 MEMORY_MIB = 320
 ANSWER_S = 90.0
-"""A boot takes 2 to 4 s under TCG alone on a core, several times that on a busy machine."""
+"""A boot takes 2 to 4 s under TCG alone on a core, many times that on a busy machine."""
 
 COMMAND_LINE = (
-    "console=ttyS0 quiet root=/dev/vda rw panic=1 init=/usr/bin/python3 "
-    "{} -- -I -S -B /" + INSIDE + "/guest_kernel.py"
+    "console=ttyS0 quiet root=/dev/vda ro panic=1 init=/bin/sh {} "
+    f'-- -c "mount -t ext4 -o ro /dev/vdb {INSIDE} && exec python3 -I -S -B {INSIDE}/guest_kernel.py"'
 )
 
 
@@ -40,30 +40,21 @@ class GuestGone(Exception):
     """The machine ended, or said nothing for too long; with the end of its console."""
 
 
-def build_image(lab: Lab, path: Path) -> None:
-    """The disk. The lab's own root is only read."""
-    tree = path.with_suffix(".tree")
-    subprocess.run(
-        ["cp", "-al" if _same_disk(lab.root_tree, path) else "-a", lab.root_tree, tree], check=True
-    )
-    inside = tree / INSIDE
-    inside.mkdir()
-    shutil.copy(Path(__file__).with_name("guest_kernel.py"), inside)
-    shutil.copytree(
-        REPOSITORY / "node_agent", inside / "node_agent", ignore=shutil.ignore_patterns("__pycache__")
-    )
+def build_disk(lab: Lab, path: Path) -> None:
+    """The second disk, there only once it is whole."""
+    fresh, tree = path.with_suffix(".new"), path.with_suffix(".tree")
+    tree.mkdir()
+    shutil.copy(Path(__file__).with_name("guest_kernel.py"), tree)
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "node_agent", tree / "node_agent", ignore=skip)
     for kernel in lab.kernels.values():
-        shutil.copy(kernel.image, inside / f"vmlinuz-{kernel.name}")
-    (inside / "bad").write_bytes(os.urandom(65536))
-    (inside / "empty").write_bytes(b"")
-    # No journal: what a test writes is thrown away, and a kexec in the midst of it recovers nothing.
-    options = ["-q", "-F", "-O", "^has_journal", "-d", tree]
-    subprocess.run(["mkfs.ext4", *options, path, f"{IMAGE_MIB}M"], check=True)
+        shutil.copy(kernel.image, tree / f"vmlinuz-{kernel.name}")
+    (tree / "bad").write_bytes(os.urandom(65536))
+    (tree / "empty").write_bytes(b"")
+    command = ["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, fresh, f"{DISK_MIB}M"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(tree)
-
-
-def _same_disk(first: Path, second: Path) -> bool:
-    return first.stat().st_dev == second.parent.stat().st_dev
+    fresh.replace(path)
 
 
 class Machine:
@@ -74,11 +65,11 @@ class Machine:
         words: further words of that kernel's command line.
     """
 
-    def __init__(self, lab: Lab, image: Path, console: Path, kernel: str, words: str) -> None:
+    def __init__(self, lab: Lab, disk: Path, console: Path, kernel: str, words: str) -> None:
         self.boot = 0
         self.words = words
         self.kernel = kernel
-        self._kernel, self._image, self._console = lab.kernels[kernel].image, image, console
+        self._lab, self._disk, self._console = lab, disk, console
         self._start()
 
     @property
@@ -93,10 +84,11 @@ class Machine:
             *(QEMU, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1"),
             *("-m", f"{MEMORY_MIB}M", "-display", "none", "-nodefaults", "-no-user-config"),
             *("-serial", f"file:{self._console}"),
-            *("-drive", f"file={self._image},format=raw,if=virtio,snapshot=on"),
+            *("-drive", f"file={self._lab.root_image},format=raw,if=virtio,snapshot=on"),
+            *("-drive", f"file={self._disk},format=raw,if=virtio,snapshot=on"),
             *("-device", "virtio-serial-pci", "-chardev", f"socket,id=line,fd={theirs.fileno()}"),
             *("-device", "virtserialport,chardev=line,name=liveroll.contract"),
-            *("-kernel", str(self._kernel), "-append", self.command_line),
+            *("-kernel", str(self._lab.kernels[self.kernel].image), "-append", self.command_line),
         ]
         self._qemu = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, preexec_fn=dies_with_parent()

@@ -49,10 +49,9 @@ async def test_open_is_enoent_where_luo_is_off(node: Backend) -> None:
     await refused(node.kernel.create_session("s"), errno.ENOENT, "LUO_OFF")
 
 
-async def test_open_is_eio_for_ever_where_deserialisation_failed(start_node: StartNode) -> None:
-    node = await start_node("poison@1")
+async def test_open_is_eio_for_a_whole_boot_where_deserialisation_failed(node: Backend) -> None:
     session = await node.preserved()
-    await node.kexec()
+    await node.kexec(node.image(handlers=[]))
     await session.close()
     for _ in range(2):
         error = await refused(node.kernel.retrieve_session("s"), errno.EIO, "POISONED")
@@ -61,7 +60,17 @@ async def test_open_is_eio_for_ever_where_deserialisation_failed(start_node: Sta
     assert facts.poisoned
     assert not facts.luo
     await node.kexec()
-    assert (await node.kernel.facts()).poisoned
+    facts = await node.kernel.facts()
+    assert (facts.poisoned, facts.luo) == (False, True)
+    await refused(node.kernel.retrieve_session("s"), errno.ENOENT, "SESSION_NOT_FOUND")
+
+
+async def test_open_is_eio_by_fault_until_a_cold_boot(start_node: StartNode) -> None:
+    node = await start_node("poison@1")
+    session = await node.preserved()
+    await node.kexec()
+    await session.close()
+    await refused(node.kernel.retrieve_session("s"), errno.EIO, "POISONED")
     await node.power_loss()
     assert (await node.kernel.facts()).luo
 

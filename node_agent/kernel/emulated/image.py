@@ -56,7 +56,7 @@ class Images(Protocol):
     """Reads an image as kexec_file_load does."""
 
     def open(self, image: KexecImage) -> EmulatedImage:
-        """Raises OSError: ENOENT, ENOEXEC."""
+        """Raises OSError: ENOENT, ENOEXEC, EINVAL."""
         ...
 
 
@@ -77,13 +77,13 @@ class ImageTable:
 class FileImages:
     """Images that are files; properties from `<kernel>.emulated.json`, or healthy.
 
-    An empty file is a bad image; so is one whose sidecar cannot be read.
+    An empty file is EINVAL; one whose sidecar cannot be read is a bad image.
     """
 
     def open(self, image: KexecImage) -> EmulatedImage:
         size = self._size(image.kernel_path)
         if size == 0:
-            raise OSError(errno.ENOEXEC, LOAD)
+            raise OSError(errno.EINVAL, LOAD)
         if image.initrd_path:
             size += self._size(image.initrd_path)
         found = self._sidecar(image)

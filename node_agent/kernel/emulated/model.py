@@ -89,6 +89,8 @@ class LuoModel:
     _busy: set[Inode]
     _busy_opens: int
     _device_open: bool
+    _poisoned: bool
+    """Of this boot only: the next kernel reads what this one hands on, not what it was handed."""
 
     def __init__(
         self,
@@ -113,7 +115,6 @@ class LuoModel:
         self._outgoing: dict[bytes, LuoSession] = {}
         self._incoming: dict[bytes, LuoSession] = {}
         self._calls: dict[str, int] = {}
-        self._poisoned = False
         self._kexec_count = 0
         self._previous_release = ""
         self._start(self._default)
@@ -335,7 +336,7 @@ class LuoModel:
         _drop(gone)
         crossing = [s for s in crossing if s not in gone]
         unknown = any(s.files for s in crossing) and MEMFD_HANDLER not in self._running.image.handlers
-        if unknown or self._poisoned or self.faults.at(FaultKind.POISON, n):
+        if unknown or self.faults.at(FaultKind.POISON, n):
             self._poisoned = True
             self._leak(crossing)
             return
@@ -350,7 +351,6 @@ class LuoModel:
         """Firmware starts the default image; nothing of the past is left."""
         _drop(self._leave())
         self.leaked_bytes = 0
-        self._poisoned = False
         self._start(self._default)
 
     def power_off(self) -> None:
@@ -372,6 +372,7 @@ class LuoModel:
         self._loaded = None
         self._busy = set()
         self._device_open = False
+        self._poisoned = False
         busy = self.faults.at(FaultKind.BUSY, self.reboots)
         self._busy_opens = busy.count if busy else 0
         self._previous_release, self._kexec_count = "", 0
