@@ -32,6 +32,7 @@ from types import TracebackType
 from node_agent.errors import BrokerError
 from node_agent.kernel.emulated import syncclient
 from node_agent.workloads import protocol
+from node_agent.workloads.early import Back
 from node_agent.workloads.protocol import (
     Claim,
     Claimed,
@@ -80,6 +81,8 @@ class Client:
         self._events: deque[Event] = deque()
         self._subscribe_again = False
         self._told_lost = False
+        self._asked = False
+        """A CLAIM is on its way already."""
 
     def __enter__(self) -> Client:
         return self
@@ -88,6 +91,24 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @classmethod
+    def adopt(cls, socket_path: str, workload: str, back: Back, *, answer_s: float = 60.0) -> Client:
+        """Go on where early.come_back() stopped: it has said CLAIM, and may have the session and the
+        first tick after RESUME behind it. Takes over its connection and its session."""
+        client = cls(socket_path, workload, answer_s=answer_s)
+        client._socket = socket.socket(fileno=back.sock_fd)
+        client._socket.setblocking(True)
+        client.session_fd = back.session_fd
+        client._events.extend(protocol.parse_event(line) for line in client._lines.feed(back.pending))
+        if back.memory_fd < 0:
+            client._asked = True
+            client._fds.extend(fd for fd in (back.session_fd,) if fd >= 0)
+            client.session_fd = -1
+        else:
+            client._subscribe_again = True
+            client.is_suspended = not back.resumed_at
+        return client
 
     def fileno(self) -> int:
         """-1 while there is no connection."""
@@ -201,7 +222,9 @@ class Client:
         while True:
             if self._socket is None and not self._connect(deadline):
                 raise self._no_broker()
-            self._send(command)
+            if not self._asked:
+                self._send(command)
+            self._asked = False
             event = self._next(deadline)
             if event is None:
                 raise self._no_broker()

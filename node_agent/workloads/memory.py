@@ -15,29 +15,20 @@ comparing run at about the speed of memory.
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from node_agent.errors import BrokerError, Retry
+from node_agent.workloads import memory_head
+from node_agent.workloads.memory_head import INCREMENT, MASK, MULTIPLIER, PAGE, PAGE_HEAD
 from node_agent.workloads.pause import Stamp
 
-PAGE = 4096
 MEMORY_TOKEN = 1
 """The token of guest memory in a workload's session; 0 is left for descriptors."""
 
-_MAGIC = b"LRGUEST2"
-_HEADER = struct.Struct("<8sQQQQqqQd36sB")
-_PAGE_HEAD = struct.Struct("<QQ")
-_CHECKSUM = struct.Struct("<I")
 _BLOCK_PAGES = 16
 """64 KiB: the template and its copies stay in a core's cache, and below the size from which malloc
 takes each anew from the kernel."""
-_MASK = 2**64 - 1
-_MULTIPLIER = 6364136223846793005
-_INCREMENT = 1442695040888963407
-"""Knuth's linear congruence: its state after n ticks is computed in log n steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +76,11 @@ class GuestMemory:
 
         Raises BrokerError (MEMORY_DAMAGED) if the header does not hold.
         """
-        head = os.pread(fd, _HEADER.size + _CHECKSUM.size, 0)
-        if len(head) != _HEADER.size + _CHECKSUM.size:
-            raise _damaged("it is too short")
-        if _CHECKSUM.unpack_from(head, _HEADER.size)[0] != zlib.crc32(head[: _HEADER.size]):
+        fields = memory_head.unpack(os.pread(fd, memory_head.SIZE, 0))
+        if fields is None:
             raise _damaged("its header's checksum differs")
-        magic, seed, pages, ticks, state, realtime, boottime, tsc, hz, boot_id, suspended = (
-            _HEADER.unpack_from(head)
-        )
-        if magic != _MAGIC or os.fstat(fd).st_size != (pages + 1) * PAGE or state != _state(seed, ticks):
+        _, seed, pages, ticks, state, realtime, boottime, tsc, hz, boot_id, suspended = fields
+        if os.fstat(fd).st_size != (pages + 1) * PAGE or state != _state(seed, ticks):
             raise _damaged("its header contradicts itself")
         stamp = Stamp(realtime, boottime, tsc, hz, boot_id.rstrip(b"\0").decode("ascii", "replace"))
         return cls(fd, seed, pages, ticks, stamp, bool(suspended))
@@ -107,7 +94,7 @@ class GuestMemory:
         first = max(self.ticks, self.ticks + ticks - self.pages) + 1
         for tick in range(first, self.ticks + ticks + 1):
             page = tick % self.pages
-            _write(self.fd, _PAGE_HEAD.pack(page, tick), (page + 1) * PAGE)
+            _write(self.fd, PAGE_HEAD.pack(page, tick), (page + 1) * PAGE)
         self.ticks += ticks
         self.stamp = stamp
         self._write_header()
@@ -148,25 +135,27 @@ class GuestMemory:
 
     def _write_header(self) -> None:
         s = self.stamp
-        head = _HEADER.pack(
-            _MAGIC,
-            self.seed,
-            self.pages,
-            self.ticks,
-            _state(self.seed, self.ticks),
-            s.realtime_ns,
-            s.boottime_ns,
-            s.tsc,
-            s.tsc_hz,
-            s.boot_id.encode("ascii", "replace"),
-            self.suspended,
+        head = memory_head.pack(
+            (
+                memory_head.MAGIC,
+                self.seed,
+                self.pages,
+                self.ticks,
+                _state(self.seed, self.ticks),
+                s.realtime_ns,
+                s.boottime_ns,
+                s.tsc,
+                s.tsc_hz,
+                s.boot_id.encode("ascii", "replace"),
+                self.suspended,
+            )
         )
-        _write(self.fd, head + _CHECKSUM.pack(zlib.crc32(head)), 0)
+        _write(self.fd, head, 0)
 
     def _expected(self) -> Iterator[tuple[int, bytearray]]:
         """(first body page, bytes) in blocks, as they must be after self.ticks ticks."""
         template = _template(self.seed)
-        put = _PAGE_HEAD.pack_into
+        put = PAGE_HEAD.pack_into
         for first in range(0, self.pages, _BLOCK_PAGES):
             pages = min(_BLOCK_PAGES, self.pages - first)
             block = bytearray(template) if pages == _BLOCK_PAGES else bytearray(template[: pages * PAGE])
@@ -180,27 +169,26 @@ class GuestMemory:
 
 def _template(seed: int) -> bytes:
     """A block without its pages' heads: from page to page the pattern is shifted."""
-    words = struct.Struct("<Q").pack
-    state, pattern = seed & _MASK, bytearray()
+    state, pattern = seed & MASK, bytearray()
     for _ in range(2 * PAGE // 8):
-        state = (state * _MULTIPLIER + _INCREMENT) & _MASK
+        state = (state * MULTIPLIER + INCREMENT) & MASK
         # The low bits of a linear congruence have short periods: the high ones are folded in.
-        pattern += words(state ^ state >> 32)
+        pattern += (state ^ state >> 32).to_bytes(8, "little")
     return b"".join(pattern[start : start + PAGE] for start in range(0, _BLOCK_PAGES * 61, 61))
 
 
 def _state(seed: int, ticks: int) -> int:
     """The running state after `ticks` steps, by repeated squaring of the affine step."""
-    factor, offset, step_factor, step_offset = 1, 0, _MULTIPLIER, _INCREMENT
+    factor, offset, step_factor, step_offset = 1, 0, MULTIPLIER, INCREMENT
     while ticks:
         if ticks & 1:
-            factor, offset = factor * step_factor & _MASK, (offset * step_factor + step_offset) & _MASK
+            factor, offset = factor * step_factor & MASK, (offset * step_factor + step_offset) & MASK
         step_factor, step_offset = (
-            step_factor * step_factor & _MASK,
-            (step_offset * step_factor + step_offset) & _MASK,
+            step_factor * step_factor & MASK,
+            (step_offset * step_factor + step_offset) & MASK,
         )
         ticks >>= 1
-    return (seed * factor + offset) & _MASK
+    return (seed * factor + offset) & MASK
 
 
 def _write(fd: int, data: bytes | bytearray, offset: int) -> None:

@@ -56,6 +56,9 @@ MAX_ID_CHARS = 32
 MAX_SESSION_NAME_BYTES = 63
 """Source: LIVEUPDATE_SESSION_NAME_LENGTH is 64 with the NUL."""
 
+MAX_SECONDS = 1e7
+"""Longest pause that is believed, four months: beyond it a clock was set."""
+
 MAX_TEXT_CHARS = 512
 """Bound of a free text (message, rejected) that is logged or reported."""
 
@@ -391,8 +394,8 @@ def _seconds(words: Mapping[str, Any], field: str) -> float:
     value = words.get(field, 0.0)
     if isinstance(value, bool) or not isinstance(value, int | float):
         _invalid(field, "seconds")
-    if not (math.isfinite(value) and 0 <= value <= 1e7):
-        _invalid(field, "seconds from 0 to 1e7")
+    if not (math.isfinite(value) and 0 <= value <= MAX_SECONDS):
+        _invalid(field, f"seconds from 0 to {MAX_SECONDS:.0e}")
     return float(value)
 
 
