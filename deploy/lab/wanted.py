@@ -22,9 +22,12 @@ _SET_DEFAULT = "/usr/lib/liveroll/guest/set-default"
 
 
 def example_workload(name: str = "vm-1", mib: int = 64, uid: int = WORKER) -> str:
-    """A line of the workloads file: the example workload as an ordinary user."""
+    """A line of the workloads file: the example workload as an ordinary user.
+
+    By its path, because busybox' shell prefers an applet of its own, which has other options.
+    """
     return (
-        f"setpriv --reuid={uid} --regid={uid} --clear-groups env PYTHONPATH=/usr/lib/liveroll "
+        f"/usr/bin/setpriv --reuid={uid} --regid={uid} --clear-groups env PYTHONPATH=/usr/lib/liveroll "
         f"python3 -S -m node_agent.workloads.example --socket {BROKER} --id {name} --mib {mib}"
     )
 

@@ -73,7 +73,7 @@ def test_a_nodes_files() -> None:
 def test_the_example_workload_is_one_line_of_an_ordinary_user() -> None:
     line = example_workload("vm-7", 16)
     assert "\n" not in line
-    assert line.startswith("setpriv --reuid=1000")
+    assert line.startswith("/usr/bin/setpriv --reuid=1000")
     assert line.endswith("--id vm-7 --mib 16")
 
 
