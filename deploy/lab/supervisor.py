@@ -43,9 +43,9 @@ class Supervisor:
     # -- the operator's switches
 
     def status(self) -> Mapping[str, Any]:
-        """For `status`: power (on, off, paused), releases, cold boots so far, why the last one ended."""
+        """For `status`: power (on, starting, off, paused), releases, cold boots, why the last one ended."""
         return {
-            "power": "paused" if self._paused else "on" if self._qemu is not None else "off",
+            "power": "paused" if self._paused else self._power(),
             "default": self._remembered.default,
             "booted": self._booted,
             "boots": self._remembered.boots,
@@ -90,6 +90,11 @@ class Supervisor:
         """The switch has had its effect, or the machine refuses to run."""
         async with self._changed:
             await self._changed.wait_for(lambda: settled() or self._ending or self._is_off())
+
+    def _power(self) -> str:
+        if self._qemu is not None:
+            return "on"
+        return "off" if self._remembered.power == "off" else "starting"
 
     def _is_off(self) -> bool:
         return self._qemu is None and self._remembered.power == "off"
