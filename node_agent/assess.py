@@ -96,7 +96,7 @@ def _settings(args: argparse.Namespace, unseen: list[str]) -> AgentSettings:
         if config is not None:
             raise
         unseen.append(f"the agent's settings: {error.message}")
-        return load(config=Path(os.devnull), flags={**flags, "kernel": args.kernel or "real"})
+        return load(config=Path(os.devnull), environ={}, flags={**flags, "kernel": args.kernel or "real"})
 
 
 def _boot(settings: AgentSettings, unseen: list[str]) -> tuple[BootFacts, str]:

@@ -68,9 +68,12 @@ def _rows(seen: Assessment) -> Iterator[tuple[str, str]]:
     if seen.preservable:
         held = ", ".join(f"{w.workload} {mib(w.size_bytes)}" for w in seen.preservable)
         yield "workloads", held + _need(seen)
-    yield "way back", _artifact(seen.running) if seen.running is not None else seen.no_way_back
+    if seen.running is None:
+        yield "way back", seen.no_way_back
+    else:
+        yield "way back", _artifact(seen.running, emulated=boot.emulated)
     if seen.target is not None:
-        yield "target", _artifact(seen.target)
+        yield "target", _artifact(seen.target, emulated=boot.emulated)
 
 
 def _need(seen: Assessment) -> str:
@@ -81,13 +84,13 @@ def _need(seen: Assessment) -> str:
     return f"; preserving takes up to {mib(need)} outside scratch"
 
 
-def _artifact(artifact: StagedArtifact) -> str:
+def _artifact(artifact: StagedArtifact, *, emulated: bool) -> str:
     abi = artifact.live_update
     words = [
         f"{artifact.release}, artifact {artifact.digest[:12]}",
         _abi(abi) if abi else "ABI strings unknown",
     ]
-    if artifact.init_bytes:
+    if artifact.init_bytes and not emulated:
         words.append(f"{mib(artifact.init_bytes + artifact.initrd_bytes)} of scratch")
     return "; ".join(words)
 

@@ -146,12 +146,14 @@ def _outcome(result: Mapping[str, Any]) -> list[str]:
         return ["jumped; ask `luoctl status` once the node is back"]
     outcome = result["outcome"].lower().replace("_", " ")
     lines = [f"{outcome}: {result['phase']} ({result['attempt'] or 'no attempt'})"]
-    if result.get("skipped"):
-        lines.append(f"preflight was skipped; it would have refused: {', '.join(result['skipped'])}")
     if result["phase"] == "PRESERVED":
+        if result.get("skipped"):
+            lines.append(f"preflight was skipped; it would have refused: {', '.join(result['skipped'])}")
         lines.append("next: luoctl kexec, or luoctl cancel")
     if result.get("problem"):
         lines.append(f"{result['problem']['message']} [{result['problem']['reason']}]")
+        if result["problem"].get("remedy"):
+            lines.append(f"to mend it: {result['problem']['remedy']}")
     return lines
 
 

@@ -57,8 +57,8 @@ def check_scratch(side: Side, artifact: StagedArtifact, boot: BootFacts) -> Iter
         f"{side.name} needs {mib(need)} of KHO's scratch ({mib(artifact.init_bytes)} to start, "
         f"{mib(artifact.initrd_bytes)} for its initrd); the areas here are "
         f"{', '.join(mib(area) for area in areas)}",
-        f"Boot the node once (cold) with more, for instance kho_scratch={_round(need)}M,{_round(need)}M,0M: "
-        "live updates keep the areas of the first boot.",
+        f"Boot the node once (cold) with more, for instance kho_scratch=16M,0M,{_round(need)}M (low memory, "
+        "global, each NUMA node): live updates keep the areas of the first boot.",
     )
 
 
