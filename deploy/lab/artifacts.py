@@ -31,7 +31,7 @@ def build_all(lab: Lab, out: Path) -> Mapping[str, Path]:
         name: (kernel, {}) for name, kernel in lab.kernels.items()
     }
     if "b" in lab.kernels:
-        dies = {"remove": ("init=",), "append": ("init=/bin/false",)}
+        dies: dict[str, Sequence[str]] = {"remove": ("init=",), "append": ("init=/bin/false",)}
         rules[INIT_DIES] = (lab.kernels["b"], dies)
     made: dict[str, Path] = {}
     try:
