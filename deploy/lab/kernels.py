@@ -63,8 +63,10 @@ def build(recipes: Sequence[Recipe], source: Path, shelf: Shelf) -> dict[str, La
     Raises LabError: SOURCE_MOVED before anything is built, OPTION_LOST, BUILD_FAILED.
     """
     asked = fragment.parse(FRAGMENT.read_text())
-    for recipe in recipes:
+    for recipe in RECIPES:
+        # Of all: a killed build's edit would otherwise go into another kernel.
         edits.restore(source, recipe.edits)
+    for recipe in recipes:
         edits.check(source, recipe.edits)
     made: dict[str, LabKernel] = {}
     for recipe in recipes:

@@ -1,8 +1,8 @@
 """What each of the lab's kernels is: its source, its difference from the fragment, its edits.
 
 The order is the order of building in one object folder. What differs least comes first: `a` and `b`
-only in a name, `slow` and `otherabi` in a file or two, `nomemfd` in one option; `nokho` changes a
-header that much of mm includes, so it is last. Kernels of the newer source have a folder of their own.
+only in a name, `slow` and `otherabi` in a file or two, `nomemfd` in one option; `nokho` changes
+headers that a tenth of the objects include, so it is last. Kernels of the newer source have a folder of their own.
 """
 
 from __future__ import annotations

@@ -49,16 +49,20 @@ def build(cache: Path, logs: Path, project: Path) -> Root:
     folder.mkdir(parents=True, exist_ok=True)
     tree, image = folder / "tree", folder / "root.ext4"
 
+    def make_site() -> None:
+        site.install(tree, project, logs)
+        code.compile_in(tree, logs, "site")
+
     def make_code() -> None:
         code.install(tree, project)
         programs.install(tree, folder / "programs", logs)
-        code.compile_all(tree, logs)
+        code.compile_in(tree, logs, "node_agent", "liveroll", "guest")
 
     settle(
         folder,
         [
             Layer("base", base.key(), lambda: base.install(tree, logs)),
-            Layer("site", site.key(project), lambda: site.install(tree, project, logs)),
+            Layer("site", site.key(project), make_site),
             Layer("code", code.key(project) + programs.key(), make_code),
             Layer("image", str(IMAGE_MIB), lambda: _make_image(tree, image, logs)),
         ],

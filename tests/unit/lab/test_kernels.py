@@ -103,3 +103,13 @@ def test_a_file_that_is_gone_is_a_source_that_moved(source: Path) -> None:
     with pytest.raises(LabError) as caught:
         edits.check(source, (EDIT,))
     assert caught.value.reason == "SOURCE_MOVED"
+
+
+def test_an_edit_that_a_killed_build_left_does_not_go_into_another_kernel(tmp_path: Path) -> None:
+    slow = next(recipe for recipe in RECIPES if recipe.name == "slow")
+    path = tmp_path / slow.edits[0].file
+    path.parent.mkdir(parents=True)
+    path.write_text("edited")
+    path.with_name(f"{path.name}.liveroll-original").write_text("as it was")
+    kernels.build([], tmp_path, kernels.Shelf(tmp_path, tmp_path, 1, "12"))
+    assert path.read_text() == "as it was"
