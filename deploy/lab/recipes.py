@@ -2,7 +2,8 @@
 
 The order is the order of building in one object folder. What differs least comes first: `a` and `b`
 only in a name, `slow` and `otherabi` in a file or two, `nomemfd` in one option; `nokho` changes
-headers that a tenth of the objects include, so it is last. Kernels of the newer source have a folder of their own.
+headers that a tenth of the objects include, so it is last. Kernels of the newer source have a
+folder of their own.
 """
 
 from __future__ import annotations
