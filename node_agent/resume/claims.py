@@ -1,6 +1,6 @@
 """Answering CLAIMs in the blackout: the broker's protocol, as much of it as is needed there.
 
-Understood: CLAIM of a bound id whose session was retrieved, and RESUMED after it. Any other
+Understood: CLAIM of a bound id whose session was retrieved, RUNNING and RESUMED after it. Any other
 line, and any peer that may not claim what it asks for, is parked: nothing more is read from that
 connection, and the broker judges the bytes later. So every refusal has one author.
 """
@@ -24,7 +24,7 @@ RESUME_EVENT = b'{"event":"RESUME"}\n'
 
 
 class _Client:
-    __slots__ = ("claimed", "data", "parked", "resumed", "sock", "suspends")
+    __slots__ = ("claimed", "data", "parked", "resumed", "running", "sock", "suspends")
 
     def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
@@ -32,6 +32,7 @@ class _Client:
         self.claimed = ""
         self.suspends = False
         self.resumed = b""
+        self.running = False
         self.parked = False
 
 
@@ -60,7 +61,8 @@ class Claims:
         return fd in self._clients or (self._listener is not None and fd == self._listener.fileno())
 
     def turn(self, fd: int) -> None:
-        """It is readable. Notes the mark `resume` when the last workload is back."""
+        """It is readable. Notes the mark `resume` when the last workload runs again, which those that
+        measure and compare much may say before they report."""
         if not self.waiting:
             # All are back: whoever comes now is left to the broker, in the backlog.
             self._quiet(fd)
@@ -74,8 +76,12 @@ class Claims:
                 self._poll.register(client.sock.fileno(), select.POLLIN)
                 if len(self._clients) >= MAX_CLIENTS:
                     self._poll.unregister(self._handover.listener_fd)
-        if not self.waiting:
+        if "resume" not in self._handover.marks and self._all_run():
             self._handover.marks["resume"] = Mark.now()
+
+    def _all_run(self) -> bool:
+        running = {client.claimed for client in self._clients.values() if client.running}
+        return self.waiting <= running
 
     def left(self) -> list[ClientLeft]:
         """The connections as they are now; their fds stay here."""
@@ -129,6 +135,7 @@ class Claims:
             client.sock.close()
             if client.claimed and not client.resumed:
                 self.waiting.add(client.claimed)
+                self._handover.marks.pop("resume", None)
             return
         while not client.parked and b"\n" in client.data:
             line, _, rest = client.data.partition(b"\n")
@@ -141,6 +148,9 @@ class Claims:
     def _hear(self, client: _Client, line: bytes) -> bool:
         """False: left to the broker."""
         words = scan(line)
+        if words.get("cmd") == "RUNNING" and client.claimed and client.suspends:
+            client.running = True
+            return True
         if words.get("cmd") == "RESUMED" and client.claimed and client.suspends:
             client.resumed = line
             self.waiting.discard(client.claimed)

@@ -171,6 +171,8 @@ class Peer:
         if isinstance(command, Subscribe | Claim):
             await heard(self, command)
             return
+        if isinstance(command, protocol.Running) and self.suspends:
+            return  # of use in the blackout path only
         if self._question is not None:
             kind, future = self._question
             if _answers(command, kind) and not future.done():

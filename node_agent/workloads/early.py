@@ -98,10 +98,19 @@ def _claim(sock: _socket.socket, back: Back, workload: str, token: int, give_up:
                 if memory_head.tick(back.memory_fd):
                     back.resumed_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
                     back.pending = rest
+                    _say_running(sock)
                 return True
             else:
                 return True
             back.pending = rest
+
+
+def _say_running(sock: _socket.socket) -> None:
+    """To a broker that knows RESUME, so to one of ours."""
+    try:  # noqa: SIM105 - contextlib is an import
+        sock.send(b'{"cmd":"RUNNING"}\n')
+    except OSError:
+        pass  # the library sees that the connection is lost
 
 
 def _receive(sock: _socket.socket, back: Back) -> bool:

@@ -16,7 +16,8 @@ Additions, sent only to a client whose SUBSCRIBE or CLAIM has "extensions":["sus
 
     ← {"event":"SUBSCRIBED","id":"vm-1"}
     ← {"event":"SUSPEND"}    → {"cmd":"SUSPENDED"}    stop; the blackout begins
-    ← {"event":"RESUME"}     → {"cmd":"RESUMED", …}   run; with the pause as the workload saw it
+    ← {"event":"RESUME"}     → {"cmd":"RUNNING"}      it runs; may be left out
+                             → {"cmd":"RESUMED", …}   with the pause as the workload saw it
     ← {"event":"RELEASE"}    → {"cmd":"RELEASED"}     unwound: close your copy of the session fd
 
 A workload that cannot be preserved says so instead of READY; it may always, extension or not:
@@ -109,6 +110,11 @@ class Suspended:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """The workload runs again; its RESUMED will take a while."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """The workload runs again; what it measured. Units: seconds, bytes.
 
@@ -186,7 +192,7 @@ class Release:
     """The session is given up: close your copy."""
 
 
-Command = Subscribe | Claim | Ready | Failed | Suspended | Resumed | Released | Error
+Command = Subscribe | Claim | Ready | Failed | Suspended | Running | Resumed | Released | Error
 Event = Subscribed | StartPreservation | Claimed | Suspend | Resume | Release | Error
 
 
@@ -266,6 +272,8 @@ def encode_command(command: Command) -> bytes:
             words = {"cmd": "ERROR", **_error_words(command)}
         case Ready():
             words = {"cmd": "READY"}
+        case Running():
+            words = {"cmd": "RUNNING"}
         case Failed(error=error):
             words = {"cmd": "FAILED", "error": error[:MAX_TEXT_CHARS]}
         case Suspended():
@@ -439,6 +447,7 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any]], Command]] = {
     "READY": lambda _w: Ready(),
     "FAILED": lambda w: Failed(_text(w, "error")),
     "SUSPENDED": lambda _w: Suspended(),
+    "RUNNING": lambda _w: Running(),
     "RESUMED": _resumed,
     "RELEASED": lambda _w: Released(),
     "ERROR": _error,

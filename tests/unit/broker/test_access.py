@@ -72,7 +72,7 @@ async def test_the_broker_gives_its_socket_away_before_anybody_can_connect(tmp_p
 
 def test_so_does_the_blackout_path(tmp_path: Path) -> None:
     path, handover = str(tmp_path / "b.sock"), Handover()
-    assert blackout._listen(handover, path, 0o600, OTHER.gr_gid)
+    assert blackout.listen(handover, path, 0o600, OTHER.gr_gid)
     assert access(path) == (0o600, OTHER.gr_gid)
     os.close(handover.listener_fd)
 

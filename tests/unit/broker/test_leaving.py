@@ -82,6 +82,22 @@ async def test_failed_without_a_question_is_a_breach(broker: Broker, path: str) 
     client.close()
 
 
+async def test_running_is_of_no_interest_and_plain_clients_do_not_know_it(
+    machine: Machine, path: str
+) -> None:
+    async with running(Broker(path, timeouts=QUICK)) as broker:
+        client = await subscribed(path, "vm-1")
+        preserving = await started(broker, machine, client)
+        client.say(cmd="RUNNING")
+        client.say(cmd="READY")
+        assert await preserving == {"vm-1": "lr.1.ab.vm-1"}
+        client.close()
+        plain = await subscribed(path, "vm-2", suspends=False)
+        plain.say(cmd="RUNNING")
+        assert (await plain.hear() or {})["reason"] == "UNEXPECTED"
+        plain.close()
+
+
 def says_failed(client: PlainClient) -> None:
     client.say(cmd="FAILED", error="PRESERVE_FD: ENOENT")
 

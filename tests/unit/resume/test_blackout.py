@@ -181,6 +181,30 @@ def test_sessions_token_and_claims(node: Node) -> None:
     assert os.get_inheritable(handover.journal_fd) is False
 
 
+RUNNING = {"cmd": "RUNNING"}
+
+
+def test_a_workload_runs_before_it_reports(node: Node) -> None:
+    script = Script(node.socket, CLAIM, None, None, RUNNING)
+    handover = run_with(node, script, deadline_s=0.3)
+    assert "resume" in handover.marks
+    assert handover.errors == {"lr.7-a.vm": "not claimed and resumed in time"}
+    (client,) = handover.clients
+    assert (client.workload, client.pending, client.resumed) == ("vm", b"", b"")
+
+
+def test_a_workload_that_runs_and_dies_does_not_run(node: Node) -> None:
+    script = Script(node.socket, CLAIM, None, None, RUNNING, hang_up=True)
+    handover = run_with(node, script, deadline_s=0.3)
+    assert "resume" not in handover.marks
+
+
+def test_running_is_no_report(node: Node) -> None:
+    handover = run_with(node, Script(node.socket, CLAIM, None, None, RUNNING, RESUMED))
+    assert json.loads(handover.clients[0].resumed) == RESUMED
+    assert handover.errors == {}
+
+
 def test_a_plain_luo_agent_client_is_back_with_its_claim(node: Node) -> None:
     script = Script(node.socket, {"cmd": "CLAIM", "id": "vm"}, None)
     handover = run_with(node, script)
