@@ -6,10 +6,10 @@ is imported when a command runs, and where it is missing the command says so.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Coroutine, Iterator
@@ -260,7 +260,27 @@ def _refusals() -> Iterator[None]:
 
 
 def _run(work: Coroutine[Any, Any, R]) -> R:
-    return asyncio.run(work)
+    """Ctrl-C cancels the work once; what it then has to put away is not disturbed by another one."""
+    import asyncio  # heavy for the commands that have no use for it
+
+    async def guarded() -> tuple[R] | None:
+        task, interrupts = asyncio.ensure_future(work), list[None]()
+
+        def interrupt() -> None:
+            if not interrupts:
+                interrupts.append(None)
+                task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            return (await task,)
+        except asyncio.CancelledError:
+            return None
+
+    done = asyncio.run(guarded())
+    if done is None:
+        raise KeyboardInterrupt
+    return done[0]
 
 
 def _say(line: str) -> None:
