@@ -33,6 +33,9 @@ SEND_S = 2
 """For a client that does not read; the others wait for so long."""
 
 CLIENTS_MAX = 32
+COMM = b"liveroll-keeper"
+"""Its name in ps and /proc/PID/comm: its command line is that of the agent it was forked from."""
+
 OOM_SCORE_ADJ = b"-1000"
 """The last process to kill for memory: it has next to none, and with it goes that of workloads."""
 
@@ -207,9 +210,16 @@ def main(words: Sequence[str]) -> None:
 
 
 def _fork(listener: _socket.socket, sessions: Mapping[str, int]) -> None:
-    if posix.fork():
+    """Twice, so that the keeper is init's child: its end must leave the agent nothing to wait for."""
+    pid = posix.fork()
+    if pid:
+        posix.waitpid(pid, 0)
         return
     try:
+        if posix.fork():
+            return
+        # Who listens is whom SO_PEERCRED names to the other end.
+        listener.listen(BACKLOG)
         settle([listener.fileno(), *sessions.values()])
         Keeper(listener, sessions).run()
     finally:
@@ -232,10 +242,19 @@ def settle(keep: Iterable[int]) -> None:
         last = fd
     posix.closerange(last + 1, 1 << 20)
     posix.chdir("/")
-    try:
-        fd = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY | posix.O_CLOEXEC)
-        posix.write(fd, OOM_SCORE_ADJ)
-        posix.close(fd)
-    except OSError:
-        # Not root: then it is one process among others.
-        return
+    name_and_shield()
+
+
+def name_and_shield() -> None:
+    """What can be done only where /proc is mounted, and by root: elsewhere it is a process like others."""
+    for place, words in (("/proc/self/comm", COMM), ("/proc/self/oom_score_adj", OOM_SCORE_ADJ)):
+        try:
+            fd = posix.open(place, posix.O_WRONLY | posix.O_CLOEXEC)
+        except OSError:
+            continue
+        try:  # noqa: SIM105 - contextlib is an import
+            posix.write(fd, words)
+        except OSError:
+            pass
+        finally:
+            posix.close(fd)

@@ -8,7 +8,7 @@ import posix
 import select
 import time
 
-from node_agent.resume import fdpass, handover_wire
+from node_agent.resume import fdpass, handover_wire, keeper
 from node_agent.resume.blackout import read_token
 from node_agent.resume.claims import Claims
 
@@ -56,6 +56,7 @@ class Offer:
         if fdpass.receive(sock)[0] != handover_wire.TAKEN:
             return False
         fdpass.send(sock, handover_wire.YOURS)
+        keeper.name_and_shield()
         self._claims.close()
         for fd in (handover.journal_fd, handover.token_fd):
             if fd >= 0:

@@ -14,6 +14,7 @@ from typing import Any
 
 from deploy.local import Child
 from node_agent.kernel.emulated import syncclient
+from node_agent.resume import keeper
 from tests.integration import journal_reader
 from tests.integration.conftest import WAIT_S, descendants, module, run
 
@@ -31,9 +32,9 @@ class RealNode:
 
     @property
     def agent(self) -> int:
-        """The agent's pid; 0 while there is none."""
+        """The agent's pid; 0 while there is none. Its keeper has its command line, but not its name."""
         for pid, command in descendants(self.kernel.process.pid).items():
-            if command.split()[1:3] == ["-m", "node_agent.cli"]:
+            if command.split()[1:3] == ["-m", "node_agent.cli"] and not _is_keeper(pid):
                 return pid
         return 0
 
@@ -93,3 +94,10 @@ class RealNode:
         done = await asyncio.to_thread(run, command)
         assert done.status == 0, done.err
         return json.loads(done.out)
+
+
+def _is_keeper(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes().strip() == keeper.COMM
+    except (FileNotFoundError, ProcessLookupError):
+        return False

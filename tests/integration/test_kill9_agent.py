@@ -2,7 +2,8 @@
 
 Each node is a kernel process with a real agent and workloads below it. A hanging kernel call or a hook
 holds the agent in its step until it is killed. Promised: in the same boot before the jump, it
-unwinds and is tried again; after the jump it goes on; no workload and no byte is lost.
+unwinds and is tried again; after the jump it goes on, with the sessions that the keeper holds if
+they were retrieved already; no workload and no byte is lost.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ BEFORE = (
 )
 AFTER = (
     Point("retrieve", "JUMPING", hang="retrieve_session@1"),
+    # Retrieved, parked and handed back: the first retrieve_fd is the workload's.
+    Point("token", "JUMPING", hang="retrieve_fd@2"),
+    Point("classify", "JUMPING", hang="retrieve_fd@3"),
     Point("verify", "VERIFYING", hook="health"),
     Point("finish", "FINISHING", hang="finish@1"),
 )
@@ -60,7 +64,7 @@ retries: {{replan: {{attempts: 3, backoff: 100ms, max_backoff: 1s}}}}
 
 
 @asynccontextmanager
-async def seven(directory: Path) -> AsyncIterator[tuple[LocalFleet, Operator, dict[str, RealNode]]]:
+async def a_node_for_each(directory: Path) -> AsyncIterator[tuple[LocalFleet, Operator, dict[str, RealNode]]]:
     """A node for each point, all of them canaries: each is of another hardware model."""
     async with local_fleet(directory, heartbeat_s=0.3, grace_s=1) as fleet:
         build_emulated(fleet.artifacts_dir, release=NEW)
@@ -95,8 +99,8 @@ async def hold_and_kill(node: RealNode, point: Point) -> None:
     if point.hook:
         await node.until((node.state / "killed").exists, "killed by its hook")
         return
-    call = point.hang.partition("@")[0]
-    await node.until(lambda: node.calls(call) == 1, f"in {call}")
+    call, _, count = point.hang.partition("@")
+    await node.until(lambda: node.calls(call) == int(count), f"in {call}")
     assert journal_reader.story(node.journal())[-1][1] == point.phase
     if point.name == "reboot":
         assert (await node.luoctl("status"))["phase"] == "JUMPING"
@@ -106,7 +110,7 @@ async def hold_and_kill(node: RealNode, point: Point) -> None:
 
 @pytest.mark.integration
 async def test_agents_killed_in_every_step_keep_their_promise(directory: Path) -> None:
-    async with seven(directory) as (_fleet, operator, nodes):
+    async with a_node_for_each(directory) as (_fleet, operator, nodes):
         workloads = {name: await one_workload(node) for name, node in nodes.items()}
         await asyncio.to_thread(operator.create, ROLLOUT)
         async with asyncio.TaskGroup() as tasks:
