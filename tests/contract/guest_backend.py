@@ -52,8 +52,8 @@ class Guests:
 
     def give_back(self, machine: Machine) -> None:
         """To the next test if nothing crossed, is loaded or is held; else it ends."""
-        clean = machine.words == ON and machine.kernel == "a" and machine.call("tidy")
-        if clean:
+        usual = (machine.kernel, machine.words) == ("a", ON)
+        if usual and not machine.waiting and machine.call("tidy"):
             self._idle.append(machine)
         else:
             machine.end()

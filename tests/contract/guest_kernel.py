@@ -294,16 +294,19 @@ def main() -> None:
     sys.path.insert(0, HERE)
     port = open_port()
     guest = Guest()
-    with os.fdopen(port, "r+b", buffering=0) as line:
-        line.write(
-            dumps({"up": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}).encode() + b"\n"
-        )
-        pending = b""
-        while True:
-            while b"\n" not in pending:
-                pending += os.read(line.fileno(), 1 << 16)
-            one, _, pending = pending.partition(b"\n")
-            line.write(dumps(answer(guest, one.decode())).encode() + b"\n")
+    say(port, {"up": Path("/proc/sys/kernel/random/boot_id").read_text().strip()})
+    pending = b""
+    while True:
+        while b"\n" not in pending:
+            pending += os.read(port, 1 << 16)
+        line, _, pending = pending.partition(b"\n")
+        say(port, answer(guest, line.decode()))
+
+
+def say(port: int, what: dict[str, object]) -> None:
+    rest = dumps(what).encode() + b"\n"
+    while rest:
+        rest = rest[os.write(port, rest) :]
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ class Machine:
 
     def __init__(self, lab: Lab, disk: Path, console: Path, kernel: str, words: str) -> None:
         self.boot = 0
+        self.waiting = False
+        """For an answer: a test that ended meanwhile leaves a machine that nobody can use."""
         self.words = words
         self.kernel = kernel
         self._lab, self._disk, self._console = lab, disk, console
@@ -79,6 +81,7 @@ class Machine:
         return COMMAND_LINE.format(self.words)
 
     def _start(self) -> None:
+        self.waiting = True
         self._line, theirs = socket.socketpair()
         self._line.settimeout(ANSWER_S)
         self._buffer = b""
@@ -113,6 +116,7 @@ class Machine:
             {"b64": base64.b64encode(a).decode()} if isinstance(a, bytes | bytearray) else a
             for a in arguments
         ]
+        self.waiting = True
         self._line.sendall(json.dumps([name, *words]).encode() + b"\n")
 
     def reboot(self) -> None:
@@ -152,4 +156,5 @@ class Machine:
                 raise GuestGone(self._console.read_text(errors="replace")[-3000:])
             self._buffer += piece
         one, _, self._buffer = self._buffer.partition(b"\n")
+        self.waiting = False
         return json.loads(one)
