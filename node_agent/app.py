@@ -178,6 +178,8 @@ async def _start(
     )
     tasks.create_task(life.live())
     tasks.create_task(broker.run())
+    if not facts.emulated:
+        tasks.create_task(_bundle(settings, linked, log))
     if settings.metrics_listen:
         tasks.create_task(_metrics(settings.metrics_listen, meter, linked, log))
 
@@ -276,6 +278,13 @@ def restore_broker(broker: Broker, records: Sequence[JournalRecord], kernel: Ker
         broker.restore(attempt.bindings, kernel=kernel, sessions=attempt.sessions)
     else:
         broker.restore(attempt.bindings)
+
+
+async def _bundle(settings: AgentSettings, linked: asyncio.Event, log: Log) -> None:
+    await linked.wait()
+    from node_agent import app_real
+
+    await asyncio.to_thread(app_real.bundle_early_init, settings, log)
 
 
 async def _metrics(listen: str, meter: Meter, linked: asyncio.Event, log: Log) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node_agent.app_machine import Machine
@@ -102,6 +103,7 @@ def note_for_resume(settings: AgentSettings, log: Log) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
+    from node_agent.resume.mounts import wanted
     from node_agent.resume.parameters import CONF, CONF_WORD, Parameters, write
 
     path = settings.resume_conf
@@ -114,6 +116,7 @@ def note_for_resume(settings: AgentSettings, log: Log) -> None:
                 str(settings.broker_socket),
                 mode=settings.broker_mode,
                 gid=settings.broker_gid,
+                mounts=wanted(str(settings.broker_socket), str(settings.journal)),
             ),
         )
     except OSError as error:
@@ -127,6 +130,19 @@ def note_for_resume(settings: AgentSettings, log: Log) -> None:
             "the state directory is not the usual one: every kernel must be told of it",
             remedy=f"add {CONF_WORD}{path} to the node's command line, or keep {CONF} where it is looked for",
         )
+
+
+def bundle_early_init(settings: AgentSettings, log: Log) -> None:
+    """Write the early init's code into the one file that it reads, if that is where it looks. Blocks for
+    as long as compiling a few modules takes, so not before the link."""
+    from node_agent.resume import bundle
+
+    if str(settings.state_dir / Path(bundle.BUNDLE).name) != bundle.BUNDLE:
+        return
+    try:
+        bundle.write()
+    except OSError as error:
+        log.warning("no bundle for the early init", why=error.strerror, remedy="it starts a little slower")
 
 
 def warn_of_what_is_missing(settings: AgentSettings, facts: BootFacts, log: Log) -> None:

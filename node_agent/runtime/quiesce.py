@@ -107,6 +107,7 @@ class _Flight:
         self._disks = disks
         self._guard = guard
         self._lock = threading.Lock()
+        self._thawing = threading.Lock()
         self._frozen: list[int] = []
         self._given_up = False
         self._committed = False
@@ -137,14 +138,16 @@ class _Flight:
             return self._given_up
 
     def thaw(self) -> None:
-        """What is frozen, last first. Either side, any number of times."""
-        while True:
-            with self._lock:
-                if not self._frozen:
-                    return
-                index = self._frozen.pop()
-            self._disks[index].thaw()
-            self._tell(index, frozen=False)
+        """What is frozen, last first. Either side, any number of times; returns when it is done,
+        whoever did it: the disks are closed after it."""
+        with self._thawing:
+            while True:
+                with self._lock:
+                    if not self._frozen:
+                        return
+                    index = self._frozen.pop()
+                self._disks[index].thaw()
+                self._tell(index, frozen=False)
 
     def _check(self) -> None:
         with self._lock:

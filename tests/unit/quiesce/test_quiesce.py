@@ -119,7 +119,7 @@ async def test_what_the_last_act_raises_stops_the_jump(bench: Bench) -> None:
     assert not bench.path.exists()
 
 
-async def test_a_freeze_that_hangs_costs_no_more_than_the_lease_and_never_ends_in_a_jump(
+async def test_a_freeze_that_hangs_costs_no_more_than_the_lease_and_ends_in_no_jump(
     bench: Bench,
 ) -> None:
     hanging = bench.disks[1]
