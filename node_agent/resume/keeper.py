@@ -252,7 +252,7 @@ def name_and_shield() -> None:
             fd = posix.open(place, posix.O_WRONLY | posix.O_CLOEXEC)
         except OSError:
             continue
-        try:  # noqa: SIM105 - contextlib is an import
+        try:
             posix.write(fd, words)
         except OSError:
             pass

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from node_agent.resume.parking import Parking, decode_name, encode_name
 from node_agent.runtime import keeper_process
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-Start = Callable[[str, dict[str, int]], None]
+Start = Callable[[str, Mapping[str, int]], None]
 
 
 class Session:

@@ -1,0 +1,139 @@
+"""The full agent's kernel: a session of this boot's past stays parked until it is finished."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from node_agent.errors import KernelError
+from node_agent.ports import Session
+from node_agent.resume import keeper
+from node_agent.resume.handover import Handover
+from node_agent.runtime.broker_handover import HandoverKernel
+from tests.unit.resume.test_parking import Place, place
+
+__all__ = ["place"]
+
+
+class Held:
+    """A session over an fd."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name, self.fd, self.finished = name, fd, False
+
+    def fileno(self) -> int:
+        return self.fd
+
+    async def preserve_fd(self, fd: int, token: int) -> None:
+        raise AssertionError(fd, token)
+
+    async def retrieve_fd(self, token: int) -> int:
+        return token
+
+    async def finish(self) -> None:
+        self.finished = True
+
+    async def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Kernel:
+    """Retrieves each session once."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.created: list[str] = []
+        self.wrapped: list[Held] = []
+
+    def wrap(self, name: str, fd: int) -> Session:
+        self.wrapped.append(Held(name, fd))
+        return self.wrapped[-1]
+
+    async def retrieve_session(self, name: str) -> Session:
+        if name.startswith("gone"):
+            raise KernelError(2, "LIVEUPDATE_IOCTL_RETRIEVE_SESSION")
+        session = self._place.session()
+        fd, session.fd = session.fd, -1
+        return self.wrap(name, fd)
+
+    async def create_session(self, name: str) -> Session:
+        self.created.append(name)
+        return Held(name, -1)
+
+
+@pytest.fixture
+def kernel(place: Place) -> Kernel:
+    return Kernel(place)
+
+
+def over(kernel: Kernel, handover: Handover) -> HandoverKernel:
+    return HandoverKernel(kernel, handover, kernel.wrap)  # type: ignore[arg-type]
+
+
+def handed_over(place: Place) -> Handover:
+    """One that has retrieved and parked a session."""
+    one = place.session()
+    place.parking.park({"lr.7-a.vm": one.fd}, keeper.start)
+    handover = Handover()
+    handover.parking = place.parking
+    handover.sessions = {"vm": ("lr.7-a.vm", one.fd)}
+    one.fd = -1
+    return handover
+
+
+async def test_closed_it_stays_parked_and_comes_again(place: Place, kernel: Kernel) -> None:
+    used = over(kernel, handed_over(place))
+    first = await used.retrieve_session("lr.7-a.vm")
+    assert await first.retrieve_fd(5) == 5
+    await first.close()
+    assert place.made[0].is_held()
+    again = await used.retrieve_session("lr.7-a.vm")
+    assert again.name == "lr.7-a.vm"
+    await again.finish()
+    assert place.names() == set()
+    await again.close()
+    assert not place.made[0].is_held(5000)
+
+
+async def test_what_the_kernel_gives_is_parked_too(place: Place, kernel: Kernel) -> None:
+    handover = Handover()
+    handover.parking = place.parking
+    used = over(kernel, handover)
+    session = await used.retrieve_session("lr.7-a.vm")
+    assert place.names() == {"lr.7-a.vm"}
+    await session.finish()
+    await session.close()
+    assert not place.made[0].is_held(5000)
+    with pytest.raises(KernelError):
+        await used.retrieve_session("gone")
+
+
+async def test_without_a_parking_it_is_the_kernel(place: Place, kernel: Kernel) -> None:
+    used = over(kernel, Handover())
+    session = await used.retrieve_session("lr.7-a.vm")
+    assert place.names() == set()
+    await session.close()
+    await used.create_session("lr.8-a.vm")
+    assert kernel.created == ["lr.8-a.vm"]
+
+
+async def test_a_new_attempt_finishes_what_an_earlier_one_left(place: Place, kernel: Kernel) -> None:
+    used = over(kernel, handed_over(place))
+    await used.create_session("lr.8-a.vm")
+    assert [held.finished for held in kernel.wrapped] == [True]
+    assert used.untaken == ()
+    assert not place.made[0].is_held(5000)
+    assert kernel.created == ["lr.8-a.vm"]
+
+
+async def test_one_that_is_in_use_is_not_finished_by_a_keeper_that_dies(place: Place, kernel: Kernel) -> None:
+    used = over(kernel, handed_over(place))
+    session = await used.retrieve_session("lr.7-a.vm")
+    place.parking.drop("lr.7-a.vm")
+    assert place.made[0].is_held()
+    await session.finish()
+    await session.close()
+    used.close()
