@@ -60,6 +60,9 @@ def assess(settings: AgentSettings, artifact: Path | None, unseen: list[str]) ->
     running, why = _running(settings, boot.release, unseen)
     peers = _peers(settings, unseen)
     preservable = read_preservable(peers)
+    hidden = [held.workload for held in preservable if not held.seen]
+    if hidden:
+        unseen.append(f"what {', '.join(hidden)} would preserve: needs root (CAP_SYS_PTRACE)")
     target = _target(artifact) if artifact is not None else None
     facts = Facts(
         boot=boot,

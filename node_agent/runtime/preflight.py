@@ -88,6 +88,10 @@ async def gather(target: StagedArtifact, kernel: Kernel, artifacts: Artifacts, w
     peers = tuple(await workloads.peers())
     known = any(peer.pid for peer in peers)
     running, why, remedy = await _way_back(artifacts)
+    preservable = await asyncio.to_thread(read_preservable, peers) if known else ()
+    for held in preservable:
+        if not held.seen:
+            log.warning("cannot see what %s would preserve: the agent lacks CAP_SYS_PTRACE", held.workload)
     return Facts(
         boot=await kernel.facts(),
         target=target,
@@ -95,7 +99,7 @@ async def gather(target: StagedArtifact, kernel: Kernel, artifacts: Artifacts, w
         no_way_back=why,
         way_back_remedy=remedy,
         peers=peers,
-        preservable=await asyncio.to_thread(read_preservable, peers) if known else (),
+        preservable=preservable,
     )
 
 

@@ -38,6 +38,8 @@ class Preservable:
     """Of its memfds: what must fit, since holes become pages."""
     allocated_bytes: int
     """Of that, what has pages now."""
+    seen: bool = True
+    """False: its process may not be looked at, so it counts as nothing."""
 
 
 def check_scratch(side: Side, artifact: StagedArtifact, boot: BootFacts) -> Iterator[Finding]:

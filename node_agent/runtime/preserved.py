@@ -2,7 +2,7 @@
 
 An estimate: which of them a workload will preserve only it knows, and a child of the connected process may
 hold more. A memfd that came through a live update has lost its name. One that several processes hold
-counts once. What cannot be read (gone, or another user's) counts as nothing.
+counts once. Another user's process takes CAP_SYS_PTRACE to look at; without it the entry says so.
 
 Source: Linux 7.2 fs/proc and mm/memfd.c: the link of a memfd is "/memfd:NAME (deleted)"; of one that LUO
 gave back, "/ (deleted)". lab runs.
@@ -29,7 +29,13 @@ def read_preservable(peers: Sequence[WorkloadPeer], proc: str = "/proc") -> tupl
 
 def _of_process(workload: str, directory: str, seen: set[tuple[int, int]]) -> Preservable:
     size = allocated = 0
-    for stat in _memfds(directory):
+    try:
+        found = _memfds(directory)
+    except PermissionError:
+        return Preservable(workload, 0, 0, seen=False)
+    except OSError:
+        return Preservable(workload, 0, 0)
+    for stat in found:
         inode = stat.st_dev, stat.st_ino
         if inode not in seen:
             seen.add(inode)
@@ -39,13 +45,13 @@ def _of_process(workload: str, directory: str, seen: set[tuple[int, int]]) -> Pr
 
 
 def _memfds(directory: str) -> list[os.stat_result]:
+    """Raises OSError: the process is gone, or may not be looked at."""
     found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                path = f"{directory}/{name}"
-                if _is_memfd(os.readlink(path)):
-                    found.append(os.stat(path))
+    for name in os.listdir(directory):
+        path = f"{directory}/{name}"
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if _is_memfd(os.readlink(path)):
+                found.append(os.stat(path))
     return found
 
 

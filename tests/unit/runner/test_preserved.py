@@ -54,6 +54,14 @@ def test_who_cannot_be_looked_at_has_nothing(memfd: int) -> None:
     assert read_preservable([WorkloadPeer("gone", 4_000_000)]) == (Preservable("gone", 0, 0),)
 
 
+def test_a_process_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: str) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refused)
+    assert read_preservable([WorkloadPeer("vm-1", ME)]) == (Preservable("vm-1", 0, 0, seen=False),)
+
+
 def test_one_that_crossed_has_no_name_any_more(tmp_path: str) -> None:
     fds = os.path.join(tmp_path, "7", "fd")
     os.makedirs(fds)
