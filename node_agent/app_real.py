@@ -106,7 +106,7 @@ def note_for_resume(settings: AgentSettings, log: Log) -> None:
     from node_agent.resume.mounts import wanted
     from node_agent.resume.parameters import CONF, CONF_WORD, Parameters, write
 
-    path = settings.resume_conf
+    path, keeper = settings.resume_conf, str(settings.control_socket.with_name("keeper.sock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(
@@ -116,7 +116,8 @@ def note_for_resume(settings: AgentSettings, log: Log) -> None:
                 str(settings.broker_socket),
                 mode=settings.broker_mode,
                 gid=settings.broker_gid,
-                mounts=wanted(str(settings.broker_socket), str(settings.journal)),
+                keeper=keeper,
+                mounts=wanted(str(settings.broker_socket), keeper),
             ),
         )
     except OSError as error:

@@ -81,11 +81,13 @@ def run(parameters: Parameters, root: str = "") -> None:
     handover = blackout.begin(root=root, journal_path=parameters.journal, first=not root)
     if not handover.attempt:
         return
+    # Before anything is retrieved: what cannot be kept is left in the kernel, for the agent.
+    listener = keeper.listen(parameters.keeper)
     sessions = blackout.retrieve(handover, root)
     if not sessions:
         # Nothing crossed: the agent finds that again, with the errors.
+        posix.unlink(parameters.keeper)
         return
-    listener = keeper.listen(parameters.keeper)
     blackout.listen(handover, parameters.socket, parameters.mode, parameters.gid)
     offer = Offer(handover, blackout.DEADLINE_S)
     keeper.settle(

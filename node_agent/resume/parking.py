@@ -20,6 +20,7 @@ import posix
 import select
 
 from node_agent.resume import fdpass
+from node_agent.resume.identity import credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,15 +173,17 @@ class Parking:
 
 
 def connect(keeper: str) -> _socket.socket | None:
-    """A connection to the keeper; None if there is no keeper alive."""
+    """A connection to the keeper; None if there is no keeper of our own user, or root's, alive."""
     sock = _socket.socket(_socket.AF_UNIX, fdpass.KIND, 0)
     try:
         fdpass.bound_waits(sock, ANSWER_S)
         sock.connect(keeper)
+        if credentials(sock)[1] in (0, posix.geteuid()):
+            return sock
     except OSError:
-        sock.close()
-        return None
-    return sock
+        pass
+    sock.close()
+    return None
 
 
 def encode_name(session: str) -> str:

@@ -11,7 +11,7 @@ For the application:
 - broker_handover.HandoverKernel(kernel, handover, wrap) must be the node's kernel whenever there is
   a Handover, also one without an attempt: it knows the parked sessions, and parks and drops them;
 - broker.adopt(handover) and the marks only where Handover.attempt is not empty;
-- a real node's agent calls prepare.prepare(Parameters(…)) at each start.
+- a real node's agent calls parameters.write() and bundle.write() at each start.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from node_agent.kernel.emulated import syncclient
 from node_agent.resume import blackout, bundle, early, mounts, parameters, parking
 from node_agent.resume.handover import Handover
 from node_agent.resume.parameters import Parameters
-from node_agent.resume.prepare import prepare
 from node_agent.resume.take import take
 from tests.unit.resume.test_blackout import CLAIM, RESUMED, Node, Script
 
@@ -272,14 +271,3 @@ def test_what_the_sockets_lie_below_is_mounted_first() -> None:
     is_mount = os.stat("/proc").st_dev != os.stat("/").st_dev
     assert mounts.wanted("/proc/x", "/home/y") == (["/proc"] if is_mount else [])
     mounts.mount_missing(["/no/such", "/proc"])
-
-
-def test_the_agent_prepares_its_next_boot(tmp_path: Path) -> None:
-    conf = str(tmp_path / "resume.conf")
-    said = Parameters(str(tmp_path / "journal"), "/proc/x/b.sock", keeper="/proc/x/k.sock")
-    assert prepare(said, conf)
-    assert not prepare(said, conf)
-    read = parameters.read(conf)
-    assert read is not None
-    assert list(read.mounts) == mounts.wanted("/proc/x")
-    assert (tmp_path / "resume.bundle").read_bytes() == bundle.build()
