@@ -128,7 +128,7 @@ def _boot(settings: AgentSettings, unseen: list[str]) -> tuple[BootFacts, str]:
 
 def _device(boot: BootFacts) -> str:
     if boot.poisoned:
-        return f"{DEVICE} answers EIO: poisoned until a full reboot"
+        return f"{DEVICE} answers EIO: poisoned for as long as this boot lasts"
     return f"{DEVICE} opens" if boot.luo else f"there is no {DEVICE}"
 
 

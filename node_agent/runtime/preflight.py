@@ -11,7 +11,7 @@ Rules
    kexec_file_load itself refuses an image without room.
 
 Source: Linux 7.2 kernel/liveupdate, lab runs: a target without KHO, with kho=off or without
-liveupdate=on loses what was preserved; a poisoned device stays so until a full reboot.
+liveupdate=on loses what was preserved; a poisoned device stays so for its whole boot.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def check_node(boot: BootFacts) -> Iterator[Finding]:
         yield Finding(
             "DEVICE_POISONED",
             "/dev/liveupdate answers EIO in this boot",
-            "Reboot the node in full (cold); nothing else clears it.",
+            "Reboot the node in full (cold): this boot stays as it is, and what came in with it is lost.",
         )
     elif not boot.luo:
         absent = _switched_off(boot.command_line)
