@@ -41,7 +41,7 @@ _CODES: Mapping[str, int] = {
 DESCRIPTION = "The Liveroll node agent: takes this node through live kernel updates as the orchestrator says."
 EPILOG = """\
 examples:
-  liveroll-agent run --config /etc/liveroll/agent.toml
+  liveroll-agent run --kernel real --config /etc/liveroll/agent.toml
   liveroll-agent run --orchestrator 127.0.0.1:7444 --state-dir /tmp/node --root /tmp/node --label zone=a
   liveroll-agent simulate --nodes 24 --zones 3 --orchestrator 127.0.0.1:7444 --workloads 2
   liveroll-agent assess --artifact /srv/artifacts/linux-7.3.4
@@ -145,6 +145,15 @@ def build_parser() -> argparse.ArgumentParser:
             description=ASSESS_DESCRIPTION,
         )
     )
+    init = verbs.add_parser(
+        "install-init",
+        help="install the early init, which brings workloads back before anything else of the boot",
+        description="Install the early init as DIR/init, with the modules that it needs beside it. Name it "
+        "on the node's kernel command line (init=DIR/init); it becomes the real init after it has begun. "
+        "Do it again after each upgrade of the agent.",
+    )
+    init.add_argument("--dest", metavar="DIR", default="/usr/lib/liveroll", help="default: %(default)s")
+    init.set_defaults(run=_install_init)
     version = verbs.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     completion = verbs.add_parser("completion", help="print a shell completion script")
@@ -174,7 +183,20 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", action="append", dest="labels", metavar="KEY=VALUE", help="may be given several times"
     )
-    parser.add_argument("--kernel", choices=("emulated", "real"), help="default: emulated")
+    parser.add_argument(
+        "--kernel", choices=("emulated", "real"), help="default: emulated; real: this machine"
+    )
+    parser.add_argument(
+        "--quiesce",
+        choices=("freeze", "sync"),
+        help="filesystems before a kexec: freeze (default), or write back only",
+    )
+    parser.add_argument(
+        "--clock-tsc",
+        choices=("auto", "trust", "off"),
+        dest="clock.tsc",
+        help="does the TSC measure across a kexec? auto (default) looks at the processor and the kernel",
+    )
     parser.add_argument("--root", metavar="DIR", help="of the emulated kernel that is a process of its own")
     for flag, text in (
         ("release", "its first kernel"),
@@ -281,6 +303,18 @@ def _simulate(args: argparse.Namespace) -> int:
     from node_agent import simulate
 
     return simulate.run(simulate.options(args))
+
+
+def _install_init(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from node_agent import install_init
+
+    launcher = install_init.install(Path(args.dest).absolute())
+    print(f"installed {launcher}; next: add init={launcher} to the node's kernel command line")
+    if not install_init.INTERPRETER.exists():
+        print(f"liveroll-agent: there is no {install_init.INTERPRETER}, which runs it", file=sys.stderr)
+    return OK
 
 
 def _version(_args: argparse.Namespace) -> int:
