@@ -149,7 +149,8 @@ def test_a_mountinfo_is_opened_in_order(tmp_path: Path) -> None:
     os.close(here)
     table = tmp_path / "mountinfo"
     table.write_text(
-        f"999999 1 8:1 / {tmp_path} rw - ext4 /dev/sda1 rw\n{mine} 1 8:1 / {tmp_path} rw - ext4 /dev/sda1 rw\n"
+        f"999999 1 8:1 / {tmp_path} rw - ext4 /dev/sda1 rw\n"
+        f"{mine} 1 8:1 / {tmp_path} rw - ext4 /dev/sda1 rw\n"
         f"999998 1 8:2 / {tmp_path} rw - ext4 /dev/sda2 rw\n"
     )
     (disk,) = open_disks(table)
