@@ -40,12 +40,16 @@ def build(cache: Path, *, names: Sequence[str] = (), refresh: bool = False, root
     """
     logs = cache / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    with _alone(cache):
-        packages.install(logs / "packages.log")
-        made: Mapping[str, LabKernel] = {} if root_only else _kernels(cache, logs, names, refresh=refresh)
+    made: Mapping[str, LabKernel] = {}
+    if not root_only:
+        with _alone(cache, "kernels"):
+            packages.install(logs / "packages.log")
+            made = _kernels(cache, logs, names, refresh=refresh)
+    # Apart, so that the root can be refreshed while kernels are built for minutes.
+    with _alone(cache, "root"):
+        guest = root.build(cache, logs, PROJECT)
         if root_only or names:
             made = {**_kept(cache), **made}
-        guest = root.build(cache, logs, PROJECT)
         lab = Lab(made, guest.tree, guest.image, cache)
         paths.save(lab)
     return lab
@@ -124,12 +128,12 @@ def _admit(cache: Path) -> None:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    with (cache / "lock").open("w") as lock:
+def _alone(cache: Path, what: str) -> Iterator[None]:
+    with (cache / f"{what}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            children.say("waiting for another build in this cache")
+            children.say(f"waiting for another build of {what} in this cache")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
