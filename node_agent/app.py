@@ -130,6 +130,7 @@ async def _start(
     )
     connect = _connector(settings, stack)
     journal, quarantine = await _journal(settings, machine, identity, cache, connect, handover, log)
+    machine.know_hz(known_hz(journal.records))
     if not facts.emulated:
         await _note_down(settings, facts, log)
     broker = Broker(
@@ -263,6 +264,14 @@ async def capture_running(cache: ArtifactCache, directory: Path | None, *, emula
         why=why,
         remedy="set artifacts.running to a directory that `liveroll artifact build` made of it",
     )
+
+
+def known_hz(records: Sequence[JournalRecord]) -> float:
+    """The TSC frequency that was measured when the last attempt preserved; 0 if there is none."""
+    from node_agent.runtime.runner_boot import read_history
+
+    attempt = read_history(records).node.attempt
+    return attempt.tsc_hz if attempt is not None else 0.0
 
 
 def restore_broker(broker: Broker, records: Sequence[JournalRecord], kernel: Kernel, boot_id: str) -> None:

@@ -24,3 +24,5 @@ class Machine:
     hooks: Hooks
     default_kernel: DefaultKernel
     disks: Disks
+    know_hz: Callable[[float], None] = lambda _tsc_hz: None
+    """Told the TSC frequency that the journal has, from before the kexec."""

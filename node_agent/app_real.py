@@ -57,6 +57,7 @@ async def open_machine(settings: AgentSettings, log: Log) -> Machine:
         adopt=kernel.adopt,
         hooks=hooks,
         default_kernel=_default_kernel(hooks),
+        know_hz=clock.know_hz,
         disks=Quiesce(
             Marker(settings.frozen_note, facts.boot_id),
             kexec.reboot,

@@ -20,6 +20,11 @@ from node_agent.kernel.tsc import open_tsc
 BASE_S = 1.0
 """No frequency is given over a shorter base: a pair is some 10 µs wide on a busy machine, so
 this is 10 ppm, as good as what a workload that assumes 100 ppm for it is told."""
+LONG_BASE_S = 30.0
+"""From then on a new kernel's own clock has settled, and our own measurement beats the old kernel's."""
+SAME_COUNTER = 5e-3
+"""Frequencies further apart than this are not of one counter: the journal is of another machine. A young
+kernel's own rate is off by less than a third of it."""
 PAIR_TRIES = 8
 
 
@@ -39,6 +44,12 @@ class RealClock:
         self._read_tsc = read_tsc or open_tsc()
         self._boottime_ns = boottime_ns
         self._first = self._pair()
+        self._known_hz = 0.0
+
+    def know_hz(self, tsc_hz: float) -> None:
+        """What the old kernel measured, which is the better until LONG_BASE_S: the marks of the first
+        seconds are reckoned back with it. 0 is nothing."""
+        self._known_hz = tsc_hz
 
     def realtime(self) -> datetime:
         return datetime.now(UTC)
@@ -51,12 +62,17 @@ class RealClock:
 
     @property
     def tsc_hz(self) -> float:
-        """Cycles a second, 0.0 until BASE_S after the start, and without a TSC."""
+        """Cycles a second; 0.0 without a TSC, and until BASE_S after the start if know_hz() was told nothing."""
         if self._read_tsc is None:
             return 0.0
         (first_tsc, first_ns), (tsc, now_ns) = self._first, self._pair()
         base_ns = now_ns - first_ns
-        return (tsc - first_tsc) * 1e9 / base_ns if base_ns >= BASE_S * 1e9 else 0.0
+        if base_ns < BASE_S * 1e9:
+            return self._known_hz
+        measured_hz = (tsc - first_tsc) * 1e9 / base_ns
+        if base_ns < LONG_BASE_S * 1e9 and abs(measured_hz - self._known_hz) <= SAME_COUNTER * measured_hz:
+            return self._known_hz
+        return measured_hz
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

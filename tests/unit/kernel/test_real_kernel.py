@@ -17,7 +17,7 @@ from node_agent.kernel import abi, failure
 from node_agent.kernel.emulated import syncclient
 from node_agent.kernel.real import kernel as real
 from node_agent.kernel.real import kexec
-from node_agent.kernel.real.clock import BASE_S, RealClock
+from node_agent.kernel.real.clock import BASE_S, LONG_BASE_S, RealClock
 from node_agent.kernel.real.kernel import RealKernel
 from node_agent.kernel.real.threads import Worker, alone
 from node_agent.ports import KexecImage
@@ -351,6 +351,18 @@ def test_a_frequency_comes_with_its_base() -> None:
     now[0] += int(BASE_S * 1e9) - 1
     assert clock.tsc_hz == 0.0
     now[0] += 1
+    assert clock.tsc_hz == 3e9
+
+
+@pytest.mark.parametrize(("known_hz", "early_hz"), [(3.001e9, 3.001e9), (2.4e9, 3e9), (0.0, 3e9)])
+def test_the_old_kernels_frequency_holds_until_ours_is_better(known_hz: float, early_hz: float) -> None:
+    now = [10**9]
+    clock = RealClock(read_tsc=lambda: now[0] * 3, boottime_ns=lambda: now[0])
+    clock.know_hz(known_hz)
+    assert clock.tsc_hz == known_hz
+    now[0] += int(BASE_S * 1e9)
+    assert clock.tsc_hz == early_hz  # that of another counter is not believed
+    now[0] += int(LONG_BASE_S * 1e9)
     assert clock.tsc_hz == 3e9
 
 
