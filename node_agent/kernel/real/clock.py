@@ -62,7 +62,7 @@ class RealClock:
 
     @property
     def tsc_hz(self) -> float:
-        """Cycles a second; 0.0 without a TSC, and until BASE_S after the start if know_hz() was told nothing."""
+        """Cycles a second; 0.0 without a TSC, and without know_hz() until BASE_S after the start."""
         if self._read_tsc is None:
             return 0.0
         (first_tsc, first_ns), (tsc, now_ns) = self._first, self._pair()
