@@ -36,6 +36,10 @@ FLEET = {
 """[fleet] of the settings. A guest under TCG on a busy machine may well say nothing for 10 s."""
 
 
+_spawned: list[subprocess.Popen[bytes]] = []
+"""What runs beyond the call that started it: an object that is collected before its process ends complains."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """An orchestrator in a directory. create() once, then start() and stop() as often as wanted."""
@@ -190,8 +194,9 @@ def spawn(line: Sequence[str], log: Path, *, bound: bool) -> subprocess.Popen[by
     LIVEROLL_* of this process is not for it. Bound, it gets SIGTERM when this thread ends.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LIVEROLL_")}
+    _spawned[:] = [process for process in _spawned if process.poll() is None]
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             tied(line, signal.SIGTERM) if bound else line,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -199,6 +204,8 @@ def spawn(line: Sequence[str], log: Path, *, bound: bool) -> subprocess.Popen[by
             start_new_session=True,
             env={**environment, "PYTHONPATH": _checkout()},
         )
+    _spawned.append(process)
+    return process
 
 
 def _checkout() -> str:
