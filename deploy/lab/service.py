@@ -37,7 +37,7 @@ FLEET = {
 
 
 _spawned: list[subprocess.Popen[bytes]] = []
-"""What runs beyond the call that started it: an object that is collected before its process ends complains."""
+"""What outlives the call that started it: an object that is collected before its process ends complains."""
 
 
 @dataclass(frozen=True, slots=True)
