@@ -8,6 +8,7 @@ is skipped, with that reason, before anything boots.
 from __future__ import annotations
 
 import fcntl
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,7 +35,9 @@ class Guests:
     def __init__(self, lab: Lab, directory: Path, shared: Path) -> None:
         self.lab = lab
         self._directory = directory
-        self._disk = shared / "contract.ext4"
+        # A lab that is built further during a run gets a disk of its own.
+        kernels = "".join(sorted(str(kernel.image) for kernel in lab.kernels.values()))
+        self._disk = shared / f"contract-{zlib.crc32(kernels.encode()):08x}.ext4"
         self._idle: list[Machine] = []
         self._started = 0
 
