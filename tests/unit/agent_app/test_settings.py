@@ -53,6 +53,20 @@ level = "debug"
 """
 
 
+def test_how_a_real_node_jumps(tmp_path: Path) -> None:
+    settings = read(tmp_path, 'kernel = "real"\n')
+    assert (settings.quiesce, settings.clock_tsc) == ("freeze", "auto")
+    assert settings.frozen_note == Path("/run/liveroll-agent/frozen")
+    assert settings.resume_conf == Path("/var/lib/liveroll-agent/resume.conf")
+    settings = read(tmp_path, 'quiesce = "sync"\n[clock]\ntsc = "off"\n')
+    assert (settings.quiesce, settings.clock_tsc) == ("sync", "off")
+    told = refused(tmp_path, "", {"LIVEROLL_AGENT_CLOCK_TSC": "maybe"}, quiesce="thaw")
+    assert told == [
+        "--quiesce: 'thaw' is none of freeze, sync",
+        "LIVEROLL_AGENT_CLOCK_TSC: 'maybe' is none of auto, trust, off",
+    ]
+
+
 def test_a_whole_file(tmp_path: Path) -> None:
     settings = read(tmp_path, FULL)
     assert settings.node_id == "n1"
