@@ -131,6 +131,8 @@ static void resume(void)
 	unsigned long long at = ticks();
 	int intact;
 
+	if (!header->suspended)
+		rejected = "it was not suspended";
 	header->suspended = 0;
 	memory_tick(&memory);
 	if (!strcmp(header->boot_id, boot_id)) {
