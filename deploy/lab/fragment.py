@@ -11,6 +11,9 @@ from collections.abc import Mapping
 
 from deploy.lab.errors import LabError
 
+RENAMED = {"PROC_SYSCTL": "SYSCTL"}
+"""What a newer source calls an option of the fragment. Source: Linux 7.3 fs/proc/Kconfig has it no more."""
+
 _SET = re.compile(r"CONFIG_([A-Za-z0-9_]+)=(.+)")
 _UNSET = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
 
@@ -46,9 +49,13 @@ def overlay(config: str, options: Mapping[str, str]) -> str:
 
 
 def lost(config: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Which of `options` the .config does not have, with what it has instead."""
+    """Which of `options` the .config does not have, by its old or its new name, with what it has instead."""
     there = parse(config)
-    return {name: there.get(name, "n") for name, value in options.items() if there.get(name, "n") != value}
+    return {
+        name: there.get(name, "n")
+        for name, value in options.items()
+        if value not in (there.get(name, "n"), there.get(RENAMED.get(name, name), "n"))
+    }
 
 
 def demand(config: str, options: Mapping[str, str], kernel: str) -> None:

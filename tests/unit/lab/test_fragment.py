@@ -67,3 +67,10 @@ def test_the_fragment_of_the_lab_asks_for_live_update_without_an_initramfs() -> 
 def test_each_kernel_says_its_name_in_its_release() -> None:
     for recipe in RECIPES:
         assert recipe.asked({"LOCALVERSION": '"-x"'})["LOCALVERSION"] == f'"-luo-{recipe.name}"'
+
+
+def test_an_option_that_a_newer_source_renamed_is_not_lost() -> None:
+    asked = {"PROC_SYSCTL": "y"}
+    assert fragment.lost("CONFIG_SYSCTL=y\n", asked) == {}
+    assert fragment.lost("CONFIG_PROC_SYSCTL=y\n", asked) == {}
+    assert fragment.lost("# CONFIG_SYSCTL is not set\n", asked) == {"PROC_SYSCTL": "n"}
