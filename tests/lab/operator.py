@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from deploy.lab.fleet import Fleet
@@ -45,9 +46,9 @@ class Operator:
     async def create(
         self, name: str, kernel: str, *, width: int = 1, attempts: int = 1, more: str = ""
     ) -> None:
-        """Begin a rollout to that kernel of the lab, or initdies."""
+        """Begin a rollout. kernel: of the lab, or an artifact's name."""
         file = self.fleet.directory / f"{name}.yaml"
-        artifact = self.fleet.artifacts[kernel].name
+        artifact = self.fleet.artifacts[kernel].name if kernel in self.fleet.artifacts else kernel
         file.write_text(BASE.format(name=name, artifact=artifact, width=width, attempts=attempts) + more)
         told = await self.fleet.liveroll("create", str(file))
         assert told.rc == 0, told.stderr
@@ -88,6 +89,12 @@ class Operator:
 
         await self.fleet.wait_linked()
         await until(look, "every node has a way back")
+
+    async def events(self) -> list[Any]:
+        """Of everything, in the order of commit."""
+        told = await self.fleet.liveroll("events", "-o", "json")
+        assert told.rc == 0, told.stderr
+        return [json.loads(line) for line in told.stdout.splitlines()]
 
     async def why(self, *words: str) -> str:
         """What it says of what stands in the way, as one line."""
