@@ -138,6 +138,9 @@ class Broker:
                 peer.suspends = workload.suspends = client.suspends
                 self._roster.attach(workload, peer)
                 workload.pause = paused(client)
+                if workload.pause is None:
+                    # RESUME was sent with its session; it had no time to answer yet.
+                    peer.owes(protocol.Resumed)
 
     # -- ports.Workloads ---------------------------------------------------------------------
 

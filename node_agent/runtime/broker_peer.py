@@ -51,6 +51,8 @@ class Peer:
         self._pending = pending
         self._question: tuple[type[Command], asyncio.Future[Command]] | None = None
         self._overdue: list[type[Command]] = []
+        self._owed: type[Command] | None = None
+        self._early: Command | None = None
         self._reading: asyncio.Future[None] | None = None
 
     def hung_up(self) -> bool:
@@ -98,6 +100,11 @@ class Peer:
             self.close()
             raise self._gone() from error
 
+    def owes(self, answer: type[Command]) -> None:
+        """`answer` was asked for by whoever had this connection before: it may come at any time, and the
+        next ask() for it does not ask again."""
+        self._owed = answer
+
     async def ask(
         self, event: Event, answer: type[_Answer], timeout_s: float, fd: int | None = None
     ) -> _Answer:
@@ -118,8 +125,13 @@ class Peer:
         future: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
         kind: type[Command] = answer  # type: ignore[assignment]
         self._question = (kind, future)
+        asked, self._owed = self._owed is kind, None
+        if self._early is not None and _answers(self._early, kind):
+            future.set_result(self._early)
+            asked, self._early = True, None
         try:
-            await self.send(event, fd)
+            if not asked:
+                await self.send(event, fd)
             async with asyncio.timeout(timeout_s):
                 command = await future
         except TimeoutError:
@@ -178,6 +190,9 @@ class Peer:
             if _answers(command, kind) and not future.done():
                 future.set_result(command)
                 return
+        if self._owed is not None and _answers(command, self._owed):
+            self._owed, self._early = None, command
+            return
         for overdue in self._overdue:
             if _answers(command, overdue):
                 self._overdue.remove(overdue)

@@ -39,6 +39,8 @@ class Example:
         self._clock = clock
         self._tick_s = tick_s
         self._resumed_at = 0
+        self._last: Resumed | None = None
+        """What was said of the last pause, while no other has begun."""
         if back is not None and back.memory_fd >= 0:
             self._take(GuestMemory.attach(back.memory_fd))
             self._resumed_at = back.resumed_at
@@ -81,6 +83,7 @@ class Example:
             case StartPreservation():
                 self._preserve()
             case Suspend():
+                self._last = None
                 self.memory.suspend()
                 self._client.suspended()
                 self._say(f"suspended at tick {self.memory.ticks}")
@@ -106,6 +109,10 @@ class Example:
         self._say("preserved")
 
     def _resume(self, at: int) -> None:
+        if self._last is not None:
+            # An agent that did not live to hear it asks again: we have not stood still since.
+            self._client.resumed(self._last)
+            return
         before = self.memory.stamp
         after = self._clock.stamp(at, before.tsc_hz)
         self.memory.resume(after)
@@ -115,16 +122,15 @@ class Example:
         if measured.duration_s > MAX_SECONDS:
             why = f"a pause of {measured.duration_s:.0f} s cannot be: {measured.clock} was set"
             measured = Measured(0.0, 0.0, measured.clock, why)
-        self._client.resumed(
-            Resumed(
-                duration_s=measured.duration_s,
-                uncertainty_s=measured.uncertainty_s,
-                clock=measured.clock,
-                memory_intact=verified.intact,
-                bytes_checked=verified.bytes_checked,
-                rejected=measured.rejected,
-            )
+        self._last = Resumed(
+            duration_s=measured.duration_s,
+            uncertainty_s=measured.uncertainty_s,
+            clock=measured.clock,
+            memory_intact=verified.intact,
+            bytes_checked=verified.bytes_checked,
+            rejected=measured.rejected,
         )
+        self._client.resumed(self._last)
         state = "intact" if verified.intact else f"DAMAGED: {verified.difference}"
         self._say(
             f"resumed at tick {self.memory.ticks} after {measured.duration_s:.6f} s "

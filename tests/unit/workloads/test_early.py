@@ -262,3 +262,27 @@ SOCKET = ["--socket", "/s", "--id", "vm"]
 )
 def test_only_plain_options_are_in_a_hurry(words: list[str], understood: bool) -> None:
     assert bool(example.plain(words)) is understood
+
+
+async def test_asked_again_without_another_suspend_it_repeats_what_it_said(
+    machine: Machine, path: str
+) -> None:
+    def after() -> None:
+        back = come_back(path, "vm", MEMORY_TOKEN, 10)
+        assert back is not None
+        with Client.adopt(path, "vm", back, answer_s=10) as c:
+            life = Example(c, MachineClock(), 1, 0.01, back)
+            while (event := c.next_event(10)) != Lost():
+                assert isinstance(event, Resume)
+                life._on(event)
+            life.memory.close()
+
+    broker = await crossed(machine, path)
+    thread = asyncio.create_task(asyncio.to_thread(after))
+    async with running(broker):
+        (first,) = await broker.resume()
+        broker._workloads["vm"].pause = None  # as an agent that did not live to hear it
+        (second,) = await broker.resume()
+        assert second == first
+        await broker.finish()
+    await thread
