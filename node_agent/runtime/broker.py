@@ -333,14 +333,15 @@ class Broker:
     async def _let_go(self, workload: WorkloadRecord) -> None:
         """Ours and, if it listens, its copy of the session close, and the kernel has let go of it."""
         name = workload.session_name
-        if (
-            workload.peer is not None
-            and workload.suspends
-            and (workload.session is not None or workload.kept)
-        ):
-            # Whether it let go is judged by the kernel below, not by its answer.
-            with contextlib.suppress(BrokerError):
-                await workload.peer.ask(protocol.Release(), protocol.Released, self._timeouts.release_s)
+        if workload.peer is not None and (workload.session is not None or workload.kept):
+            if workload.suspends:
+                # Whether it let go is judged by the kernel below, not by its answer.
+                with contextlib.suppress(BrokerError):
+                    await workload.peer.ask(protocol.Release(), protocol.Released, self._timeouts.release_s)
+            else:
+                # luo-agent's protocol has no word for it. A lost connection says it: what was asked for on it
+                # is nobody's, as after this agent's own death, and the client subscribes anew.
+                workload.peer.close()
         session, workload.session = workload.session, None
         if session is not None:
             await session.close()

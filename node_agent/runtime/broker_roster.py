@@ -195,5 +195,6 @@ class Roster:
 
     def forget(self, workload: WorkloadRecord) -> None:
         """Drop an id that nothing binds any more."""
-        if workload.peer is None and workload.session is None and not workload.kept:
+        bound = workload.session is not None or workload.session_name or workload.kept
+        if workload.peer is None and not bound:
             self.records.pop(workload.id, None)

@@ -196,6 +196,24 @@ async def test_a_copy_of_the_session_still_held_is_said(broker: Broker, machine:
     client.close()
 
 
+async def test_unwinding_hangs_up_on_a_client_that_cannot_be_told(
+    broker: Broker, machine: Machine, path: str
+) -> None:
+    client = await subscribed(path, "a", suspends=False)
+    await until(broker, "a")
+    task = asyncio.create_task(broker.preserve(machine.kernel, "1.ab"))
+    assert await client.hear() == {"event": "START_PRESERVATION"}
+    client.say(cmd="READY")
+    await task
+    release = asyncio.create_task(broker.release())
+    assert await client.hear() is None, "it hears nothing but the end of its connection"
+    client.close()  # and so lets go of its session
+    await release
+    again = await subscribed(path, "a", suspends=False)
+    await until(broker, "a")
+    again.close()
+
+
 async def test_release_without_anything_does_nothing(broker: Broker, path: str) -> None:
     client = await subscribed(path, "a")
     await broker.release()
