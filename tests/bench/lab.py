@@ -131,7 +131,7 @@ async def hops(directory: Path, workload: str, *, memory_mib: int = 512, runs: i
         for number in range(runs):
             kernel = "ba"[number % 2]
             name = f"hop-{number + 1}"
-            tell(f"{workload.rpartition('/')[2].split(' --')[0]}: {name} of {runs}, to kernel {kernel}")
+            tell(f"{directory.name}: {name} of {runs}, to kernel {kernel}")
             told = await roll(fleet, directory / f"{name}.yaml", name, kernel)
             for vantage in told["blackout"]["vantages"]:
                 where = vantage["vantage"].rpartition("_")[2].lower()
