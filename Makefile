@@ -10,7 +10,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist 
 MEASURED := tests/unit tests/property tests/scenarios tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint protos protos-check buf docs bench bench-lab sim lab clean
+.PHONY: help install demo test coverage lint protos protos-check buf docs bench bench-lab sim lab test-lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,14 @@ sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
 
 bench: $(STAMP) ## throughput and cost, beside raw limits measured in the same run
 	$(BIN)/python -m tests.bench
+
+# Without root the lab cannot be built, and where nothing installs QEMU there is none; all else is a failure.
+test-lab: $(STAMP) ## real kernels in QEMU prove the live update (root, Debian; builds the lab if it is not there)
+	@if [ "$$(id -u)" != 0 ]; then echo "test-lab is skipped: the lab is built by root"; exit 0; fi; \
+	if ! command -v qemu-system-x86_64 >/dev/null && ! command -v apt-get >/dev/null; then \
+	    echo "test-lab is skipped: there is no qemu-system-x86_64"; exit 0; fi; \
+	$(BIN)/python -m deploy.lab.build && \
+	LIVEROLL_LAB=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup -m lab tests/lab tests/contract
 
 bench-lab: $(STAMP) ## blackouts of real kernels in QEMU beside a bare kexec (after make lab; some minutes)
 	@$(BIN)/python -m tests.bench lab

@@ -37,7 +37,7 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     guests.end()
 
 
-@pytest.fixture(params=[*sorted(BACKENDS), *(["real"] if LAB else [])])
+@pytest.fixture(params=[*sorted(BACKENDS), *([pytest.param("real", marks=pytest.mark.lab)] if LAB else [])])
 async def start_node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartNode]:
     """Starts a node: start_node(faults="", memory_bytes=0, scratch_bytes=0)."""
     started: list[Backend] = []

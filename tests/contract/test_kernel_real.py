@@ -16,6 +16,8 @@ from node_agent.ports import KhoFacts
 from tests.contract.test_kernel_contract import refused
 from tests.contract.test_kernel_lifecycle import content_of
 
+pytestmark = pytest.mark.lab
+
 FALLOC_PUNCH = 0x03
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: include/uapi/linux/falloc.h."""
 

@@ -1,7 +1,8 @@
 """Workloads as nobody wants them, speaking luo-agent's protocol by hand: `python odd_workload.py KIND …`.
 
 fails SOCKET ID PIDFILE          says FAILED whenever it is to be preserved
-stranger SOCKET ID UID ANSWERS   another user: asks for ID again and again, notes what it hears
+stranger SOCKET ID UID ANSWERS [COMMAND…]
+                                 another user: asks for ID again and again, notes what it hears
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def fails(path: str, id: str, pidfile: str) -> None:
         sock.close()
 
 
-def stranger(path: str, id: str, uid: str, answers: str) -> None:
+def stranger(path: str, id: str, uid: str, answers: str, *commands: str) -> None:
     out = open(answers, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - for life
     os.setgroups([])
     os.setgid(int(uid))
     os.setuid(int(uid))
     while True:
-        for command in ("CLAIM", "SUBSCRIBE"):
+        for command in commands or ("CLAIM", "SUBSCRIBE"):
             sock = connect(path)
             sock.sendall(json.dumps({"cmd": command, "id": id, "extensions": ["suspend"]}).encode() + b"\n")
             try:

@@ -96,6 +96,12 @@ class Operator:
         assert told.rc == 0, told.stderr
         return [json.loads(line) for line in told.stdout.splitlines()]
 
+    async def story(self, node: str) -> str:
+        """A node's history, as one line."""
+        told = await self.fleet.liveroll("story", node)
+        assert told.rc == 0, told.stderr
+        return " ".join(told.stdout.split())
+
     async def why(self, *words: str) -> str:
         """What it says of what stands in the way, as one line."""
         told = await self.fleet.liveroll("why", *words)

@@ -123,3 +123,22 @@ async def test_a_proceed_past_its_validity_is_not_obeyed(fleet: Fleet) -> None:
     assert await hands.jumps() == 2, "there and back, and no more"
     assert await node.boot() == boot
     check_same(before, await memory_of(node, "vm-1"), workloads.MIB)
+
+
+async def test_one_that_never_says_ready_is_timed_out_and_unwound(fleet: Fleet) -> None:
+    node, operator = fleet[NODE], Operator(fleet)
+    hands = Hands(node)
+    await operator.until_state("late", "HALTED")
+    boot, before = await node.boot(), await memory_of(node, "vm-1")
+    line = workloads.line("tickd --fault never-ready", "odd", mib=1)
+    await node.exec("/bin/sh", "-c", line, detach=True)
+    await hands.ready("odd")
+    await operator.create("never", "b", more="timeouts: {preserving: 5s}\n")
+    await operator.until_state("never", "HALTED")
+    assert await hands.phase() == "ABORTED"
+    settled = await operator.until_node(NODE, "ABORTED")
+    assert settled["problem"]["reason"] == "TIMED_OUT", settled["problem"]
+    assert (await node.boot(), await hands.jumps()) == (boot, 2)
+    after = await memory_of(node, "vm-1")
+    assert after.pid == before.pid
+    check_same(before, after, workloads.MIB)

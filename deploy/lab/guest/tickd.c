@@ -96,7 +96,8 @@ static void preserve(int fd)
 	ns = clock_ns(CLOCK_MONOTONIC);
 	if (session_preserve(session, given)) {
 		report("{\"event\":\"failed\",\"what\":\"preserve\",\"errno\":%d}", errno);
-		wire_send(&wire, "{\"cmd\":\"ERROR\",\"reason\":\"PRESERVE_FAILED\",\"message\":\"errno %d\"}", errno);
+		wire_send(&wire, "{\"cmd\":\"FAILED\",\"id\":\"%s\",\"error\":\"PRESERVE_FD: %s\"}", id,
+			  strerrorname_np(errno));
 		return;
 	}
 	ns = clock_ns(CLOCK_MONOTONIC) - ns;
