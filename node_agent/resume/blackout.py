@@ -82,9 +82,11 @@ def resume(
         environ: of this process, for the fd store.
     """
     handover = begin(root=root, journal_path=journal_path)
+    # Also without the journal: whoever gets its lock later goes on with what is parked then. No copy
+    # of that is taken before, since it would outlive its FINISH.
+    parking = handover.parking = Parking(keeper_path, environ, posix.getpid())
     if handover.journal_fd < 0:
         return handover
-    parking = handover.parking = Parking(keeper_path, environ, posix.getpid())
     try:
         handover.parked = parking.sessions()
     except OSError as error:

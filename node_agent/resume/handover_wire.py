@@ -5,10 +5,12 @@
     keeper → agent   YOURS, nothing of it is here any more
 
 Before YOURS it is the keeper's, and the agent closes what it got. An agent that dies in between
-leaves the sessions parked.
+leaves the sessions parked. One that is too slow is hung up on, and asks again.
 """
 
 from __future__ import annotations
+
+import errno
 
 from node_agent.resume import fdpass
 from node_agent.resume.handover import ClientLeft, Handover, Mark
@@ -54,7 +56,10 @@ def send(sock: _socket.socket, handover: Handover) -> None:
 
 
 def take(sock: _socket.socket) -> Handover | None:
-    """Ask for it and take it over; None if there is none to be had. Raises OSError."""
+    """Ask for it and take it over; None if there is none to be had.
+
+    Raises OSError: it broke off, or made no sense. It is the keeper's still.
+    """
     fdpass.send(sock, TAKE)
     fds: list[int] = []
     text = b""
@@ -64,15 +69,17 @@ def take(sock: _socket.socket) -> Handover | None:
             fds += some
             if data == b".":
                 break
-            if data[:1] not in (b"F", b"J"):
+            if data == NONE:
                 return None
+            if data[:1] not in (b"F", b"J"):
+                raise OSError(errno.EPROTO, "the keeper")
             text += data[1:]
         handover = _read(scan(text), fds)
         fdpass.send(sock, TAKEN)
         if fdpass.receive(sock)[0] != YOURS:
-            return None
+            raise OSError(errno.EPROTO, "the keeper")
     except (KeyError, IndexError, TypeError, ValueError):
-        return None
+        raise OSError(errno.EPROTO, "the keeper") from None
     else:
         fds = []
         return handover

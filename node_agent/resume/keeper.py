@@ -127,7 +127,8 @@ class Keeper:
 
     def _give(self, offer: Offer) -> None:
         """To the first that takes it all; the others are told that there is nothing."""
-        for fd in self._takers:
+        takers, self._takers = self._takers, []
+        for fd in takers:
             client = self._clients.get(fd)
             if client is None:
                 continue
@@ -136,9 +137,10 @@ class Keeper:
                     fdpass.send(client, b"NONE")
                 elif offer.give(client):
                     self._offer = None
+                else:
+                    self._hang_up(fd)
             except OSError:
                 self._hang_up(fd)
-        self._takers.clear()
 
     def _keep(self, name: str, fd: int) -> None:
         self._drop([name])
@@ -156,6 +158,8 @@ class Keeper:
     def _hang_up(self, fd: int) -> None:
         self._poll.unregister(fd)
         self._clients.pop(fd).close()
+        # The next client may get its number, without having asked.
+        self._takers = [taker for taker in self._takers if taker != fd]
 
 
 def listen(path: str) -> _socket.socket:

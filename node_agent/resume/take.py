@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 TAKE_S = 30
 """More than blackout.DEADLINE_S: an early init waits for claims that long before it lets go."""
 
+TAKE_TRIES = 3
+"""An agent that is held up for longer than keeper.SEND_S, by its disk for instance, is hung up on."""
+
 
 def take(root: str = "", environ: Mapping[bytes, bytes] = posix.environ) -> Handover | None:
     """The Handover of this start; None if nobody has said where the journal is.
@@ -80,14 +83,16 @@ def _make_writable(handover: Handover, path: str) -> None:
 
 
 def _from_keeper(path: str) -> Handover | None:
-    sock = parking.connect(path)
-    if sock is None:
-        return None
-    try:
-        fdpass.bound_waits(sock, TAKE_S)
-        return handover_wire.take(sock)
-    except OSError:
-        # It ended, or does not answer: the journal's lock decides what may be done without it.
-        return None
-    finally:
-        sock.close()
+    for _ in range(TAKE_TRIES):
+        sock = parking.connect(path)
+        if sock is None:
+            return None
+        try:
+            fdpass.bound_waits(sock, TAKE_S)
+            return handover_wire.take(sock)
+        except OSError:
+            # It ended, or we were too slow for it. As long as it lives it has the journal's lock too.
+            continue
+        finally:
+            sock.close()
+    return None

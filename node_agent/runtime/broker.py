@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from node_agent.core.model import Problem
 from node_agent.errors import AgentError, BrokerError, KernelError, Retry
 from node_agent.ports import Kernel, WorkloadPause, WorkloadPeer
-from node_agent.runtime.broker_handover import paused
+from node_agent.runtime.broker_handover import left_by_the_dead, paused
 from node_agent.runtime.broker_leaving import (
     UNPRESERVABLE,
     DrainWorkload,
@@ -315,6 +315,8 @@ class Broker:
 
     async def _finish(self, id: str) -> None:
         workload = self._workloads[id]
+        if workload.session is None and workload.kept and self._kernel is not None:
+            workload.session = await left_by_the_dead(self._device, self._kernel, workload.session_name)
         if workload.session is not None:
             await workload.session.finish()
             session, workload.session = workload.session, None

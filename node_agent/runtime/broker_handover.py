@@ -15,13 +15,14 @@ from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 from node_agent.core.model import Mark
-from node_agent.errors import BrokerError
+from node_agent.errors import BrokerError, KernelError
 from node_agent.ports import BootFacts, Clock, Kernel, KexecImage, Session, WorkloadPause
 from node_agent.resume.handover import ClientLeft, Handover
 from node_agent.resume.handover import Mark as RawMark
 from node_agent.resume.parking import Parking
 from node_agent.runtime import keeper_process
 from node_agent.workloads import protocol
+from node_agent.workloads.device import Device
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -152,6 +153,19 @@ async def _call(call: Callable[..., T], *arguments: object, otherwise: T) -> T:
     except OSError as error:
         log.warning("parked sessions: %s", error)
         return otherwise
+
+
+async def left_by_the_dead(device: Device, kernel: Kernel, name: str) -> Session | None:
+    """A session that an agent of this boot had when it died; None if it is finished, or its workload
+    alone has it, which finishes it by closing it. Raises KernelError."""
+    if not name:
+        return None
+    try:
+        return await device.session(lambda: kernel.retrieve_session(name))
+    except KernelError as error:
+        if error.reason not in ("SESSION_NOT_FOUND", "SESSION_HELD"):
+            raise
+        return None
 
 
 def paused(client: ClientLeft) -> WorkloadPause | None:

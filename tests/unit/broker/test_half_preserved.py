@@ -13,12 +13,14 @@ from node_agent.core.phases import Phase
 from node_agent.core.saga import transition
 from node_agent.core.steps import Effect
 from node_agent.errors import BrokerError
+from node_agent.ports import Session
 from node_agent.runtime.broker import Broker
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.workloads.hooks import NoHooks
 from tests.unit.agent_core.make import attempt
 
 from .support import QUICK, Machine, running, subscribed, until
+from .test_broker import preserved
 
 
 async def test_a_session_handed_out_before_the_crash_is_found_held(machine: Machine, path: str) -> None:
@@ -51,3 +53,34 @@ async def test_a_session_handed_out_before_the_crash_is_found_held(machine: Mach
         await broker.release()
         assert machine.model.sessions() == ()
     client.close()
+
+
+@pytest.mark.parametrize("parked", [True, False])
+async def test_what_an_agent_that_died_after_the_kexec_had_is_finished(
+    machine: Machine, path: str, parked: bool
+) -> None:
+    """It runs long since, so that nothing is retrieved or claimed again: it must be finished all the same."""
+    async with running(Broker(path, timeouts=QUICK)) as broker:
+        client = await subscribed(path, "vm-1")
+        sessions = await preserved(broker, machine, client)
+        bindings = broker.bindings()
+    kernel = await machine.kexec()
+    held = await kernel.retrieve_session(sessions["vm-1"])
+    client.close()
+    if parked:
+        # As HandoverKernel finds it: what is parked is not asked of the kernel.
+        kernel.retrieve_session = lambda _name: returned(held)  # type: ignore[method-assign]
+    broker = Broker(path, timeouts=QUICK)
+    broker.restore(bindings, kernel=kernel, sessions=sessions)
+    async with running(broker):
+        await broker.finish()
+        assert (machine.model.sessions() == ()) is parked
+    if not parked:
+        # Its workload alone has a copy, as here this test: to be quarantined for that helps nobody.
+        await held.finish()
+        await held.close()
+        assert machine.model.sessions() == ()
+
+
+async def returned(held: Session) -> Session:
+    return held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from node_agent.kernel.emulated import syncclient
-from node_agent.resume import blackout, bundle, early, mounts, parameters, parking
+from node_agent.resume import blackout, bundle, early, fdpass, mounts, parameters, parking
 from node_agent.resume.handover import Handover
 from node_agent.resume.parameters import Parameters
+from node_agent.resume.parking import Parking
 from node_agent.resume.take import take
 from tests.unit.resume.test_blackout import CLAIM, RESUMED, Node, Script
 
@@ -102,6 +104,12 @@ def test_the_agent_takes_over_all_that_the_early_init_has(nodes: Early) -> None:
     again = take("/r", nodes.environ)
     assert again is not None
     assert again.errors == {"journal": "EAGAIN"}
+    # It may get the lock later, and goes on with what is parked by then; it has no copies before.
+    assert again.parking is not None
+    assert again.parked == {}
+    fd = again.parking.copy("lr.7-a.vm")
+    assert fd >= 0
+    os.close(fd)
     assert handover.parking is not None
     held = handover.parking.sessions()
     assert set(held) == {"lr.7-a.vm", "lr.7-a.agent"}
@@ -165,6 +173,56 @@ def test_an_agent_that_dies_while_it_takes_leaves_all_of_it(nodes: Early) -> Non
     sock.close()
     handover = nodes.take()
     assert (handover.attempt, set(handover.sessions)) == ("7-a", {"vm"})
+    drop_all(handover)
+    close(handover)
+    assert nodes.ended()
+
+
+def test_an_agent_that_was_too_slow_for_the_keeper_asks_again(
+    nodes: Early, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper, which has the journal's lock, hangs up on whoever does not read: no reason to be STUCK."""
+    nodes.start()
+    until_it_listens(nodes)
+    script = Script(nodes.node.socket, CLAIM, None, None, RESUMED)
+    script.start()
+    script.join()
+    cut = [True]
+    receive = fdpass.receive
+
+    def cut_once(sock: _socket.socket) -> tuple[bytes, list[int]]:
+        if cut.pop() if cut else False:
+            sock.shutdown(_socket.SHUT_RDWR)
+        return receive(sock)
+
+    monkeypatch.setattr(fdpass, "receive", cut_once)
+    handover = nodes.take()
+    assert (handover.attempt, handover.errors, cut) == ("7-a", {}, [])
+    drop_all(handover)
+    close(handover)
+    assert nodes.ended()
+
+
+def test_a_client_is_not_given_what_the_one_before_it_asked_for(nodes: Early) -> None:
+    """It may have the number of one that asked and hung up; then it gets what it does not understand."""
+    nodes.start()
+    until_it_listens(nodes)
+    left = parking.connect(nodes.parameters.keeper)
+    assert left is not None
+    left.send(b"TAKE")
+    left.close()
+    found = Parking(nodes.parameters.keeper, {}, os.getpid())
+    sock = parking.connect(nodes.parameters.keeper)
+    assert sock is not None
+    script = Script(nodes.node.socket, CLAIM, None, None, RESUMED)
+    script.start()
+    script.join()
+    fdpass.close_all(list(found.sessions().values()))
+    with pytest.raises(BlockingIOError):
+        sock.recv(64, _socket.MSG_DONTWAIT)
+    sock.close()
+    handover = nodes.take()
+    assert handover.attempt == "7-a"
     drop_all(handover)
     close(handover)
     assert nodes.ended()
