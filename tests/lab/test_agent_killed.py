@@ -100,12 +100,8 @@ async def test_between_retrieve_and_finish(hands: Hands, lab: Lab) -> None:
     ticking = await memory_of(node, "vm-1")
     check_same(before, ticking, workloads.MIB)
     await node.release_agent()
-
-    async def taken_up() -> bool:
-        return [phase for _, phase in await hands.events()].count("VERIFYING") >= 3
-
-    await until(taken_up, "the next agent goes on")
-    assert await hands.phase() == "VERIFYING"
+    assert (await hands.ready("vm-1"))["phase"] == "VERIFYING", "the next agent goes on where the first was"
+    assert set(await holders(hands)) == {"liveroll-keeper", "liveroll-agent"}
     await node.write(WELL, "")
     assert await hands.until_settled() == "BAKING", await hands.events()
     after = await memory_of(node, "vm-1")

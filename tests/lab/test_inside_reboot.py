@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from deploy.lab.alone import Guest
+from deploy.lab.handle import AGENT_HOLD
 from deploy.lab.paths import Lab
 from deploy.lab.wanted import Wanted
 from tests.lab import workloads
@@ -22,6 +23,7 @@ from tests.lab.waiting import until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KNOBS = "/sys/module/kernel/parameters"
+SUCCESSOR = "/var/log/successor.log"
 INSIDE = "lab: frozen, waiting"
 """What the kernel says when every session is frozen, and before it holds."""
 SHORT_MS, LONG_MS = 6_000, 25_000
@@ -89,12 +91,16 @@ async def test_a_successor_waits_for_the_lock(hands: Hands) -> None:
     await node.kill_agent(signal="TERM")
     await hands.ready("vm-1")
     boot, before = await node.boot(), await memory_of(node, "vm-1")
+    # A process does not end before its last thread, and this guest starts no other before: so a person does.
+    await node.sh(f"touch {AGENT_HOLD}")
     await jump_and_kill(hands, LONG_MS)
+    since = node.console.size
+    agent = f"exec liveroll-agent run --config /etc/liveroll/agent.toml >{SUCCESSOR} 2>&1"
+    await node.exec("/bin/sh", "-c", agent, detach=True)
 
     async def stuck() -> bool:
-        return "STUCK" in await node.sh("tail -n 20 /var/log/agent.log")
+        return "STUCK" in await node.read(SUCCESSOR)
 
-    since = node.console.size
     await until(stuck, "the successor says STUCK")
     assert "failing the live update" not in node.console.text(since), "the old thread is still inside"
     assert (await hands.phase(), await hands.jumps()) == ("JUMPING", 2)
