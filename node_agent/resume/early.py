@@ -24,6 +24,9 @@ LAST_RESORTS = (INIT, "/bin/init", "/bin/sh")
 """As the kernel itself would try. Source: init/main.c, kernel_init()."""
 
 
+COERCED = (b"LC_CTYPE", b"C.UTF-8")
+
+
 def main(argv: list[str]) -> None:
     """Never returns in process 1 while there is anything to become."""
     init = INIT
@@ -47,13 +50,16 @@ def _from_command_line() -> Parameters | None:
 
 
 def become(init: str, arguments: list[str]) -> None:
-    """Execute the real init, or what else there is. Raises OSError if there is nothing."""
+    """Execute the real init, or what else there is, as the kernel would have started it. Raises
+    OSError if there is nothing."""
     # Python ignores these, and what is ignored stays ignored over an exec.
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)
+    # Python's too, where no locale is set (PEP 538); every service would inherit it.
+    environment = {key: value for key, value in posix.environ.items() if (key, value) != COERCED}
     for path in (init, *LAST_RESORTS):
         try:
-            posix.execv(path, [path, *arguments])
+            posix.execve(path, [path, *arguments], environment)
         except OSError:
             continue
     raise OSError(2, init)
@@ -78,8 +84,17 @@ def complain(error: BaseException) -> None:
     posix.write(2, f"liveroll init: {type(error).__name__}: {error} ({where})\n".encode())
 
 
+def _fill_standard_fds() -> None:
+    """A kernel without a console starts process 1 without them. What is opened then gets their
+    numbers, and the keeper gives those to /dev/null: a session would be finished by it."""
+    while (fd := posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)) <= 2:
+        pass
+    posix.close(fd)
+
+
 def run(parameters: Parameters, root: str = "") -> None:
     """The blackout path, then the keeper, until nothing is left to keep."""
+    _fill_standard_fds()
     handover = blackout.begin(root=root, journal_path=parameters.journal, first=not root)
     if not handover.attempt:
         return

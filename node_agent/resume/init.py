@@ -14,8 +14,11 @@ def bundled():  # type: ignore[no-untyped-def]  # an annotation is an import, or
     from _frozen_importlib_external import MAGIC_NUMBER
 
     fd = posix.open("/var/lib/liveroll-agent/resume.bundle", posix.O_RDONLY | posix.O_CLOEXEC)
-    data = posix.read(fd, posix.fstat(fd).st_size)
+    about = posix.fstat(fd)
+    data = posix.read(fd, about.st_size)
     posix.close(fd)
+    if about.st_uid not in (0, posix.geteuid()) or about.st_mode & 0o022:
+        raise ImportError  # this is root's code
     if data[: len(MAGIC_NUMBER)] != MAGIC_NUMBER:
         raise ImportError
     for name, code in marshal.loads(data[len(MAGIC_NUMBER) :]):  # noqa: S302 - root wrote it
@@ -44,5 +47,12 @@ try:
         main = plain()  # type: ignore[no-untyped-call]
     main(sys.argv)
 finally:
-    # A damaged installation must not cost the boot: without process 1 the kernel panics.
-    posix.execv("/sbin/init", ["/sbin/init", *sys.argv[1:]])
+    # A damaged installation must not cost the boot: without process 1 the kernel panics. What Python
+    # ignores and sets for itself is undone, as early.become() does.
+    import _signal  # type: ignore[import-not-found]
+
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    if posix.environ.get(b"LC_CTYPE") == b"C.UTF-8":
+        del posix.environ[b"LC_CTYPE"]
+    posix.execve("/sbin/init", ["/sbin/init", *sys.argv[1:]], posix.environ)

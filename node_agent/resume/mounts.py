@@ -28,7 +28,10 @@ KNOWN = {
 
 
 def wanted(*sockets: str) -> list[str]:
-    """Which of KNOWN these sockets lie below and are mount points now."""
+    """Which of KNOWN these sockets lie below and are mount points now. /var/run, a link, is /run."""
+    import os.path  # the blackout path does not come here
+
+    sockets = tuple(os.path.realpath(socket) for socket in sockets)
     return [
         place
         for place in KNOWN

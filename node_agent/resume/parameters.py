@@ -100,12 +100,16 @@ def named(command_line: str) -> str:
 
 
 def read(path: str) -> Parameters | None:
-    """None if the file is not there, not readable, or makes no sense."""
+    """None if the file is not there, not readable, makes no sense, or is not only root's (or ours) to
+    write: it names what process 1 executes."""
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return None
     try:
+        about = posix.fstat(fd)
+        if about.st_uid not in (0, posix.geteuid()) or about.st_mode & 0o022:
+            return None
         return parse(posix.read(fd, CONF_BYTES_MAX).decode("utf-8", "surrogateescape"))
     except OSError:
         return None

@@ -8,7 +8,8 @@ Rules
 3. One filesystem is named once, however often it is mounted, with all of its mounts: any of them will
    do, and the first may be hidden below another.
 4. Order: the one mounted last comes first. A filesystem in a file of another one writes to that while it
-   is being frozen, and must not find it frozen.
+   is being frozen, and must not find it frozen. In a namespace of its own, as a unit with ProtectSystem=
+   has, mounts are listed as a tree and not in time: so those on loop devices come before all others.
 
 Source: proc_pid_mountinfo(5); Linux fs/ioctl.c, ioctl_fsfreeze().
 """
@@ -19,6 +20,7 @@ import re
 from dataclasses import dataclass
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
+_LOOP = "/dev/loop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ def to_quiesce(mountinfo: str) -> tuple[Mounted, ...]:
     after a power cut, than never to jump.
     """
     found: dict[str, Mounted] = {}
+    in_files: set[str] = set()
     for line in mountinfo.splitlines():
         head, dash, tail = line.partition(" - ")
         fields, about = head.split(" "), tail.split(" ")
@@ -54,9 +57,13 @@ def to_quiesce(mountinfo: str) -> tuple[Mounted, ...]:
         if "rw" not in options.split(",") or not _block_backed(device, source):
             continue
         mount = Mount(int(fields[0]), _unescaped(fields[4]))
+        if source.startswith(_LOOP):
+            in_files.add(device)
         known = found.get(device)
         found[device] = Mounted(device, kind, ((*known.mounts, mount) if known else (mount,)))
-    return tuple(reversed(found.values()))
+    last_first = list(reversed(found.values()))
+    last_first.sort(key=lambda mounted: mounted.device not in in_files)
+    return tuple(last_first)
 
 
 def _block_backed(device: str, source: str) -> bool:

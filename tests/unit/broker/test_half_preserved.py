@@ -69,7 +69,7 @@ async def test_what_an_agent_that_died_after_the_kexec_had_is_finished(
     client.close()
     if parked:
         # As HandoverKernel finds it: what is parked is not asked of the kernel.
-        kernel.retrieve_session = lambda _name: returned(held)  # type: ignore[method-assign]
+        kernel.retrieve_session = lambda _name: returned(held)  # type: ignore[method-assign,assignment,return-value]
     broker = Broker(path, timeouts=QUICK)
     broker.restore(bindings, kernel=kernel, sessions=sessions)
     async with running(broker):

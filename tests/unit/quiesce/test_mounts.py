@@ -20,14 +20,25 @@ NODE = """\
 """
 
 
-def test_writable_block_backed_filesystems_the_last_mounted_first() -> None:
+def test_writable_block_backed_filesystems_those_in_files_and_then_the_last_mounted_first() -> None:
     found = to_quiesce(NODE)
     assert [(m.device, m.kind) for m in found] == [
-        ("0:44", "btrfs"),
         ("7:0", "ext4"),
+        ("0:44", "btrfs"),
         ("254:16", "xfs"),
         ("254:0", "ext4"),
     ]
+
+
+def test_a_filesystem_in_a_file_is_frozen_before_the_one_that_holds_the_file() -> None:
+    """A unit's own namespace lists mounts as a tree: /mnt/x comes before /srv, mounted before it."""
+    tree = (
+        "21 1 8:2 / / rw - ext4 /dev/sda2 rw\n"
+        "22 21 8:3 / /mnt rw - ext4 /dev/sda3 rw\n"
+        "25 22 7:0 / /mnt/x rw - ext4 /dev/loop0 rw\n"
+        "24 21 8:4 / /srv rw - xfs /dev/sda4 rw\n"
+    )
+    assert [mounted.device for mounted in to_quiesce(tree)] == ["7:0", "8:4", "8:3", "8:2"]
 
 
 def test_a_filesystem_that_is_mounted_twice_is_named_once_with_both_of_its_mounts() -> None:
@@ -42,7 +53,7 @@ def test_it_is_the_superblock_that_is_writable_not_the_mount() -> None:
 
 
 def test_escapes_of_a_path_are_undone() -> None:
-    assert to_quiesce(NODE)[1].mounts[0].path == "/srv/images of\\vms"
+    assert to_quiesce(NODE)[0].mounts[0].path == "/srv/images of\\vms"
 
 
 def test_lines_that_make_no_sense_are_left_out() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _socket
+import importlib.util
+import marshal
 import os
 import select
 import subprocess
@@ -252,14 +254,18 @@ def installed(tmp_path: Path) -> Path:
     return place
 
 
+def elsewhere(place: Path, conf: str) -> Path:
+    """The launcher, with other paths than on a node."""
+    launcher = place / "init"
+    paths = f"main.__globals__.update(CONF={conf!r}, LAST_RESORTS=['/bin/echo'])"
+    text = launcher.read_text()
+    launcher.write_text(text.replace("    main(sys.argv)\n", f"    {paths}\n    main(sys.argv)\n"))
+    return launcher
+
+
 def run(place: Path, conf: str) -> str:
-    """What its real init says: its arguments. Only its paths are others than on a node."""
-    text = (place / "init").read_text()
-    elsewhere = f"main.__globals__.update(CONF={conf!r}, LAST_RESORTS=['/bin/echo'])"
-    (place / "init").write_text(
-        text.replace("    main(sys.argv)\n", f"    {elsewhere}\n    main(sys.argv)\n")
-    )
-    argv = [sys.executable, "-ISE", str(place / "init"), "single", "x=y"]
+    """What its real init says: its arguments."""
+    argv = [sys.executable, "-ISE", str(elsewhere(place, conf)), "single", "x=y"]
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
 
 
@@ -274,6 +280,63 @@ def test_it_becomes_the_real_init_whatever_is_broken(installed: Path, tmp_path: 
     if broken == "package":
         (installed / "node_agent").unlink()
     assert run(installed, str(conf)) == "single x=y"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_real_init_starts_as_the_kernel_would_have_started_it(
+    installed: Path, tmp_path: Path, broken: bool
+) -> None:
+    """Python ignores two signals, and sets a locale where there is none; both would go to every service."""
+    real = tmp_path / "real"
+    real.write_text("#!/bin/sh\nenv | grep -v ^PWD= | sort\ngrep SigIgn /proc/$$/status\nls /proc/$$/fd\n")
+    real.chmod(0o755)
+    conf = tmp_path / "resume.conf"
+    conf.write_text(Parameters(str(tmp_path / "none"), str(tmp_path / "s"), init=str(real)).text())
+    launcher = elsewhere(installed, str(conf))
+    launcher.write_text(launcher.read_text().replace("/bin/echo", str(real)))
+    if broken:
+        (installed / "node_agent").unlink()
+    argv = [sys.executable, "-ISE", str(launcher)]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30, env={"TERM": "linux"})
+    directly = subprocess.run([real], capture_output=True, text=True, check=True, env={"TERM": "linux"})
+    assert said.stdout == directly.stdout
+
+
+def test_code_that_others_may_write_is_not_run(installed: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "resume.conf"
+    conf.write_text(Parameters(str(tmp_path / "none"), str(tmp_path / "s"), init="/bin/echo").text())
+    marked = tmp_path / "it ran"
+    code = compile(f"import posix; posix.mkdir({str(marked)!r})\ndef main(argv): pass", "x", "exec")
+    (tmp_path / "resume.bundle").write_bytes(importlib.util.MAGIC_NUMBER + marshal.dumps([("x", code)]))
+    (tmp_path / "resume.bundle").chmod(0o666)
+    assert run(installed, str(conf)) == "single x=y"
+    assert not marked.exists()
+    conf.chmod(0o666)
+    assert parameters.read(str(conf)) is None
+
+
+def test_a_machine_without_a_console_keeps_its_sessions(nodes: Early) -> None:
+    """Process 1 then has no standard fds, and the first files opened would get their numbers."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for fd in (0, 1, 2):
+                os.close(fd)
+            early.run(nodes.parameters, root="/r")
+        finally:
+            os._exit(0)
+    nodes.watches.append(os.pidfd_open(pid))
+    until_it_listens(nodes)
+    script = Script(nodes.node.socket, CLAIM, None, None, RESUMED)
+    script.start()
+    script.join()
+    handover = nodes.take()
+    assert handover.errors == {}
+    for _, fd in handover.sessions.values():
+        assert os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")
+    drop_all(handover)
+    close(handover)
+    assert nodes.ended()
 
 
 def test_the_bundle_holds_what_the_plain_modules_are(tmp_path: Path) -> None:
@@ -329,3 +392,9 @@ def test_what_the_sockets_lie_below_is_mounted_first() -> None:
     is_mount = os.stat("/proc").st_dev != os.stat("/").st_dev
     assert mounts.wanted("/proc/x", "/home/y") == (["/proc"] if is_mount else [])
     mounts.mount_missing(["/no/such", "/proc"])
+
+
+def test_a_link_to_what_is_mounted_counts(tmp_path: Path) -> None:
+    link = tmp_path / "run"
+    link.symlink_to("/proc")
+    assert mounts.wanted(f"{link}/b.sock") == mounts.wanted("/proc/b.sock")
