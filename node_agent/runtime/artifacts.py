@@ -84,7 +84,10 @@ class ArtifactCache:
         self._retry_wait_s = retry_wait_s
         self._locks: dict[str, asyncio.Lock] = {}
         for made in (self._store, self._partial):
-            made.mkdir(parents=True, exist_ok=True)
+            # On a filesystem that a dead agent has left frozen, mkdir(2) waits even for one that is there;
+            # this comes before the thaw.
+            if not made.is_dir():
+                made.mkdir(parents=True, exist_ok=True)
         self._running = running_release
         self._previous, self._order = self._read_index()
 

@@ -55,6 +55,18 @@ async def test_stage_verifies_keeps_and_is_idempotent(tmp_path: Path, cache: Art
     assert await cache.get(ref.digest) == staged
 
 
+def test_opened_again_it_writes_nothing(
+    tmp_path: Path, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The filesystem may be frozen, and whoever thaws it may be this very process, after it."""
+
+    def frozen(*_: object, **__: object) -> None:
+        raise AssertionError("it would wait for the thaw")
+
+    monkeypatch.setattr(os, "mkdir", frozen)
+    open_cache(tmp_path)
+
+
 async def test_http_with_resume_after_a_cut(tmp_path: Path) -> None:
     counted: list[int] = []
     cache = open_cache(tmp_path, on_bytes=counted.append)
