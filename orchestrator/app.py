@@ -186,10 +186,14 @@ def _run_command(options: argparse.Namespace) -> int:
     configure_logging(settings.log_format, settings.log_level)
     gc.freeze()  # what is imported stays
     gc.set_threshold(GARBAGE_THRESHOLD, 10, 10)
+    failed: BaseExceptionGroup[LiverollError] | None = None
     try:
         asyncio.run(serve(settings))
     except* LiverollError as group:
-        raise _first(group) from None
+        failed = group
+    if failed is not None:
+        # Not in there: Python before 3.11.4 would wrap it into a group of its own.
+        raise _first(failed) from None
     return EXIT_OK
 
 

@@ -40,7 +40,8 @@ async def all_or_cancel(
             for workload in workloads:
                 tasks[workload] = group.create_task(guarded(workload))
     except* AgentError:
-        raise_failures(failures)
+        pass  # Python before 3.11.4 would wrap what is raised in here into a group of its own
+    raise_failures(failures)
     return {workload: task.result() for workload, task in tasks.items()}
 
 
