@@ -66,7 +66,8 @@ async def test_a_target_that_cannot_take_over_is_refused_before_anything_is_touc
     for name, node in (await operator.nodes()).items():
         assert (phase_of(node), int(node["highestGeneration"])) == ("IDLE", 0), name
         assert {event for event, _ in await Hands(fleet[name]).events()} <= {"BootClassified", "Staged"}
-        assert await workloads.events_of(fleet[name], "vm-1") == ["fresh"], "it was never asked for anything"
+        log = await fleet[name].read("/var/log/agent.log")
+        assert await workloads.events_of(fleet[name], "vm-1") == ["fresh"], log
 
 
 async def test_a_canary_a_wave_success(fleet: Fleet, lab: Lab) -> None:
