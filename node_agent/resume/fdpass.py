@@ -32,7 +32,10 @@ def send(sock: _socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
 def receive(sock: _socket.socket) -> tuple[bytes, list[int]]:
     """One message, empty at the end of the connection. The fds are the caller's. Raises OSError."""
     room = _socket.CMSG_SPACE(4 * FDS_A_MESSAGE)
-    data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, room, _socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, room, _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # it ended without having read all: an end like any other
+        return b"", []
     fds: list[int] = []
     for level, kind, raw in ancillary:
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):

@@ -361,3 +361,12 @@ def test_names_are_valid_fdnames(name: str) -> None:
 @pytest.mark.parametrize("name", ["stored", "varlink", "luo-%", "luo-%zz", "luo-%FF", "luo-ü"])
 def test_others_names_are_not_ours(name: str) -> None:
     assert decode_name(name) == ""
+
+
+def test_a_keeper_that_ends_over_a_question_has_ended() -> None:
+    """The last DROP ends it, whoever else is about to ask."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        ours.send(b"DROP\0a")
+        theirs.close()
+        assert fdpass.receive(ours) == (b"", [])
