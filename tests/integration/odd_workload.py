@@ -62,7 +62,7 @@ def stranger(path: str, id: str, uid: str, answers: str, *commands: str) -> None
                 json.dumps([os.getpid(), command, words.get("event"), words.get("reason"), len(fds)]) + "\n"
             )
             sock.close()
-            time.sleep(0.02)
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ async def test_metrics_of_orchestrator_and_agents(fleet: Fleet) -> None:
     for vantage in ("workload", "host", "link"):
         assert orchestrator.total("liveroll_blackout_seconds_count", vantage=vantage) == len(NAMES), vantage
     assert orchestrator.total("liveroll_memory_checks_total", result="passed") == len(NAMES)
-    assert orchestrator.total("liveroll_boot_verdicts_total", verdict="LIVE_UPDATED") == len(NAMES)
+    assert orchestrator.total("liveroll_boot_verdicts_total", verdict="live_updated") == len(NAMES)
     assert orchestrator.total("liveroll_invariant_violations_total") == 0
     for agent in agents:
         assert agent.total("liveroll_blackout_seconds_count", vantage="workload") == 1
