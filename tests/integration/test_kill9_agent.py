@@ -9,6 +9,7 @@ they were retrieved already; no workload and no byte is lost.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import pytest
 from liveroll.v1 import rollout_pb2 as pb
 
 from deploy.local import LocalFleet, local_fleet
+from node_agent.resume import parking
+from node_agent.resume.parameters import KEEPER_NAME
 from orchestrator.artifacts.build import build_emulated
 from tests.integration import journal_reader
 from tests.integration.conftest import NEW, OLD, Operator, alive, descendants
@@ -126,6 +129,8 @@ async def test_agents_killed_in_every_step_keep_their_promise(directory: Path) -
         for name, node in nodes.items():
             assert len(node.workloads) == 1
             assert node.workloads != workloads[name]  # those of the boot before are gone
+            # A successor finishes what it has not retrieved itself, too: then the keeper has ended.
+            await node.until(functools.partial(nothing_is_kept, node), "all sessions finished")
         await look_by_luoctl(nodes["reboot"])
         pids = [pid for node in nodes.values() for pid in descendants(node.kernel.process.pid)]
     assert not [pid for pid in pids if alive(pid)], "nodes that ended left processes behind"
@@ -157,6 +162,13 @@ def check_promise(node: RealNode, point: Point) -> None:
     assert node.log.count("claimed") == 1, node.log
     assert "DAMAGED" not in node.log
     assert node.log.count("bytes intact") >= 1
+
+
+def nothing_is_kept(node: RealNode) -> bool:
+    sock = parking.connect(str(node.state / KEEPER_NAME))
+    if sock is not None:
+        sock.close()
+    return sock is None
 
 
 async def one_workload(node: RealNode) -> set[int]:
