@@ -19,6 +19,7 @@ POLL_S = 0.2
 PROBE_S = 3.0
 """An exec server that is up answers a small command within this even on a loaded machine; one behind
 a kexec never does, because its connection went with the old kernel."""
+ANSWER_S = 30.0
 BOOT_S = 120.0
 """Under TCG a boot takes 5 to 15 s alone; several nodes share the machine with what else runs."""
 AGENT = "liveroll-agent"
@@ -112,8 +113,8 @@ class Node:
     # -- boots
 
     async def boot(self) -> Boot:
-        """The present one. Raises LabError (GUEST_UNREACHABLE)."""
-        return await _boot(self.described.exec_port)
+        """The present one, of a guest that is up. Raises LabError (GUEST_UNREACHABLE)."""
+        return await _boot(self.described.exec_port, ANSWER_S)
 
     async def wait_boot(self, *, after: Boot | None = None, timeout_s: float = BOOT_S) -> Boot:
         """Until the exec server answers, in another boot than `after`.
@@ -126,7 +127,7 @@ class Node:
                 while True:
                     try:
                         async with asyncio.timeout(PROBE_S):
-                            found = await _boot(port)
+                            found = await _boot(port, PROBE_S)
                         if after is None or found.boot_id != after.boot_id:
                             return found
                     except (LabError, TimeoutError):
@@ -161,11 +162,11 @@ class Node:
         return answer.partition(b"\r\n\r\n")[2].decode()
 
 
-async def _boot(port: int) -> Boot:
+async def _boot(port: int, timeout_s: float) -> Boot:
     ran = await guest_exec.run(
         port,
         ["cat", "/proc/sys/kernel/random/boot_id", "/proc/sys/kernel/osrelease"],
-        timeout_s=PROBE_S,
+        timeout_s=timeout_s,
     )
     words = ran.stdout.split()
     if len(words) != 2:
