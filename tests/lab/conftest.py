@@ -30,7 +30,9 @@ def why_not() -> str:
     return ""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First, because xdist looks at groups in a hook of its own, which would otherwise be earlier."""
     reason = why_not()
     for item in items:
         if not item.path.is_relative_to(HERE):
