@@ -66,7 +66,7 @@ test-lab: $(STAMP) ## real kernels in QEMU prove the live update (root, Debian; 
 	if ! command -v qemu-system-x86_64 >/dev/null && ! command -v apt-get >/dev/null; then \
 	    echo "test-lab is skipped: there is no qemu-system-x86_64"; exit 0; fi; \
 	$(BIN)/python -m deploy.lab.build && \
-	LIVEROLL_LAB=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup -m lab tests/lab tests/contract
+	LIVEROLL_LAB=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile -m lab tests/lab tests/contract
 
 bench-lab: $(STAMP) ## blackouts of real kernels in QEMU beside a bare kexec (after make lab; some minutes)
 	@$(BIN)/python -m tests.bench lab

@@ -1,7 +1,7 @@
 """Real kernels in guests: these tests run with LIVEROLL_LAB=1 (`make test-lab`), and nowhere else.
 
 A module's tests share its machines and run in the order in which they are written; each leaves them as the
-next one wants them. Modules run side by side.
+next one wants them. Modules run side by side (--dist loadfile).
 """
 
 from __future__ import annotations
@@ -30,16 +30,13 @@ def why_not() -> str:
     return ""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First, because xdist looks at groups in a hook of its own, which would otherwise be earlier."""
     reason = why_not()
     for item in items:
         if not item.path.is_relative_to(HERE):
             continue
         item.add_marker(pytest.mark.lab)
         item.add_marker(pytest.mark.timeout(TEST_S))
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 
