@@ -54,8 +54,8 @@ class Guests:
         return Machine(self.lab, self._disk, self._directory / f"console-{self._started}", kernel, words)
 
     def give_back(self, machine: Machine) -> None:
-        """To the next test if nothing crossed, is loaded or is held; else it ends."""
-        usual = (machine.kernel, machine.words) == ("a", ON)
+        """To the next test if it is in its first boot and nothing is loaded or held; else it ends."""
+        usual = (machine.kernel, machine.words) == ("a", ON) and machine.boot == machine.cold_boot
         if usual and not machine.waiting and machine.call("tidy"):
             self._idle.append(machine)
         else:

@@ -180,7 +180,7 @@ class Guest:
     def tidy(self) -> bool:
         """Give back all that tests left; False if this boot cannot be used for another one."""
         facts = self.facts()
-        clean = facts["luo"] and facts["kexec_count"] == 0 and not self.loaded()
+        clean = facts["luo"] and not self.loaded()
         for holder in tuple(self.holders):
             self.kill(holder.pid)
         for session in tuple(self.sessions):

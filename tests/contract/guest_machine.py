@@ -33,7 +33,7 @@ ANSWER_S = 90.0
 """A boot takes 2 to 4 s under TCG alone on a core, many times that on a busy machine."""
 
 COMMAND_LINE = (
-    f"console=ttyS0 quiet root=/dev/vda ro panic=1 init=/bin/sh kho_scratch={SCRATCH} {{}} "
+    f"console=ttyS0 quiet root=/dev/vda ro panic=1 init=/bin/sh tsc=reliable kho_scratch={SCRATCH} {{}} "
     f'-- -c "mount -t ext4 -o ro /dev/vdb {INSIDE} && exec python3 -I -S -B {INSIDE}/guest_kernel.py"'
 )
 
@@ -98,6 +98,7 @@ class Machine:
         self._qemu = subprocess.Popen(tied(command), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
         self.wait_up()
+        self.cold_boot = self.boot
 
     def wait_up(self) -> None:
         """Until userspace has started, once more."""

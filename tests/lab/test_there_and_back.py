@@ -124,6 +124,9 @@ async def test_a_proceed_past_its_validity_is_not_obeyed(fleet: Fleet) -> None:
     await operator.create("late", "b", more="proceed_lease: 3s\n")
     await watcher
     await hands.until_event("LeaseExpired")
+    # An expired lease spends no retry: uncancelled, the rollout would try again and succeed.
+    told = await fleet.liveroll("cancel", "late", "--reason", "seen enough")
+    assert told.rc == 0, told.stderr
     await node.sh(f"kill -CONT {before.pid}")
     await hands.until_phase("ABORTED")
     assert await hands.jumps() == 2, "there and back, and no more"
@@ -134,7 +137,7 @@ async def test_a_proceed_past_its_validity_is_not_obeyed(fleet: Fleet) -> None:
 async def test_one_that_never_says_ready_is_timed_out_and_unwound(fleet: Fleet) -> None:
     node, operator = fleet[NODE], Operator(fleet)
     hands = Hands(node)
-    await operator.until_state("late", "HALTED")
+    await operator.until_state("late", "CANCELLED")
     boot, before = await node.boot(), await memory_of(node, "vm-1")
     line = workloads.line("tickd --fault never-ready", "odd", mib=1)
     await node.exec("/bin/sh", "-c", line, detach=True)
