@@ -143,26 +143,22 @@ async def hops(directory: Path, workload: str, *, memory_mib: int = 512, runs: i
 
 
 async def roll(fleet: Fleet, file: Path, name: str, kernel: str) -> dict[str, object]:
-    """One rollout to its end; what `liveroll get` says of it. Raises LabError."""
+    """One rollout to its end; what `liveroll get` says of it.
+
+    Raises LabError (ROLLOUT_FAILED) with the node's story.
+    """
     file.write_text(
         f"name: {name}\ntarget: {{artifact: {fleet.artifacts[kernel].name}}}\n"
         "selection: {selector: pool=lab}\nwaves: [{name: rest}]\n"
         "budgets: {max_unavailable: 1, max_in_blackout: 1}\n"
         "bake: {node: 0s, wave: 0s}\nhealth_hold: 0s\n"
     )
-    made = await fleet.liveroll("create", str(file))
-    if made.rc:
-        raise LabError(made.stderr, reason="NOT_CREATED")
-    async with asyncio.timeout(HOP_S):
-        while True:
-            told = (await fleet.liveroll("get", name, "-o", "json")).json
-            state = str(told["state"]).removeprefix("ROLLOUT_STATE_")
-            if state == "SUCCEEDED":
-                return dict(told)
-            if state in ("FAILED", "HALTED"):
-                why = await fleet.liveroll("story", "node-01")
-                raise LabError(f"{name} is {state}: {why.stdout}", reason="ROLLOUT_FAILED")
-            await asyncio.sleep(POLL_S)
+    # Watched, not polled: each call of the CLI would take a core from the guest in its blackout.
+    watched = await fleet.liveroll("create", str(file), "--watch", timeout_s=HOP_S)
+    if watched.rc:
+        why = await fleet.liveroll("story", "node-01")
+        raise LabError(f"{name}: {watched.stderr}{why.stdout}", reason="ROLLOUT_FAILED")
+    return dict((await fleet.liveroll("get", name, "-o", "json")).json)
 
 
 def log_of(text: str) -> list[dict[str, float]]:
