@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -419,10 +420,9 @@ def test_marks_go_back_from_a_later_reading(node: Node) -> None:
     assert found["resume"].realtime_at >= found["retrieved"].realtime_at
 
 
-@pytest.mark.parametrize("asked_first", [False, True])
-async def test_a_workload_that_resumes_after_the_deadline_is_heard_and_not_asked_again(
-    node: Node, asked_first: bool
-) -> None:
+@contextlib.asynccontextmanager
+async def handed_back_in_vain(node: Node) -> AsyncIterator[tuple[Broker, HandoverKernel, Script]]:
+    """A broker that took over from a blackout path whose one client had RESUME and did not answer in time."""
     node.write(sessions={"vm": "lr.7-a.vm"}, bindings={"vm": {"uid": UID, "unit": "", "suspend": True}})
     slow = Script(node.socket, CLAIM, None, None)
     slow.start()
@@ -433,43 +433,39 @@ async def test_a_workload_that_resumes_after_the_deadline_is_heard_and_not_asked
     broker = Broker(node.socket, timeouts=BrokerTimeouts(claim_s=5, resume_s=5))
     broker.adopt(handover)
     task = asyncio.create_task(broker.run())
-    await broker.retrieve(kernel, {"vm": "lr.7-a.vm"})
-    resuming = asyncio.create_task(broker.resume())
-    if asked_first:
-        await asyncio.sleep(0)
-    slow.sock.sendall(json.dumps(RESUMED).encode() + b"\n")
-    (pause,) = await resuming
-    assert (pause.workload, pause.duration_s) == ("vm", 1.25)
-    slow.sock.setblocking(False)
-    with pytest.raises(BlockingIOError):  # neither a second RESUME nor a refusal, and still connected
-        slow.sock.recv(1)
-    await broker.finish()
-    kernel.close()
-    task.cancel()
-    await asyncio.wait({task})
-    node.handover = Handover()
-    node.handover.journal_fd = handover.journal_fd
+    try:
+        yield broker, kernel, slow
+        await broker.finish()
+    finally:
+        kernel.close()
+        task.cancel()
+        await asyncio.wait({task})
+        node.handover = Handover()
+        node.handover.journal_fd = handover.journal_fd
+
+
+@pytest.mark.parametrize("asked_first", [False, True])
+async def test_a_workload_that_resumes_after_the_deadline_is_heard_and_not_asked_again(
+    node: Node, asked_first: bool
+) -> None:
+    async with handed_back_in_vain(node) as (broker, kernel, slow):
+        await broker.retrieve(kernel, {"vm": "lr.7-a.vm"})
+        resuming = asyncio.create_task(broker.resume())
+        if asked_first:
+            await asyncio.sleep(0)
+        slow.sock.sendall(json.dumps(RESUMED).encode() + b"\n")
+        (pause,) = await resuming
+        assert (pause.workload, pause.duration_s) == ("vm", 1.25)
+        slow.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):  # neither a second RESUME nor a refusal, and still connected
+            slow.sock.recv(1)
 
 
 async def test_an_answer_that_came_before_the_broker_asked_is_taken(node: Node) -> None:
-    node.write(sessions={"vm": "lr.7-a.vm"}, bindings={"vm": {"uid": UID, "unit": "", "suspend": True}})
-    slow = Script(node.socket, CLAIM, None, None)
-    slow.start()
-    handover = await asyncio.to_thread(node.resume, 0.5)
-    await asyncio.to_thread(slow.join)
-    kernel = HandoverKernel(None, handover, HeldSession)  # type: ignore[arg-type]
-    broker = Broker(node.socket, timeouts=BrokerTimeouts(claim_s=5, resume_s=5))
-    broker.adopt(handover)
-    task = asyncio.create_task(broker.run())
-    await broker.listening.wait()
-    slow.sock.sendall(json.dumps(RESUMED).encode() + b"\n")
-    for _ in range(10):  # the broker's reader has had its turns before anybody asks
-        await asyncio.sleep(0)
-    await broker.retrieve(kernel, {"vm": "lr.7-a.vm"})
-    assert [pause.duration_s for pause in await broker.resume()] == [1.25]
-    await broker.finish()
-    kernel.close()
-    task.cancel()
-    await asyncio.wait({task})
-    node.handover = Handover()
-    node.handover.journal_fd = handover.journal_fd
+    async with handed_back_in_vain(node) as (broker, kernel, slow):
+        await broker.listening.wait()
+        slow.sock.sendall(json.dumps(RESUMED).encode() + b"\n")
+        for _ in range(10):  # the broker's reader has had its turns before anybody asks
+            await asyncio.sleep(0)
+        await broker.retrieve(kernel, {"vm": "lr.7-a.vm"})
+        assert [pause.duration_s for pause in await broker.resume()] == [1.25]
