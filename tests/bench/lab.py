@@ -66,7 +66,7 @@ async def _run() -> list[Result]:
         bare_s, errors_s = await bare(directory / "bare")
         small = await hops(directory / "small", tickd("vm", 64))
         chain = await hops(directory / "chain", tickd("vm", 64), runs=min(RUNS, 4), cold=False)
-        large = await hops(directory / "large", tickd("vm", 256), memory_mib=1024, runs=min(RUNS, 3))
+        large = await hops(directory / "large", tickd("vm", 256), memory_mib=1024)
         python = await hops(directory / "python", example_workload("vm", 64), runs=min(RUNS, 3))
     kexec = statistics.median(bare_s)
 
