@@ -46,6 +46,8 @@ class Snapshot:
     """Newest event."""
     rows: tuple[Row, ...]
     """All but idempotency rows."""
+    batch: int = 0
+    """The newest transaction in it: changes() goes on from there."""
     regressed: str = ""
     """Why the store is known to have gone back in time (a sentence), if it did at this open."""
 
@@ -55,15 +57,50 @@ class Committed:
     """What became of a Change: the rows with their new revisions, the events with their places."""
 
     rows: tuple[Row, ...]
+    """With the CapacityRow, if the Change shrinks."""
     events: tuple[Event, ...]
+    batch: int = 0
+    """The transaction that it shared. Batches are numbered without gaps in commit order, so who
+    knows all up to batch - 1 knows all once it has applied every commit of its own in this one;
+    a batch is one process's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What others (and this process) have written since a batch."""
+
+    batch: int
+    """All transactions up to this one are in it."""
+    head_seq: int
+    """Newest event then."""
+    rows: tuple[Row, ...]
+    """As they are now, once each; no idempotency rows. Rows are never deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """How the replicas stand, on the store's clock."""
+
+    now: datetime
+    """The store's clock, read during the call."""
+    alive: frozenset[str]
+    """Replicas whose own lease has not run out; the caller is one."""
+    planner: str
+    """Who holds the planner lease now; empty if nobody does."""
+    batch: int
+    """The newest transaction: tells of a lost hint."""
 
 
 class Store(Protocol):
     """All that is durable. One write, atomic, fenced and group-committed.
 
-    Errors: Conflict (a revision moved, I14's index refused, or the epoch is fenced with reason
-    EPOCH_FENCED), StoreUnavailable (unreachable, locked, disk full: nothing was written),
-    CorruptState.
+    Errors: Conflict (a revision moved, I14's index refused, the epoch is fenced with reason
+    EPOCH_FENCED, or the store is not the one that was loaded, with reason STORE_REPLACED),
+    StoreUnavailable (unreachable, locked, disk full: nothing was written), CorruptState.
+
+    STORE_REPLACED: its incarnation is another one, or its newest batch is older than one that
+    this handle has seen (a fail-over to a stale copy, a restored backup). load() again: it begins
+    a new incarnation if nobody has, and says `regressed`.
     """
 
     async def open(self) -> None: ...
@@ -74,10 +111,31 @@ class Store(Protocol):
         ...
 
     async def release(self, lease: Lease) -> None: ...
+    async def beat(self, replica: str, ttl: timedelta) -> Beat:
+        """Renew the replica's own lease (that its links count as held), on the store's clock."""
+        ...
+
+    async def leave(self, replica: str) -> None:
+        """Its lease ends now: its links are known to be gone."""
+        ...
+
     async def load(self) -> Snapshot: ...
-    async def commit(self, epoch: int, change: Change) -> Committed:
+    async def commit(self, epoch: int | None, change: Change) -> Committed:
         """Durable when it returns. Concurrent calls share transactions, yet each stands or
-        falls by itself, in the order in which they were called."""
+        falls by itself, in the order in which they were called.
+
+        epoch: the planner's, fenced. None: an observation or an operator's word, which any replica
+        may write; its revisions and guards alone decide."""
+        ...
+
+    async def changes(self, after_batch: int) -> Changes:
+        """One consistent read. Conflict (STORE_REPLACED)."""
+        ...
+
+    def hints(self) -> AsyncIterator[None]:
+        """Yields when somebody (perhaps this process) may have committed; several may count as
+        one, any may be lost: read behind it, and on every beat. Ends when the store is closed;
+        goes on by itself after a lost connection."""
         ...
 
     async def events(

@@ -25,6 +25,7 @@ from orchestrator.core.index import RolloutIndex
 from orchestrator.core.link_gap import heard_after
 from orchestrator.core.model import (
     AttemptRow,
+    CapacityRow,
     FleetRow,
     IdempotencyRow,
     MemberRow,
@@ -56,6 +57,7 @@ class Fleet:
         self.incarnation_serial = 0
         """Of the store's incarnation; set by whoever loads the fleet from a snapshot."""
         self.row = FleetRow()
+        self.capacity = CapacityRow()
         self.nodes: dict[str, NodeRow] = {}
         self.attempts: dict[tuple[str, int], AttemptRow] = {}
         self.rollouts: dict[str, RolloutRow] = {}
@@ -205,6 +207,8 @@ class Fleet:
                 self._rollout(fact)
             case FleetRow():
                 self.row = fact
+            case CapacityRow():
+                self.capacity = fact
             case IdempotencyRow():
                 pass
             case Heard():

@@ -149,6 +149,8 @@ class NodeRow:
     link_epoch: int = 0
     link_up: bool = False
     link_changed_at: datetime | None = None
+    link_replica: str = ""
+    """The orchestrator's process that holds (or held) the link; a replica's id is never used twice."""
     enrolled_at: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     release: str = ""
@@ -388,9 +390,26 @@ class IdempotencyRow:
         return (self.actor, self.idempotency_key)
 
 
-Row = NodeRow | AttemptRow | MemberRow | RolloutRow | FleetRow | IdempotencyRow
+@dataclass(frozen=True, slots=True)
+class CapacityRow:
+    """Nothing but a revision: it rises with every commit that takes an available node away, whoever
+    makes it, so that a start which relied on the budgets before it does not stand."""
+
+    table: ClassVar[str] = "capacity"
+    revision: int = 0
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return ("fleet",)
+
+
+Row = NodeRow | AttemptRow | MemberRow | RolloutRow | FleetRow | CapacityRow | IdempotencyRow
 RowKey = tuple[str, tuple[str, ...]]
 """(table, key)"""
+
+
+CAPACITY: RowKey = (CapacityRow.table, CapacityRow().key)
+"""For guards."""
 
 
 def row_key(row: Row) -> RowKey:
@@ -429,12 +448,14 @@ class Change:
 
     writes: new rows, each carrying the revision at which its predecessor was read (0: must not
     exist). guards: further rows that the decision relied on, as (key, revision); they must not
-    have moved. events: in order. Nothing to do is `Change()`.
+    have moved. events: in order. shrinks: the fleet has fewer available nodes after it; the store
+    raises the CapacityRow's revision by one, whatever it was. Nothing to do is `Change()`.
     """
 
     writes: tuple[Row, ...] = ()
     guards: tuple[tuple[RowKey, int], ...] = ()
     events: tuple[NewEvent, ...] = ()
+    shrinks: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.writes or self.events)

@@ -24,6 +24,7 @@ from orchestrator.core.facts import Fact
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import (
     AttemptRow,
+    CapacityRow,
     Change,
     FleetRow,
     MemberRow,
@@ -185,6 +186,8 @@ def known(fleet: Fleet, row: Row) -> Row | None:
             return fleet.rollouts.get(row.rollout_id)
         case FleetRow():
             return fleet.row
+        case CapacityRow():
+            return fleet.capacity
         case _:
             return None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import get_args
 
-from orchestrator.core.model import AttemptRow, Change, RolloutRow, Row, RowKey, row_key
+from orchestrator.core.model import CAPACITY, AttemptRow, Change, RolloutRow, Row, RowKey, row_key
 from orchestrator.core.phases import SETTLED
 from orchestrator.errors import Conflict
 
@@ -55,10 +55,24 @@ def fenced(epoch: int, current: int) -> Conflict:
     )
 
 
+def replaced(expected: str, actual: str) -> Conflict:
+    """The refusal of a write to, or a read from, another store than the one that was loaded.
+
+    Both name an incarnation, with its batch where that is what differs."""
+    return Conflict(
+        "the database is not as this process has known it",
+        reason="STORE_REPLACED",
+        remedy="nothing to do: this process reads everything again; if the database has gone back in "
+        "time the fleet stops until a person has looked",
+        expected=expected,
+        actual=actual,
+    )
+
+
 @dataclass(slots=True)
 class Ledger:
-    """What the batch's rows stand at. Must know every row that its Changes write or guard,
-    the open attempts of every node whose attempts they write, and the names they take."""
+    """What the batch's rows stand at. Must know every row that its Changes write or guard (CAPACITY,
+    if one shrinks), the open attempts of every node whose attempts they write, and the names they take."""
 
     revisions: dict[RowKey, int] = field(default_factory=dict)
     """0 or absent: no such row."""
@@ -87,6 +101,8 @@ class Ledger:
             self.revisions[row_key(row)] = row.revision + 1
             if isinstance(row, RolloutRow):
                 self.names[row.spec.name] = row.rollout_id
+        if change.shrinks:
+            self.revisions[CAPACITY] = self.revisions.get(CAPACITY, 0) + 1
         for node_id, generation in opened.items():
             if generation:
                 self.open_attempts[node_id] = generation

@@ -17,7 +17,18 @@ from sqlalchemy import bindparam, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.core.model import AttemptRow, Change, Event, NewEvent, RolloutRow, Row, RowKey, row_key
+from orchestrator.core.model import (
+    CAPACITY,
+    AttemptRow,
+    CapacityRow,
+    Change,
+    Event,
+    NewEvent,
+    RolloutRow,
+    Row,
+    RowKey,
+    row_key,
+)
 from orchestrator.errors import Conflict
 from orchestrator.ports import Committed
 from orchestrator.store import codec
@@ -34,10 +45,10 @@ Params = dict[str, Any]
 class Entry:
     """A commit that waits, encoded."""
 
-    epoch: int
+    epoch: int | None
     change: Change
     rows: tuple[Row, ...]
-    """As they are once committed."""
+    """As they are once committed; the CapacityRow of one that shrinks comes on top (Outcome)."""
     params: Sequence[tuple[RowKey, Params]]
     event_docs: Sequence[str]
     done: asyncio.Future[Committed]
@@ -59,11 +70,15 @@ class Outcome:
     conflicts: list[Conflict | None] = field(default_factory=list)
     events: list[tuple[NewEvent, str]] = field(default_factory=list)
     """Of those that stand, with their documents."""
+    capacities: list[CapacityRow | None] = field(default_factory=list)
+    """As each left it; None if it does not shrink, or does not stand."""
 
-    def results(self, incarnation: str, first_seq: int, at: datetime) -> list[Committed | Conflict]:
+    def results(
+        self, incarnation: str, batch: int, first_seq: int, at: datetime
+    ) -> list[Committed | Conflict]:
         seq = first_seq
         results: list[Committed | Conflict] = []
-        for entry, conflict in zip(self.entries, self.conflicts, strict=True):
+        for entry, conflict, capacity in zip(self.entries, self.conflicts, self.capacities, strict=True):
             if conflict is not None:
                 results.append(conflict)
                 continue
@@ -71,11 +86,12 @@ class Outcome:
                 Event(incarnation, seq + index, at, new) for index, new in enumerate(entry.change.events)
             )
             seq += len(numbered)
-            results.append(Committed(entry.rows, numbered))
+            rows = entry.rows if capacity is None else (*entry.rows, capacity)
+            results.append(Committed(rows, numbered, batch))
         return results
 
 
-def prepare(epoch: int, change: Change, done: asyncio.Future[Committed]) -> Entry:
+def prepare(epoch: int | None, change: Change, done: asyncio.Future[Committed]) -> Entry:
     """TypeError if a row holds what rows must not."""
     rows = risen(change)
     return Entry(
@@ -102,27 +118,35 @@ def event_params(new: Iterable[tuple[NewEvent, str]], first_seq: int, at_us: int
     ]
 
 
-async def write(connection: AsyncConnection, entries: Sequence[Entry], *, epoch: int) -> Outcome:
-    """Within a transaction that holds the fence. Refused (make them one by one)."""
+async def write(connection: AsyncConnection, entries: Sequence[Entry], *, epoch: int, batch: int) -> Outcome:
+    """Within transaction number `batch`, which holds the fence. Refused (make them one by one)."""
     outcome = Outcome(entries)
-    live = [entry for entry in entries if entry.epoch == epoch]
+    live = [entry for entry in entries if entry.epoch in (None, epoch)]
     ledger = await _ledger(connection, live)
     before = dict(ledger.revisions)
     final: dict[RowKey, Params] = {}
     for entry in entries:
         conflict: Conflict | None = None
-        if entry.epoch != epoch:
+        capacity: CapacityRow | None = None
+        if entry.epoch is not None and entry.epoch != epoch:
             conflict = fenced(entry.epoch, epoch)
         else:
             try:
                 ledger.admit(entry.change)
             except Conflict as refused:
                 conflict = refused
-        outcome.conflicts.append(conflict)
         if conflict is None:
             final.update(entry.params)
+            if entry.change.shrinks:
+                capacity = CapacityRow(ledger.revisions[CAPACITY])
+                final[CAPACITY] = _row_params(capacity)
+        outcome.conflicts.append(conflict)
+        outcome.capacities.append(capacity)
+        if conflict is None:
             outcome.events.extend(zip(entry.change.events, entry.event_docs, strict=True))
     try:
+        for params in final.values():
+            params["p_batch"] = batch
         await _write_rows(connection, final, before)
     except IntegrityError as error:
         conflict = Conflict("the database refused a row", reason="CONSTRAINT", detail=error.orig)
@@ -150,6 +174,8 @@ async def _ledger(connection: AsyncConnection, entries: Sequence[Entry]) -> Ledg
             wanted.setdefault(table, set()).add(key)
         for (table, key), _revision in entry.change.guards:
             wanted.setdefault(table, set()).add(key)
+        if entry.change.shrinks:
+            wanted.setdefault(CAPACITY[0], set()).add(CAPACITY[1])
         for row in entry.change.writes:
             if isinstance(row, AttemptRow):
                 nodes.add(row.node_id)

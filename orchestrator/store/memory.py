@@ -12,14 +12,24 @@ hooks.after may delay, or raise although all of it is written (the answer is los
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import copy
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from orchestrator.core.model import Change, Event, IdempotencyRow, Row, RowKey, row_key
-from orchestrator.errors import Capacity, LiverollError, NotLeader, StoreUnavailable
-from orchestrator.ports import Clock, Committed, Lease, Snapshot
-from orchestrator.store.admission import Ledger, fenced, risen
+from orchestrator.core.model import (
+    CAPACITY,
+    CapacityRow,
+    Change,
+    Event,
+    IdempotencyRow,
+    Row,
+    RowKey,
+    row_key,
+)
+from orchestrator.errors import Capacity, Conflict, LiverollError, NotLeader, StoreUnavailable
+from orchestrator.ports import Beat, Changes, Clock, Committed, Lease, Snapshot
+from orchestrator.store.admission import Ledger, fenced, replaced, risen
 
 QUEUE_BOUND = 4096
 
@@ -37,6 +47,13 @@ class Disk:
     holder: str = ""
     until: datetime | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    batch: int = 0
+    batches: dict[RowKey, int] = field(default_factory=dict)
+    """Row → the batch that wrote it last."""
+    replicas: dict[str, datetime] = field(default_factory=dict)
+    """Replica → when its lease runs out."""
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, by every batch."""
 
     def copy(self) -> Disk:
         """As it is now, for a restart or a restore from backup."""
@@ -50,7 +67,15 @@ class Disk:
             self.holder,
             self.until,
             Ledger(dict(self.ledger.revisions), dict(self.ledger.open_attempts), dict(self.ledger.names)),
+            self.batch,
+            dict(self.batches),
+            dict(self.replicas),
         )
+
+    def tell(self) -> None:
+        """The hint of every handle."""
+        moved, self.moved = self.moved, asyncio.Event()
+        moved.set()
 
     def recreated(self) -> Disk:
         """An empty one in its place: another incarnation, with a higher serial."""
@@ -72,7 +97,7 @@ class Hooks:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    epoch: int
+    epoch: int | None
     change: Change
     outcome: Committed | LiverollError | Exception | None = None
 
@@ -97,14 +122,18 @@ class MemoryStore:
         self._turn = asyncio.Lock()
         self._open = False
         self._held_epoch = 0
+        self._known: tuple[str, int] | None = None
+        """Incarnation and newest batch that this handle has seen."""
 
     async def open(self) -> None:
         self._open = True
+        self._known = (self.disk.incarnation, self.disk.batch)
 
     async def close(self) -> None:
         async with self._turn:
             await self._drain(None)
         self._open = False
+        self.disk.tell()
 
     def _check_open(self) -> None:
         if not self._open:
@@ -138,9 +167,35 @@ class MemoryStore:
         if self._held_epoch == lease.epoch:
             self._held_epoch = 0
 
+    # --- replicas ------------------------------------------------------------------------
+
+    async def beat(self, replica: str, ttl: timedelta) -> Beat:
+        self._check_open()
+        await self._hooks.reading("beat")
+        disk, now = self.disk, self._clock.now()
+        disk.replicas[replica] = now + ttl
+        alive = frozenset(name for name, until in disk.replicas.items() if until > now)
+        current = disk.until is not None and disk.until > now
+        return Beat(now, alive, disk.holder if current else "", disk.batch)
+
+    async def leave(self, replica: str) -> None:
+        self._check_open()
+        await self._hooks.reading("leave")
+        self.disk.replicas.pop(replica, None)
+        self.disk.tell()
+
+    def _check_known(self) -> Conflict | None:
+        """Is this still the store that was loaded?"""
+        assert self._known is not None
+        disk, (incarnation, batch) = self.disk, self._known
+        if disk.incarnation != incarnation or disk.batch < batch:
+            return replaced(f"{incarnation} batch {batch}", f"{disk.incarnation} batch {disk.batch}")
+        self._known = (incarnation, disk.batch)
+        return None
+
     # --- the one write -------------------------------------------------------------------
 
-    async def commit(self, epoch: int, change: Change) -> Committed:
+    async def commit(self, epoch: int | None, change: Change) -> Committed:
         self._check_open()
         if len(self._pending) >= self._bound:
             raise Capacity(
@@ -181,8 +236,13 @@ class MemoryStore:
                 entry.outcome = error
             return
         now = self._clock.now()
+        if (other := self._check_known()) is None:
+            self.disk.batch += 1
         for entry in batch:
-            entry.outcome = self._apply(entry, now)
+            entry.outcome = self._apply(entry, now) if other is None else copy.copy(other)
+        if other is None:
+            self._known = (self.disk.incarnation, self.disk.batch)
+            self.disk.tell()
         try:
             await self._hooks.after(changes)
         except Exception as error:  # noqa: BLE001  as above
@@ -191,31 +251,60 @@ class MemoryStore:
 
     def _apply(self, entry: _Entry, now: datetime) -> Committed | LiverollError:
         disk = self.disk
-        if entry.epoch != disk.epoch:
+        if entry.epoch is not None and entry.epoch != disk.epoch:
             return fenced(entry.epoch, disk.epoch)
         try:
             disk.ledger.admit(entry.change)
         except LiverollError as refused:
             return refused
         rows = risen(entry.change)
+        if entry.change.shrinks:
+            rows = (*rows, CapacityRow(disk.ledger.revisions[CAPACITY]))
         for row in rows:
             disk.rows[row_key(row)] = row
+            disk.batches[row_key(row)] = disk.batch
         events = tuple(
             Event(disk.incarnation, disk.head_seq + index, now, new)
             for index, new in enumerate(entry.change.events, 1)
         )
         disk.events.extend(events)
         disk.head_seq += len(events)
-        return Committed(rows, events)
+        return Committed(rows, events, disk.batch)
 
     # --- reads ---------------------------------------------------------------------------
 
     async def load(self) -> Snapshot:
         self._check_open()
         await self._hooks.reading("load")
-        disk = self.disk
+        disk, regressed = self.disk, ""
+        assert self._known is not None
+        if disk.incarnation == self._known[0] and disk.batch < self._known[1]:
+            regressed = f"the store is at batch {disk.batch}, and batch {self._known[1]} has been seen here"
+            disk.serial += 1
+            disk.incarnation = f"memory-{disk.serial}"
+        self._known = (disk.incarnation, disk.batch)
         rows = tuple(row for row in disk.rows.values() if not isinstance(row, IdempotencyRow))
-        return Snapshot(disk.incarnation, disk.serial, disk.head_seq, rows)
+        return Snapshot(disk.incarnation, disk.serial, disk.head_seq, rows, disk.batch, regressed)
+
+    async def changes(self, after_batch: int) -> Changes:
+        self._check_open()
+        await self._hooks.reading("changes")
+        if (other := self._check_known()) is not None:
+            raise other
+        disk = self.disk
+        rows = tuple(
+            disk.rows[key]
+            for key, batch in disk.batches.items()
+            if batch > after_batch and key[0] != IdempotencyRow.table and key in disk.rows
+        )
+        return Changes(disk.batch, disk.head_seq, rows)
+
+    async def hints(self) -> AsyncIterator[None]:
+        moved = self.disk.moved
+        while self._open:
+            await moved.wait()
+            moved = self.disk.moved
+            yield
 
     async def events(
         self, after_seq: int, *, limit: int, rollout_id: str = "", node_id: str = ""

@@ -5,7 +5,8 @@ Rules
    use and is written together with it. Nothing but the codec reads a row.
 2. `attempts_one_open` is invariant I14: at most one open attempt a node, whatever its rollout.
 3. meta and fence have one row each. meta.event_seq numbers events in commit order; meta.batch
-   rises with every transaction, so that a commit of unknown outcome can be looked up.
+   rises with every transaction, so that a commit of unknown outcome can be looked up, and every
+   row carries the batch that wrote it last, so that other replicas can read what is new.
 4. Instants are whole microseconds since 1970 UTC, read from the database's clock.
 5. Portable types and Core only: what differs by database is in its own module (sqlite.py).
    A change here needs a migration in migrations/versions; a test compares the two.
@@ -22,6 +23,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, St
 
 from orchestrator.core.model import (
     AttemptRow,
+    CapacityRow,
     FleetRow,
     IdempotencyRow,
     MemberRow,
@@ -38,7 +40,11 @@ Big = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def _document() -> tuple[Column[Any], ...]:
-    return (Column("revision", Big, nullable=False), Column("doc", Text, nullable=False))
+    return (
+        Column("revision", Big, nullable=False),
+        Column("batch", Big, nullable=False, server_default="0"),
+        Column("doc", Text, nullable=False),
+    )
 
 
 nodes = Table("nodes", metadata, Column("node_id", String, primary_key=True), *_document())
@@ -80,6 +86,8 @@ rollouts = Table(
 
 fleet = Table("fleet", metadata, Column("id", String, primary_key=True), *_document())
 
+capacity = Table("capacity", metadata, Column("id", String, primary_key=True), *_document())
+
 idempotency = Table(
     "idempotency",
     metadata,
@@ -112,6 +120,13 @@ fence = Table(
     Column("until_us", Big, nullable=False),
 )
 
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("replica", String, primary_key=True),
+    Column("until_us", Big, nullable=False),
+)
+
 meta = Table(
     "meta",
     metadata,
@@ -121,6 +136,11 @@ meta = Table(
     Column("event_seq", Big, nullable=False),
     Column("batch", Big, nullable=False),
 )
+
+DOCUMENTED = (nodes, attempts, members, rollouts, fleet, capacity)
+"""Tables whose new rows other replicas read."""
+for _table in DOCUMENTED:
+    Index(f"{_table.name}_by_batch", _table.c.batch)
 
 ONLY = 1
 """id of the one row of fence and meta."""
@@ -181,6 +201,7 @@ SHAPES: Mapping[str, Shape] = {
         Shape(MemberRow, members, ("rollout_id", "node_id"), _same, _nothing),
         Shape(RolloutRow, rollouts, ("rollout_id",), _same, _of_rollout),
         Shape(FleetRow, fleet, ("id",), _same, _nothing),
+        Shape(CapacityRow, capacity, ("id",), _same, _nothing),
         Shape(IdempotencyRow, idempotency, ("actor", "idempotency_key"), _same, _of_idempotency),
     )
 }

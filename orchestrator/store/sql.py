@@ -165,7 +165,7 @@ class SqlStore:
 
     # --- the one write -------------------------------------------------------------------
 
-    async def commit(self, epoch: int, change: Change) -> Committed:
+    async def commit(self, epoch: int | None, change: Change) -> Committed:
         """As the port says. Cancelling it drops a commit that still waits; one that has begun may
         be made (writer.py rule 4)."""
         return await self._writer.commit(epoch, change)
@@ -202,7 +202,9 @@ class SqlStore:
                         codec.decode(shape.row, text) for text in documents[start : start + LOAD_CHUNK]
                     )
                     await asyncio.sleep(0)
-            return Snapshot(head.incarnation, head.serial, head.event_seq, tuple(rows), self._regressed)
+            return Snapshot(
+                head.incarnation, head.serial, head.event_seq, tuple(rows), head.batch, self._regressed
+            )
 
         return await self._read(read)
 

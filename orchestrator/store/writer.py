@@ -84,7 +84,7 @@ class Writer:
             await self._engine.dispose()
             self._engine = None
 
-    async def commit(self, epoch: int, change: Change) -> Committed:
+    async def commit(self, epoch: int | None, change: Change) -> Committed:
         """See SqlStore.commit."""
         entry = batch.prepare(epoch, change, asyncio.get_running_loop().create_future())
         self._enqueue(entry)
@@ -175,10 +175,17 @@ class Writer:
         try:
             found = (
                 await connection.execute(
-                    select(fence.c.epoch, self._database.now_us().label("now_us")).with_for_update(of=fence)
+                    select(
+                        fence.c.epoch,
+                        meta.c.incarnation,
+                        meta.c.batch,
+                        self._database.now_us().label("now_us"),
+                    )
+                    .join(meta, meta.c.id == fence.c.id)
+                    .with_for_update(of=fence)
                 )
             ).one()
-            outcome = await batch.write(connection, entries, epoch=found.epoch)
+            outcome = await batch.write(connection, entries, epoch=found.epoch, batch=found.batch + 1)
             numbered = (
                 await connection.execute(
                     update(meta)
@@ -200,7 +207,7 @@ class Writer:
             await self._disconnect()
             if not await self._happened(numbered.batch, error):
                 raise self._database.trouble(error) from error
-        return outcome.results(self._incarnation, first_seq, instant(found.now_us))
+        return outcome.results(self._incarnation, numbered.batch, first_seq, instant(found.now_us))
 
     async def _happened(self, number: int, cause: Exception) -> bool:
         """Did the transaction of this number commit, although COMMIT failed?"""
