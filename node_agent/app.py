@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from node_agent.core.rota import Rota
 from node_agent.errors import ArtifactError, JournalLocked, SettingsError
 from node_agent.settings import AgentSettings
 
@@ -128,8 +130,9 @@ async def _start(
         tls=client_context(settings.tls),
         on_bytes=meter.fetched,
     )
-    connect = _connector(settings, stack)
-    journal, quarantine = await _journal(settings, machine, identity, cache, connect, handover, log)
+    rota = Rota(settings.orchestrator, random.Random()) if settings.orchestrator else None  # noqa: S311
+    connect = _connector(settings, rota, stack)
+    journal, quarantine = await _journal(settings, machine, identity, cache, connect, rota, handover, log)
     machine.know_hz(known_hz(journal.records))
     if not facts.emulated:
         await _note_down(settings, facts, log)
@@ -174,6 +177,7 @@ async def _start(
         meter=meter,
         log=log,
         connect=connect,
+        rota=rota,
         served=lambda living: serve_control(settings.control_socket, living),
         on_view=lambda view: linked.set() if view.up or view.problem is not None else None,
     )
@@ -201,6 +205,7 @@ async def _journal(
     identity: Identity,
     artifacts: ArtifactCache,
     connect: Connector | None,
+    rota: Rota | None,
     handover: Handover | None,
     log: Log,
 ) -> tuple[FileJournal, Problem | None]:
@@ -218,7 +223,7 @@ async def _journal(
     except JournalLocked as error:
         from node_agent.runtime.stuck import wait_stuck
 
-        fd = await wait_stuck(settings.journal, error, identity, facts, clock, artifacts, connect, log)
+        fd = await wait_stuck(settings.journal, error, identity, facts, clock, artifacts, connect, rota, log)
         return await asyncio.to_thread(open_journal, settings.journal, fd=fd)
 
 
@@ -239,15 +244,15 @@ def _drain_workload(settings: AgentSettings) -> DrainWorkload | None:
     return by_command(CommandHooks(settings.hooks, {"LIVEROLL_NODE": settings.node_id}))
 
 
-def _connector(settings: AgentSettings, stack: AsyncExitStack) -> Connector | None:
+def _connector(settings: AgentSettings, rota: Rota | None, stack: AsyncExitStack) -> Connector | None:
     """What opens the link; None without an orchestrator. gRPC is imported here and not before."""
-    if not settings.orchestrator:
+    if rota is None:
         return None
     from node_agent.runtime.link_grpc import GrpcDialer
 
     dialer = GrpcDialer(settings.orchestrator, settings.tls)
     stack.push_async_callback(dialer.close)
-    return dialer.connect
+    return dialer.by(rota)
 
 
 async def capture_running(cache: ArtifactCache, directory: Path | None, *, emulated: bool, log: Log) -> None:

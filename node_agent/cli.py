@@ -163,7 +163,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _link_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--orchestrator", metavar="HOST:PORT", help="where to link to")
+    parser.add_argument(
+        "--orchestrator",
+        metavar="HOST:PORT[,…]",
+        help="where to link to; of several, with commas, any that answers",
+    )
     parser.add_argument("--tls-ca", metavar="FILE", dest="tls.ca", help="the orchestrator's authority, PEM")
     parser.add_argument(
         "--tls-certificate", metavar="FILE", dest="tls.certificate", help="own certificate, PEM"

@@ -86,8 +86,8 @@ class AgentSettings:
 
     node_id: str
     state_dir: Path
-    orchestrator: str = ""
-    """host:port, empty: no link (luoctl works alone)."""
+    orchestrator: tuple[str, ...] = ()
+    """host:port of each replica, any of which takes the link; empty: no link (luoctl works alone)."""
     tls: TlsFiles | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     kernel: str = "emulated"

@@ -147,6 +147,15 @@ class _Reader:
             return ()
         return tuple(value)
 
+    def addresses(self, key: str) -> tuple[str, ...]:
+        """A list, or one string with commas."""
+        value = self._values[key][1] if key in self._values else []
+        value = value.split(",") if isinstance(value, str) else value
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            self.fault(key, f"{value!r} is not a list of addresses", 'write ["host1:7444", "host2:7444"]')
+            return ()
+        return tuple(dict.fromkeys(v.strip() for v in value if v.strip()))
+
     def labels(self) -> Mapping[str, str]:
         value = self._values["labels"][1] if "labels" in self._values else {}
         if isinstance(value, str):
@@ -184,16 +193,8 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
             f"{node_id!r} is not a node id",
             "use lower-case letters, digits and - . _, as a host name has them",
         )
-    orchestrator = read.text("orchestrator", "")
     tls = _tls(read)
-    if orchestrator:
-        _check_address(read, "orchestrator", orchestrator)
-        if tls is None and not is_loopback(orchestrator):
-            read.fault(
-                "orchestrator",
-                f"{orchestrator} is not on loopback and there is no [tls]",
-                "set tls.ca, tls.certificate and tls.key; plaintext is for loopback only",
-            )
+    orchestrator = _orchestrators(read, plaintext=tls is None)
     metrics = read.text("metrics.listen", "")
     if metrics:
         _check_address(read, "metrics.listen", metrics)
@@ -240,6 +241,20 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
         log_format=read.choice("log.format", "console", ("console", "json")),
         log_level=read.choice("log.level", "info", ("debug", "info", "warning", "error")),
     )
+
+
+def _orchestrators(read: _Reader, *, plaintext: bool) -> tuple[str, ...]:
+    key = "orchestrator"
+    addresses = read.addresses(key)
+    for address in addresses:
+        _check_address(read, key, address)
+        if plaintext and not is_loopback(address):
+            read.fault(
+                key,
+                f"{address} is not on loopback and there is no [tls]",
+                "set tls.ca, tls.certificate and tls.key; plaintext is for loopback only",
+            )
+    return addresses
 
 
 _MODE = re.compile(r"0?[0-7]{3}")

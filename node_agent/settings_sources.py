@@ -18,7 +18,7 @@ SCALARS: Mapping[str, str] = MappingProxyType(
     {
         "node_id": "str",
         "state_dir": "path",
-        "orchestrator": "str",
+        "orchestrator": "str or list",
         "kernel": "str",
         "root": "path",
         "labels": "labels",

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from node_agent.core.model import Problem
+from node_agent.core.rota import Rota
 from node_agent.errors import JournalCorrupt, LinkError
 from node_agent.kernel.emulated.clock import HostBase
 from node_agent.kernel.emulated.image import ImageTable
@@ -121,6 +122,7 @@ class SimulatedNode:
 
     Args:
         directory: of this node's files.
+        connector: opens its link to where its rota stands.
         durable: its journal is a file there, else it is in memory.
         tls: for artifacts over HTTPS.
     """
@@ -132,7 +134,7 @@ class SimulatedNode:
         directory: Path,
         meter: Meter,
         log: Log,
-        connect: Connector,
+        connector: Callable[[Rota], Connector],
         *,
         durable: bool,
         executor: Executor,
@@ -147,8 +149,9 @@ class SimulatedNode:
         self._space = Disk(spec.faults, lambda: self.emulated.model.reboots)
         self._executor = executor
         self._meter, self._log, self._on_view = meter, log, on_view
-        self._link = FaultyLink(connect, spec.faults, lambda: self.emulated.model.reboots)
-        self._rng = random.Random(f"{options.seed}/{spec.node_id}")  # noqa: S311 - jitter, no secret
+        rng = random.Random(f"{options.seed}/{spec.node_id}")  # noqa: S311 - jitter, no secret
+        self._rota = Rota(options.orchestrator, rng)
+        self._link = FaultyLink(connector(self._rota), spec.faults, lambda: self.emulated.model.reboots)
         self._workloads: InProcessWorkloads | None = None
         self._boots = 0
         directory.mkdir(parents=True, exist_ok=True)
@@ -219,7 +222,7 @@ class SimulatedNode:
             log=self._log,
             connect=self._link.connect,
             pace=PACE,
-            rng=self._rng,
+            rota=self._rota,
             on_view=self._on_view,
             complain=False,
         )
@@ -344,7 +347,7 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
                 where / spec.node_id,
                 meter,
                 log,
-                dialer.connect,
+                dialer.by,
                 durable=options.state_dir is not None,
                 executor=executors[i % len(executors)],
                 tls=tls,
@@ -361,7 +364,7 @@ async def host(options: SimulateOptions, stop: asyncio.Event | None = None) -> i
             await end(fleet)
     if not up and fault is not None:
         raise LinkError(
-            f"no node ever reached the orchestrator at {options.orchestrator}",
+            f"no node ever reached the orchestrator at {' or '.join(options.orchestrator)}",
             reason=fault.reason,
             remedy=fault.remedy,
         )

@@ -53,7 +53,7 @@ class SimulateOptions:
     """A whole simulated fleet of one process."""
 
     nodes: tuple[NodeSpec, ...]
-    orchestrator: str
+    orchestrator: tuple[str, ...]
     tls: TlsFiles | None
     images: Mapping[str, EmulatedImage]
     unhealthy: frozenset[str]
@@ -100,20 +100,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
     labels = _labels(args.labels, fault)
     images, unhealthy = _images(args.image, fault)
     tls = _tls(args, fault)
-    if args.orchestrator:
-        try:
-            split_address(args.orchestrator)
-        except ValueError:
-            fault("--orchestrator", f"{args.orchestrator!r} is not host:port", "for instance 127.0.0.1:7444")
-        else:
-            if tls is None and not is_loopback(args.orchestrator):
-                fault(
-                    "--orchestrator",
-                    f"{args.orchestrator} is not on loopback and there is no TLS",
-                    "give --tls-ca, --tls-certificate and --tls-key; plaintext is for loopback only",
-                )
-    else:
-        fault("--orchestrator", "is missing", "name the orchestrator, for instance 127.0.0.1:7444")
+    orchestrator = _orchestrators(args.orchestrator or "", fault, plaintext=tls is None)
     names = [f"{args.prefix}-{i:02d}" for i in range(1, max(args.nodes, 0) + 1)]
     plans = _faults(args.faults, names, fault)
     if faults:
@@ -129,7 +116,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
             )
             for i, name in enumerate(names)
         ),
-        orchestrator=args.orchestrator,
+        orchestrator=orchestrator,
         tls=tls,
         images=images,
         unhealthy=unhealthy,
@@ -147,6 +134,26 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
         log_format=getattr(args, "log.format") or "console",
         log_level=getattr(args, "log.level") or "info",
     )
+
+
+def _orchestrators(text: str, fault: _Fault, *, plaintext: bool) -> tuple[str, ...]:
+    where = "--orchestrator"
+    addresses = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not addresses:
+        fault(where, "is missing", "name the orchestrator, for instance 127.0.0.1:7444")
+    for address in addresses:
+        try:
+            split_address(address)
+        except ValueError:
+            fault(where, f"{address!r} is not host:port", "for instance 127.0.0.1:7444")
+            continue
+        if plaintext and not is_loopback(address):
+            fault(
+                where,
+                f"{address} is not on loopback and there is no TLS",
+                "give --tls-ca, --tls-certificate and --tls-key; plaintext is for loopback only",
+            )
+    return addresses
 
 
 def _zone(index: int) -> str:

@@ -11,10 +11,10 @@ Rules:
 - A peer that does not read for SEND_S is cut off. The node waits without end for one that is
   away: its state, its lease and its floor of generations are the runner's and do not depend on
   the link.
-- Reconnects back off exponentially with full jitter, up to the pause between heartbeats that the
-  last Welcome asked for: dialling so often loads nobody more than a link would, and a node that
-  waits PRESERVED must not wait longer. A refusal that time does not heal is reported once,
-  clearly, and retried slowly.
+- Which orchestrator is dialled, and after what wait, is the rota's (core/rota.py); the wait is never
+  longer than the pause between heartbeats that the last Welcome asked for: dialling so often loads
+  nobody more than a link would, and a node that waits PRESERVED must not wait longer. A refusal
+  that time does not heal is reported once, clearly, and retried slowly.
 
 Free of gRPC: it speaks to a Transport. Not here: what commands mean (core), when a lease has
 run out (runner).
@@ -34,6 +34,7 @@ from node_agent.core.commands import LinkCommand
 from node_agent.core.model import BootStamp, Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Disposition, NodeStatus, Outcome, Report
+from node_agent.core.rota import Rota
 from node_agent.errors import CommandRefused, LinkError, Retry
 from node_agent.runtime import convert
 from node_agent.runtime.link_transport import Connector, HelloFacts, Terms, Transport
@@ -44,12 +45,10 @@ HANDSHAKE_S = 10.0
 SEND_S = 30.0
 STEADY_S = 10.0
 """A link that lasted this long was a good one: the next failure starts backing off afresh."""
-BACKOFF_FIRST_S = 0.5
-BACKOFF_MAX_S = 30.0
 ACTIVE_S = 5.0
 """As often as nodes in an attempt beat where nobody has said otherwise."""
-SLOW_FIRST_S = 60.0
-SLOW_MAX_S = 600.0
+IMPATIENT_S = 0.5
+"""However often a node beats, it may wait so long before it dials."""
 TERMINAL = frozenset(
     {
         "NODE_ID_CONFLICT",
@@ -108,8 +107,8 @@ class Link:
 
     Args:
         node: the runner.
-        connect: opens a stream.
-        rng: for jitter; seeded in simulation.
+        connect: opens a stream, to where the rota stands.
+        rota: whom to dial, and when; shared with `connect`. One nameless address if omitted.
         on_view: told of every change of the link's state.
     """
 
@@ -118,23 +117,19 @@ class Link:
         node: LinkedNode,
         connect: Connector,
         *,
-        rng: random.Random | None = None,
+        rota: Rota | None = None,
         on_view: Callable[[LinkView], None] = lambda _view: None,
-        backoff_first_s: float = BACKOFF_FIRST_S,
-        backoff_max_s: float = BACKOFF_MAX_S,
     ) -> None:
         self._node = node
         self._connect = connect
-        self._rng = rng or random.Random()  # noqa: S311 — jitter, not a secret
+        self._rota = rota or Rota((), random.Random())  # noqa: S311 — jitter, not a secret
         self._on_view = on_view
-        self._backoff = (backoff_first_s, backoff_max_s)
         self._sent_seq = 0
         self._beat_now = False
         self.view = LinkView()
 
     async def run(self) -> None:
         """Link, and link again, until cancelled. Raises what the runner raises."""
-        failures = refusals = 0
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -142,27 +137,20 @@ class Link:
                 await self._once()
             except LinkError as error:
                 fault = error
-            if self.view.up and loop.time() - began >= STEADY_S:
-                failures = refusals = 0
+            was_up = self.view.up
+            if was_up and loop.time() - began >= STEADY_S:
+                self._rota.lasted()
             refused = fault.reason in TERMINAL
             self._see(replace(self.view, up=False, problem=Problem.of(fault), refused=refused))
-            if refused:
-                failures, refusals = 0, refusals + 1
-                wait = min(SLOW_FIRST_S * 2 ** (refusals - 1), SLOW_MAX_S)
-                await asyncio.sleep(wait * self._rng.uniform(0.5, 1.0))
-            else:
-                failures, refusals = failures + 1, 0
-                await asyncio.sleep(self._rng.uniform(0, self._wait_s(failures)))
+            await asyncio.sleep(self._rota.failed(was_up=was_up, refused=refused, most_s=self._most_s()))
 
-    def _wait_s(self, failures: int) -> float:
-        first, most = self._backoff
+    def _most_s(self) -> float | None:
+        """The longest wait that the node can afford; None: the policy's."""
         terms, phase = self.view.terms, self._node.status().phase
         if terms is not None:
-            most = min(most, max(first, _cadence_s(phase, terms)))
-        elif is_active(phase):
-            # A boot that has not been welcomed yet: the kexec's own, with everybody waiting for its word.
-            most = min(most, ACTIVE_S)
-        return min(first * 2.0 ** min(failures - 1, 16), most)
+            return max(IMPATIENT_S, _cadence_s(phase, terms))
+        # A boot that has not been welcomed yet: the kexec's own, with everybody waiting for its word.
+        return ACTIVE_S if is_active(phase) else None
 
     def _see(self, view: LinkView) -> None:
         if view != self.view:

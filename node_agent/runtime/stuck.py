@@ -20,6 +20,7 @@ from node_agent.core.attempt import NodeState
 from node_agent.core.commands import LinkCommand
 from node_agent.core.model import BootStamp, Problem
 from node_agent.core.report import Disposition, NodeStatus, Outcome, Report
+from node_agent.core.rota import Rota
 from node_agent.errors import JournalCorrupt, JournalLocked, Retry
 from node_agent.ports import Artifacts, BootFacts, Clock, JournalRecord
 from node_agent.runtime.journal_wait import read_unlocked, wait_for_lock
@@ -139,12 +140,13 @@ async def wait_stuck(
     clock: Clock,
     artifacts: Artifacts,
     connect: Connector | None,
+    rota: Rota | None,
     log: Log,
 ) -> int:
     """The journal's fd, locked, once the other process has let go; STUCK on the link until then.
 
     Args:
-        connect: opens the link; None on a node without an orchestrator.
+        connect, rota: open the link; None on a node without an orchestrator.
 
     Raises:
         JournalUnavailable: the journal can be neither opened nor made.
@@ -154,7 +156,7 @@ async def wait_stuck(
     records = await asyncio.to_thread(read_unlocked, path)
     node = stuck_node(records, identity, facts, clock, artifacts, problem)
     async with asyncio.TaskGroup() as tasks:
-        telling = tasks.create_task(_tell(node, connect, log)) if node and connect else None
+        telling = tasks.create_task(_tell(node, connect, rota, log)) if node and connect else None
         fd = await wait_for_lock(path)
         if telling is not None:
             telling.cancel()
@@ -162,7 +164,7 @@ async def wait_stuck(
     return fd
 
 
-async def _tell(node: StuckNode, connect: Connector, log: Log) -> None:
+async def _tell(node: StuckNode, connect: Connector, rota: Rota | None, log: Log) -> None:
     """Keep the link until cancelled, or until another one of this node turns up."""
     superseded = asyncio.Event()
 
@@ -173,7 +175,7 @@ async def _tell(node: StuckNode, connect: Connector, log: Log) -> None:
             superseded.set()
 
     async with asyncio.TaskGroup() as tasks:
-        linking = tasks.create_task(Link(node, connect, on_view=seen).run())
+        linking = tasks.create_task(Link(node, connect, rota=rota, on_view=seen).run())
         await superseded.wait()
         linking.cancel()
     log.error(

@@ -25,6 +25,7 @@ from node_agent.core.history import body_of
 from node_agent.core.model import Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Report
+from node_agent.core.rota import Rota
 from node_agent.errors import AgentError, JournalCorrupt, JournalUnavailable, Retry
 from node_agent.ports import Clock, Journal, JournalRecord
 from node_agent.runtime.journal import FileJournal
@@ -118,6 +119,7 @@ class NodeLife:
     """What one life needs; `live()` lives it.
 
     connect: opens the link; None is a node without an orchestrator.
+    rota: whom `connect` dials; it may outlive this life. None: `connect` knows one orchestrator.
     served: runs beside runner and link (the control socket), given the living node.
     complain: warn, once, while the orchestrator has never been reached.
     """
@@ -128,6 +130,7 @@ class NodeLife:
     meter: Meter
     log: Log
     connect: Connector | None = None
+    rota: Rota | None = None
     pace: Pace | None = None
     rng: random.Random = field(default_factory=random.Random)
     served: Callable[[NodeLife], Awaitable[None]] | None = None
@@ -184,7 +187,8 @@ class NodeLife:
         self.meter.phase(self.identity.node_id, status.phase, healthy=status.healthy)
         if self.connect is None:
             return
-        self.link = Link(self.runner, self.connect, rng=self.rng, on_view=self._seen)
+        rota = self.rota or Rota((), self.rng)
+        self.link = Link(self.runner, self.connect, rota=rota, on_view=self._seen)
         await self.link.run()
 
     async def until_standing(self) -> None:

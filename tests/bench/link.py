@@ -167,8 +167,8 @@ class ReportingNode:
 
 async def link_rate(address: str, in_flight: int) -> float:
     """Round trips a second of the real link. LinkError."""
-    node, dialer = ReportingNode(in_flight), GrpcDialer(address, None)
-    link = Link(node, dialer.connect)
+    node, dialer = ReportingNode(in_flight), GrpcDialer([address], None)
+    link = Link(node, lambda: dialer.connect(address))
     task = asyncio.create_task(link.run())
     try:
         async with asyncio.timeout(TIMEOUT_S):

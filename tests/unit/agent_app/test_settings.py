@@ -95,7 +95,26 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path
     settings = read(tmp_path, FULL, environ, node_id="from-flag", labels=["zone=c"], orchestrator=None)
     assert settings.node_id == "from-flag"
     assert dict(settings.labels) == {"zone": "c"}
-    assert settings.orchestrator == "127.0.0.1:7443"
+    assert settings.orchestrator == ("127.0.0.1:7443",)
+
+
+def test_several_orchestrators_as_a_list_or_with_commas(tmp_path: Path) -> None:
+    three = ("127.0.0.1:1", "[::1]:2", "localhost:3")
+    listed = read(tmp_path, 'orchestrator = ["127.0.0.1:1", "[::1]:2", "localhost:3", "127.0.0.1:1"]\n')
+    assert listed.orchestrator == three
+    assert read(tmp_path, 'orchestrator = "127.0.0.1:1, [::1]:2,localhost:3"\n').orchestrator == three
+    environ = {"LIVEROLL_AGENT_ORCHESTRATOR": "127.0.0.1:1,[::1]:2,localhost:3"}
+    assert read(tmp_path, "", environ).orchestrator == three
+    assert read(tmp_path, "", orchestrator="127.0.0.1:1,[::1]:2,localhost:3").orchestrator == three
+    assert read(tmp_path, "orchestrator = []\n").orchestrator == ()
+    assert refused(tmp_path, 'orchestrator = ["127.0.0.1:1", "nowhere", "example.org:3"]\n') == [
+        f"{tmp_path}/agent.toml: orchestrator: 'nowhere' is not host:port",
+        f"{tmp_path}/agent.toml: orchestrator: nowhere is not on loopback and there is no [tls]",
+        f"{tmp_path}/agent.toml: orchestrator: example.org:3 is not on loopback and there is no [tls]",
+    ]
+    assert refused(tmp_path, "orchestrator = 7\n") == [
+        f"{tmp_path}/agent.toml: orchestrator: 7 is not a list of addresses"
+    ]
 
 
 def test_a_missing_default_file_is_no_violation_and_a_named_one_is(tmp_path: Path) -> None:

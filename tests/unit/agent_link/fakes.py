@@ -34,8 +34,8 @@ def a_report(seq: int, phase: Phase = Phase.IDLE, event: str = "Staged") -> Repo
 class FakeNode:
     """The runner's side of the link."""
 
-    def __init__(self) -> None:
-        self.node_id = "n1"
+    def __init__(self, node_id: str = "n1") -> None:
+        self.node_id = node_id
         self.changes = asyncio.Event()
         self.phase = Phase.IDLE
         self.reports: list[Report] = []

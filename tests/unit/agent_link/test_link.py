@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from liveroll.v1 import common_pb2 as common
 from node_agent.core.commands import Cancel
 from node_agent.core.phases import Phase
 from node_agent.core.report import Outcome
+from node_agent.core.rota import DialPolicy, Rota
 from node_agent.errors import JournalCorrupt, LinkError
 from node_agent.runtime import link as link_module
 from node_agent.runtime.link import WINDOW, Link, LinkView, is_active
@@ -29,7 +31,8 @@ async def running(
     node: FakeNode, network: FakeNetwork, views: list[LinkView] | None = None
 ) -> AsyncIterator[Link]:
     seen = views if views is not None else []
-    link = Link(node, network.connect, on_view=seen.append, backoff_first_s=0.0, backoff_max_s=0.0)
+    rota = Rota((), random.Random(0), DialPolicy(first_s=0.0, spread_s=0.0))
+    link = Link(node, network.connect, rota=rota, on_view=seen.append)
     task = asyncio.create_task(link.run())
     try:
         yield link
@@ -263,14 +266,14 @@ async def test_waits_between_links_grow_and_are_bounded(
         await real(0)
 
     class TopOfRange:
-        def uniform(self, _low: float, high: float) -> float:
+        def uniform(self, _low: float, high: float, /) -> float:
             return high
 
     monkeypatch.setattr(link_module.asyncio, "sleep", sleep)
     node, network = FakeNode(), FakeNetwork()
     node.phase = phase
     network.refuse = [LinkError("away", reason="UNREACHABLE")] * 9
-    link = Link(node, network.connect, rng=TopOfRange())  # type: ignore[arg-type]
+    link = Link(node, network.connect, rota=Rota((), TopOfRange()))
     task = asyncio.create_task(link.run())
     await network.next()
     task.cancel()
@@ -289,13 +292,13 @@ async def test_a_welcomed_node_dials_again_at_least_as_often_as_it_would_beat(
         await real(0)
 
     class TopOfRange:
-        def uniform(self, _low: float, high: float) -> float:
+        def uniform(self, _low: float, high: float, /) -> float:
             return high
 
     monkeypatch.setattr(link_module.asyncio, "sleep", sleep)
     node, network = FakeNode(), FakeNetwork()
     node.phase = Phase.PRESERVED
-    link = Link(node, network.connect, rng=TopOfRange())  # type: ignore[arg-type]
+    link = Link(node, network.connect, rota=Rota((), TopOfRange()))
     task = asyncio.create_task(link.run())
     transport = await network.next()
     await transport.sent("hello")
@@ -309,7 +312,46 @@ async def test_a_welcomed_node_dials_again_at_least_as_often_as_it_would_beat(
     await network.next()
     task.cancel()
     await asyncio.wait([task])
-    assert waits == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
+    assert waits == [3.0, 1.0, 2.0, 3.0, 3.0, 3.0]
+
+
+async def test_a_link_that_lasted_and_is_lost_is_sought_at_the_next_address_within_the_spread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await real(0)
+
+    class TopOfRange:
+        def uniform(self, _low: float, high: float, /) -> float:
+            return high
+
+    monkeypatch.setattr(link_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(link_module, "STEADY_S", 0.0)
+    node, network = FakeNode(), FakeNetwork()
+    rota = Rota(("a:1", "b:1"), TopOfRange())
+    dialled: list[str] = []
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[FakeTransport]:
+        dialled.append(rota.address)
+        async with network.connect() as transport:
+            yield transport
+
+    link = Link(node, connect, rota=rota)
+    task = asyncio.create_task(link.run())
+    for _ in range(3):
+        transport = await welcomed(network)
+        await transport.sent("heartbeat")
+        transport.down.put_nowait(LinkError("the replica is shutting down", reason="SHUTTING_DOWN"))
+    await network.next()
+    task.cancel()
+    await asyncio.wait([task])
+    assert dialled == ["a:1", "b:1", "a:1", "b:1"]
+    assert waits == [3.0, 3.0, 3.0]
 
 
 async def test_what_the_runner_raises_comes_out() -> None:

@@ -69,6 +69,7 @@ async def waiting(path: Path, network: FakeNetwork) -> AsyncIterator[asyncio.Tas
             EmulatedClock(HostBase(), kernel_started_s=0, powered_on_s=0),
             Artifacts(),
             network.connect,
+            None,
             LOG,
         )
     )
