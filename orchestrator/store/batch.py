@@ -23,6 +23,7 @@ from orchestrator.core.model import (
     CapacityRow,
     Change,
     Event,
+    FleetRow,
     NewEvent,
     RolloutRow,
     Row,
@@ -72,6 +73,8 @@ class Outcome:
     """Of those that stand, with their documents."""
     capacities: list[CapacityRow | None] = field(default_factory=list)
     """As each left it; None if it does not shrink, or does not stand."""
+    fleet: bool = False
+    """One that stands has written the fleet's row."""
 
     def results(
         self, incarnation: str, batch: int, first_seq: int, at: datetime
@@ -147,6 +150,7 @@ async def write(connection: AsyncConnection, entries: Sequence[Entry], *, epoch:
     try:
         for params in final.values():
             params["p_batch"] = batch
+        outcome.fleet = any(table == FleetRow.table for table, _ in final)
         await _write_rows(connection, final, before)
     except IntegrityError as error:
         conflict = Conflict("the database refused a row", reason="CONSTRAINT", detail=error.orig)

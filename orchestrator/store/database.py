@@ -1,7 +1,8 @@
-"""What SqlStore needs of one kind of database (sqlite.py; PostgreSQL later)."""
+"""What SqlStore needs of one kind of database (sqlite.py, postgres.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +43,19 @@ class Database(Protocol):
 
     async def check(self, connection: AsyncConnection) -> None:
         """Is what was promised of durability in force? StoreUnavailable if not."""
+        ...
+
+    async def alone(self, connection: AsyncConnection) -> None:
+        """Within the transaction: no other process opens the database until it ends."""
+        ...
+
+    async def notify(self, connection: AsyncConnection) -> None:
+        """Within a transaction that writes: once it is committed, listeners hear of it."""
+        ...
+
+    async def listen(self, tell: Callable[[], None]) -> None:
+        """Calls tell whenever somebody may have committed, until it is cancelled; never fails.
+        Returns at once if only this process writes, so that its own commits are all there is."""
         ...
 
     def now_us(self) -> ColumnElement[int]:

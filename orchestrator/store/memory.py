@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from orchestrator.core.model import (
     CapacityRow,
     Change,
     Event,
+    FleetRow,
     IdempotencyRow,
     Row,
     RowKey,
@@ -32,6 +34,9 @@ from orchestrator.ports import Beat, Changes, Clock, Committed, Lease, Snapshot
 from orchestrator.store.admission import Ledger, fenced, replaced, risen
 
 QUEUE_BOUND = 4096
+
+_TOKENS = itertools.count(1)
+"""One for each batch of any disk, so that no two histories agree by chance."""
 
 
 @dataclass(slots=True)
@@ -52,6 +57,10 @@ class Disk:
     """Row → the batch that wrote it last."""
     replicas: dict[str, datetime] = field(default_factory=dict)
     """Replica → when its lease runs out."""
+    tokens: list[int] = field(default_factory=list)
+    """Of every batch, in order: what tells a forked history from its own."""
+    regressed: str = ""
+    """Why it has a new incarnation, until somebody has written the fleet's row in it."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, by every batch."""
 
@@ -70,6 +79,8 @@ class Disk:
             self.batch,
             dict(self.batches),
             dict(self.replicas),
+            list(self.tokens),
+            self.regressed,
         )
 
     def tell(self) -> None:
@@ -122,12 +133,17 @@ class MemoryStore:
         self._turn = asyncio.Lock()
         self._open = False
         self._held_epoch = 0
-        self._known: tuple[str, int] | None = None
-        """Incarnation and newest batch that this handle has seen."""
+        self._known = self._newest()
+        """The newest batch that this handle has seen."""
+
+    def _newest(self) -> tuple[str, int, int]:
+        """Incarnation, batch, token."""
+        disk = self.disk
+        return (disk.incarnation, disk.batch, disk.tokens[-1] if disk.tokens else 0)
 
     async def open(self) -> None:
         self._open = True
-        self._known = (self.disk.incarnation, self.disk.batch)
+        self._known = self._newest()
 
     async def close(self) -> None:
         async with self._turn:
@@ -184,13 +200,21 @@ class MemoryStore:
         self.disk.replicas.pop(replica, None)
         self.disk.tell()
 
+    def _departed(self) -> bool:
+        """Is what this handle has seen no part of the store's history?"""
+        disk, (incarnation, batch, token) = self.disk, self._known
+        return (
+            disk.incarnation != incarnation
+            or disk.batch < batch
+            or (batch > 0 and disk.tokens[batch - 1] != token)
+        )
+
     def _check_known(self) -> Conflict | None:
         """Is this still the store that was loaded?"""
-        assert self._known is not None
-        disk, (incarnation, batch) = self.disk, self._known
-        if disk.incarnation != incarnation or disk.batch < batch:
-            return replaced(f"{incarnation} batch {batch}", f"{disk.incarnation} batch {disk.batch}")
-        self._known = (incarnation, disk.batch)
+        if self._departed():
+            known, actual = (" ".join(map(str, each)) for each in (self._known, self._newest()))
+            return replaced(known, actual)
+        self._known = self._newest()
         return None
 
     # --- the one write -------------------------------------------------------------------
@@ -238,10 +262,11 @@ class MemoryStore:
         now = self._clock.now()
         if (other := self._check_known()) is None:
             self.disk.batch += 1
+            self.disk.tokens.append(next(_TOKENS))
         for entry in batch:
             entry.outcome = self._apply(entry, now) if other is None else copy.copy(other)
         if other is None:
-            self._known = (self.disk.incarnation, self.disk.batch)
+            self._known = self._newest()
             self.disk.tell()
         try:
             await self._hooks.after(changes)
@@ -263,6 +288,8 @@ class MemoryStore:
         for row in rows:
             disk.rows[row_key(row)] = row
             disk.batches[row_key(row)] = disk.batch
+            if isinstance(row, FleetRow):
+                disk.regressed = ""
         events = tuple(
             Event(disk.incarnation, disk.head_seq + index, now, new)
             for index, new in enumerate(entry.change.events, 1)
@@ -276,15 +303,17 @@ class MemoryStore:
     async def load(self) -> Snapshot:
         self._check_open()
         await self._hooks.reading("load")
-        disk, regressed = self.disk, ""
-        assert self._known is not None
-        if disk.incarnation == self._known[0] and disk.batch < self._known[1]:
-            regressed = f"the store is at batch {disk.batch}, and batch {self._known[1]} has been seen here"
+        disk = self.disk
+        if self._departed() and disk.incarnation == self._known[0]:
+            seen = self._known[1]
+            disk.regressed = (
+                f"the store is at batch {disk.batch}, without the batch {seen} that has been seen here"
+            )
             disk.serial += 1
             disk.incarnation = f"memory-{disk.serial}"
-        self._known = (disk.incarnation, disk.batch)
+        self._known = self._newest()
         rows = tuple(row for row in disk.rows.values() if not isinstance(row, IdempotencyRow))
-        return Snapshot(disk.incarnation, disk.serial, disk.head_seq, rows, disk.batch, regressed)
+        return Snapshot(disk.incarnation, disk.serial, disk.head_seq, rows, disk.batch, disk.regressed)
 
     async def changes(self, after_batch: int) -> Changes:
         self._check_open()

@@ -5,8 +5,10 @@ Rules
    use and is written together with it. Nothing but the codec reads a row.
 2. `attempts_one_open` is invariant I14: at most one open attempt a node, whatever its rollout.
 3. meta and fence have one row each. meta.event_seq numbers events in commit order; meta.batch
-   rises with every transaction, so that a commit of unknown outcome can be looked up, and every
-   row carries the batch that wrote it last, so that other replicas can read what is new.
+   rises with every transaction, and every row carries the batch that wrote it last, so that
+   other replicas can read what is new.
+   `batches` has a random token for each of the newest of them: a commit of unknown outcome is
+   looked up by it, and a replica knows by it that the store still has the history it has seen.
 4. Instants are whole microseconds since 1970 UTC, read from the database's clock.
 5. Portable types and Core only: what differs by database is in its own module (sqlite.py).
    A change here needs a migration in migrations/versions; a test compares the two.
@@ -135,7 +137,23 @@ meta = Table(
     Column("serial", Big, nullable=False),
     Column("event_seq", Big, nullable=False),
     Column("batch", Big, nullable=False),
+    Column("regressed", Text, nullable=False, server_default=""),
 )
+"""regressed: how the incarnation came to be another one (a sentence), until somebody has written
+the fleet's row in it."""
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("number", Big, nullable=False),
+    Column("token", String, nullable=False),
+)
+"""A ring: slot = number % RING."""
+
+RING = 65_536
+"""Batches that are remembered: eleven minutes at 100 a second. A replica that was away for longer
+cannot tell a forked history from its own by the tokens; revisions and the Hellos remain."""
 
 DOCUMENTED = (nodes, attempts, members, rollouts, fleet, capacity)
 """Tables whose new rows other replicas read."""

@@ -1,4 +1,4 @@
-"""The Store port over SQLAlchemy Core: identity, lease, commits through the writer, reads.
+"""The Store port over SQLAlchemy Core: identity, leases, commits through the writer, reads.
 
 Everything that writes goes through the writer task (writer.py), so nobody's cancellation reaches
 its connection. Reads use connections of their own and see only what is committed.
@@ -8,31 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import Row as Record
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, literal, select, text, union_all, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change, Event, IdempotencyRow, NewEvent, Row
 from orchestrator.errors import NotLeader, StoreUnavailable
-from orchestrator.ports import Committed, Lease, Snapshot
+from orchestrator.ports import Beat, Changes, Committed, Lease, Snapshot
 from orchestrator.store import codec
+from orchestrator.store.admission import replaced
 from orchestrator.store.database import Database, Past
+from orchestrator.store.hints import Hints
+from orchestrator.store.lineage import Lineage, Seen, begin_anew, departed
 from orchestrator.store.migrate import migrate
-from orchestrator.store.schema import ONLY, SHAPES, UNIX_EPOCH, events, fence, idempotency, instant, meta
-from orchestrator.store.writer import BATCH_BOUND, QUEUE_BOUND, Writer
+from orchestrator.store.schema import (
+    DOCUMENTED,
+    ONLY,
+    SHAPES,
+    UNIX_EPOCH,
+    events,
+    fence,
+    idempotency,
+    instant,
+    meta,
+    replicas,
+)
+from orchestrator.store.writer import BATCH_BOUND, LOCK, QUEUE_BOUND, Writer
 
 T = TypeVar("T")
+
+MICROSECOND = timedelta(microseconds=1)
 
 TRIM_CHUNK = 2000
 """Events deleted in one transaction, so that commits are not held up."""
 
 LOAD_CHUNK = 500
 """Rows decoded before the event loop gets its turn."""
+
+REPLICAS_KEPT_US = 3_600_000_000
+"""Leases that ran out longer ago are of processes that are gone."""
 
 
 class SqlStore:
@@ -49,12 +67,16 @@ class SqlStore:
     ) -> None:
         self._database = database
         self._make_incarnation = make_incarnation
-        self._writer = Writer(database, queue_bound=queue_bound, batch_bound=batch_bound, on_batch=on_batch)
+        self._lineage = Lineage(database.now_us())
+        self._hints = Hints()
+        self._on_batch = on_batch
+        self._writer = Writer(
+            database, self._lineage, queue_bound=queue_bound, batch_bound=batch_bound, on_batch=self._told
+        )
         self._read_engine: AsyncEngine | None = None
-        self._incarnation = ""
-        self._serial = 0
-        self._regressed = ""
+        self._listener: asyncio.Task[None] | None = None
         self._held_epoch = 0
+        self._newest_epoch = 0
 
     # --- open and close ------------------------------------------------------------------
 
@@ -66,74 +88,77 @@ class SqlStore:
             connection = await self._writer.connect()
             async with connection.begin():
                 await self._database.check(connection)
+                await self._database.alone(connection)
                 await connection.run_sync(migrate)
-                epoch = await self._begin_incarnation(connection, past)
-            self._database.remember(Past(self._incarnation, self._serial, epoch))
+                await self._know(connection, past)
+            seen = self._lineage.seen
+            self._database.remember(Past(seen.incarnation, seen.serial, self._newest_epoch))
         except SQLAlchemyError as error:
             await self.close()
             raise self._database.trouble(error) from error
         except BaseException:
             await self.close()
             raise
-        self._writer.start(self._incarnation)
+        self._writer.start()
+        self._hints.open()
+        self._listener = asyncio.create_task(self._database.listen(self._hints.tell), name="store-hints")
 
     async def close(self) -> None:
         """What waits is still committed."""
         await self._writer.close()
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait([self._listener])
+            self._listener = None
+        self._hints.close()
         if self._read_engine is not None:
             await self._read_engine.dispose()
             self._read_engine = None
         self._database.unlock()
 
-    async def _begin_incarnation(self, connection: AsyncConnection, past: Past) -> int:
-        """Find out which store this is, or make it one. The newest epoch."""
-        now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
-        known = (
+    def _told(self, size: int) -> None:
+        self._on_batch(size)
+        if self._database.exclusive:
+            self._hints.tell()  # else the database tells every process, this one too
+
+    async def _know(self, connection: AsyncConnection, past: Past) -> None:
+        """Find out which store this is, or make it one."""
+        if (await connection.execute(select(meta.c.id))).one_or_none() is None:
+            now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
+            serial = _serial(past.serial, now_us)
+            incarnation = self._make_incarnation()
             await connection.execute(
-                select(meta.c.incarnation, meta.c.serial, fence.c.epoch).join(fence, meta.c.id == fence.c.id)
-            )
-        ).one_or_none()
-        # Seconds, so that a later store has the higher serial even if nothing is left of the first.
-        serial = max(past.serial + 1, now_us // 1_000_000)
-        if known is None:
-            self._incarnation, self._serial = self._make_incarnation(), serial
-            await connection.execute(
-                insert(meta).values(
-                    id=ONLY, incarnation=self._incarnation, serial=serial, event_seq=0, batch=0
-                )
+                insert(meta).values(id=ONLY, incarnation=incarnation, serial=serial, event_seq=0, batch=0)
             )
             await connection.execute(insert(fence).values(id=ONLY, epoch=0, holder="", until_us=0))
-            return 0
-        self._incarnation, self._serial = known.incarnation, known.serial
+        found = (await connection.execute(LOCK)).one()
+        head = await self._lineage.look(connection, self._lineage.seen)
+        self._lineage.seen = known = head.seen
         older = (
-            known.epoch < past.epoch if known.incarnation == past.incarnation else known.serial < past.serial
+            found.epoch < past.epoch if known.incarnation == past.incarnation else known.serial < past.serial
         )
         if older:
-            self._regressed = (
-                f"{self._database} is an older copy: it was at epoch {known.epoch} of {known.incarnation}, "
-                f"and epoch {past.epoch} of {past.incarnation} has been seen here"
+            self._lineage.seen = await begin_anew(
+                connection,
+                head,
+                incarnation=self._make_incarnation(),
+                serial=_serial(max(past.serial, known.serial), head.now_us),
+                why=f"{self._database} is an older copy: it was at epoch {found.epoch} of "
+                f"{known.incarnation}, and epoch {past.epoch} of {past.incarnation} has been seen here",
             )
-            self._incarnation, self._serial = self._make_incarnation(), max(serial, known.serial + 1)
-            await connection.execute(update(meta).values(incarnation=self._incarnation, serial=self._serial))
         # Epochs rise over the lost future's too, so that its planner stays fenced.
-        epoch: int = max(past.epoch, known.epoch) if older else known.epoch
-        free = {"holder": "", "until_us": 0} if self._database.exclusive else {}
-        await connection.execute(update(fence).values(epoch=epoch, **free))
-        return epoch
+        self._newest_epoch = max(past.epoch, found.epoch) if older else found.epoch
+        if self._database.exclusive:
+            await connection.execute(update(fence).values(epoch=self._newest_epoch, holder="", until_us=0))
 
-    # --- the lease -----------------------------------------------------------------------
+    # --- leases --------------------------------------------------------------------------
 
     async def acquire(self, holder: str, ttl: timedelta) -> Lease:
-        ttl_us = ttl // timedelta(microseconds=1)
-
         async def take(connection: AsyncConnection) -> Lease:
             async with connection.begin():
-                found = (
-                    await connection.execute(
-                        select(fence, self._database.now_us().label("now_us")).with_for_update(of=fence)
-                    )
-                ).one()
-                current = found.until_us > found.now_us
+                found = (await connection.execute(LOCK)).one()
+                now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
+                current = found.until_us > now_us
                 if current and found.holder != holder:
                     raise NotLeader(
                         f"{found.holder} holds the planner lease",
@@ -143,11 +168,12 @@ class SqlStore:
                     )
                 renews = current and found.epoch == self._held_epoch
                 epoch: int = found.epoch if renews else found.epoch + 1
-                until_us: int = found.now_us + ttl_us
+                until_us: int = now_us + ttl // MICROSECOND
                 await connection.execute(update(fence).values(epoch=epoch, holder=holder, until_us=until_us))
             if not renews:
-                self._database.remember(Past(self._incarnation, self._serial, epoch))
-            self._held_epoch = epoch
+                seen = self._lineage.seen
+                self._database.remember(Past(seen.incarnation, seen.serial, epoch))
+            self._held_epoch = self._newest_epoch = epoch
             return Lease(epoch, holder, instant(until_us))
 
         return await self._writer.run(take)
@@ -158,10 +184,46 @@ class SqlStore:
                 await connection.execute(
                     update(fence).where(fence.c.epoch == lease.epoch).values(holder="", until_us=0)
                 )
+                await self._database.notify(connection)
 
         await self._writer.run(give_back)
         if self._held_epoch == lease.epoch:
             self._held_epoch = 0
+
+    async def beat(self, replica: str, ttl: timedelta) -> Beat:
+        """Without the fence: it must not wait behind others' writes, and decides nothing."""
+
+        async def live(connection: AsyncConnection) -> Beat:
+            async with connection.begin():
+                now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
+                await connection.execute(_BEAT, {"replica": replica, "until_us": now_us + ttl // MICROSECOND})
+                alive = await connection.execute(
+                    select(replicas.c.replica).where(replicas.c.until_us > now_us)
+                )
+                planner = (
+                    await connection.execute(
+                        select(meta.c.batch, fence.c.holder, fence.c.until_us).join(
+                            fence, fence.c.id == meta.c.id
+                        )
+                    )
+                ).one()
+            holder = planner.holder if planner.until_us > now_us else ""
+            return Beat(instant(now_us), frozenset(alive.scalars()), holder, planner.batch)
+
+        return await self._writer.run(live)
+
+    async def leave(self, replica: str) -> None:
+        async def end(connection: AsyncConnection) -> None:
+            async with connection.begin():
+                await connection.execute(delete(replicas).where(replicas.c.replica == replica))
+                await self._database.notify(connection)
+
+        await self._writer.run(end)
+        if self._database.exclusive:
+            self._hints.tell()
+
+    def hints(self) -> AsyncIterator[None]:
+        return self._hints.listen()
 
     # --- the one write -------------------------------------------------------------------
 
@@ -182,48 +244,93 @@ class SqlStore:
             raise self._database.trouble(error) from error
 
     async def load(self) -> Snapshot:
-        async def read(connection: AsyncConnection) -> Snapshot:
-            head = (await connection.execute(select(meta))).one()
+        seen = self._lineage.seen
+
+        async def read(connection: AsyncConnection) -> Snapshot | None:
+            head = await self._lineage.look(connection, seen)
+            now = head.seen
+            if departed(seen, head) is not None:
+                if now.incarnation == seen.incarnation:
+                    return None
+                self._lineage.seen = now
             rows: list[Row] = []
             for shape in SHAPES.values():
-                if shape.row is IdempotencyRow:
-                    continue
-                documents = (
-                    (
-                        await connection.execute(
-                            select(shape.table.c.doc).order_by(*(shape.table.c[name] for name in shape.key))
-                        )
-                    )
-                    .scalars()
-                    .all()
-                )
-                for start in range(0, len(documents), LOAD_CHUNK):
-                    rows.extend(
-                        codec.decode(shape.row, text) for text in documents[start : start + LOAD_CHUNK]
-                    )
-                    await asyncio.sleep(0)
+                if shape.row is not IdempotencyRow:
+                    query = select(shape.table.c.doc).order_by(*(shape.table.c[name] for name in shape.key))
+                    documents = (await connection.execute(query)).scalars().all()
+                    rows.extend(await _decoded([(shape.row, document) for document in documents]))
+            self._lineage.advance(now)
             return Snapshot(
-                head.incarnation, head.serial, head.event_seq, tuple(rows), head.batch, self._regressed
+                now.incarnation, now.serial, head.event_seq, tuple(rows), now.batch, head.regressed
             )
+
+        while (snapshot := await self._read(read)) is None:
+            seen = await self._regress(seen)
+        return snapshot
+
+    async def _regress(self, seen: Seen) -> Seen:
+        """The store has gone back in time: begin a new incarnation, unless somebody has. What is
+        known of it now."""
+
+        async def begin(connection: AsyncConnection) -> Seen:
+            async with connection.begin():
+                found = (await connection.execute(LOCK)).one()
+                head = await self._lineage.look(connection, seen)
+                now = head.seen
+                if departed(seen, head) is None or now.incarnation != seen.incarnation:
+                    return now
+                # Epochs rise over the lost future's too, so that its planner stays fenced.
+                epoch = max(found.epoch, self._newest_epoch)
+                await connection.execute(update(fence).values(epoch=epoch))
+                await self._database.notify(connection)
+                return await begin_anew(
+                    connection,
+                    head,
+                    incarnation=self._make_incarnation(),
+                    serial=_serial(max(now.serial, seen.serial), head.now_us),
+                    why=f"{self._database} is an older copy: it was at batch {now.batch} of "
+                    f"{now.incarnation} without the batch {seen.batch} that has been seen here",
+                )
+
+        self._lineage.seen = await self._writer.run(begin)
+        return self._lineage.seen
+
+    async def changes(self, after_batch: int) -> Changes:
+        seen = self._lineage.seen
+
+        async def read(connection: AsyncConnection) -> Changes:
+            head = await self._lineage.look(connection, seen)
+            if (other := departed(seen, head)) is not None:
+                raise other
+            found = (await connection.execute(_CHANGES, {"after": after_batch})).all()
+            rows = await _decoded([(SHAPES[table].row, document) for table, document in found])
+            self._lineage.advance(head.seen)
+            return Changes(head.seen.batch, head.event_seq, tuple(rows))
 
         return await self._read(read)
 
     async def events(
         self, after_seq: int, *, limit: int, rollout_id: str = "", node_id: str = ""
     ) -> Sequence[Event]:
-        query = select(events.c.seq, events.c.at_us, events.c.doc).where(events.c.seq > after_seq)
+        of = select(meta.c.incarnation).scalar_subquery()
+        query = select(of, events.c.seq, events.c.at_us, events.c.doc).where(events.c.seq > after_seq)
         if rollout_id:
             query = query.where(events.c.rollout_id == rollout_id)
         if node_id:
             query = query.where(events.c.node_id == node_id)
 
-        async def read(connection: AsyncConnection) -> Sequence[Record[int, int, str]]:
-            return (await connection.execute(query.order_by(events.c.seq).limit(limit))).all()
+        async def read(connection: AsyncConnection) -> Sequence[Event]:
+            found = (await connection.execute(query.order_by(events.c.seq).limit(limit))).all()
+            return [
+                Event(incarnation, seq, instant(at_us), codec.decode(NewEvent, doc))
+                for incarnation, seq, at_us, doc in found
+            ]
 
-        return [
-            Event(self._incarnation, seq, instant(at_us), codec.decode(NewEvent, doc))
-            for seq, at_us, doc in await self._read(read)
-        ]
+        known = self._lineage.seen.incarnation
+        page = await self._read(read)
+        if page and page[0].incarnation != known:
+            raise replaced(known, page[0].incarnation)
+        return page
 
     async def first_seq(self) -> int:
         async def read(connection: AsyncConnection) -> int:
@@ -249,16 +356,46 @@ class SqlStore:
 
     async def trim(self, *, keep_events_after: int, idempotency_before: datetime) -> None:
         """Deletes events up to and including keep_events_after, in several short transactions."""
-        before_us = (idempotency_before - UNIX_EPOCH) // timedelta(microseconds=1)
+        before_us = (idempotency_before - UNIX_EPOCH) // MICROSECOND
         while True:
             first = await self.first_seq()
             last = min(keep_events_after, first + TRIM_CHUNK - 1)
 
             async def drop(connection: AsyncConnection, last: int = last) -> None:
                 async with connection.begin():
+                    await connection.execute(LOCK)
+                    now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
+                    gone_us = now_us - REPLICAS_KEPT_US
                     await connection.execute(delete(events).where(events.c.seq <= last))
                     await connection.execute(delete(idempotency).where(idempotency.c.at_us < before_us))
+                    await connection.execute(delete(replicas).where(replicas.c.until_us < gone_us))
 
             await self._writer.run(drop)
             if last >= keep_events_after:
                 return
+
+
+def _serial(past: int, now_us: int) -> int:
+    """Seconds, so that a later store has the higher serial even if nothing is left of the first."""
+    return max(past + 1, now_us // 1_000_000)
+
+
+async def _decoded(documents: Sequence[tuple[type[Row], str]]) -> list[Row]:
+    rows: list[Row] = []
+    for start in range(0, len(documents), LOAD_CHUNK):
+        rows.extend(codec.decode(kind, document) for kind, document in documents[start : start + LOAD_CHUNK])
+        await asyncio.sleep(0)
+    return rows
+
+
+_BEAT = text(
+    "INSERT INTO replicas (replica, until_us) VALUES (:replica, :until_us)"
+    " ON CONFLICT (replica) DO UPDATE SET until_us = excluded.until_us"
+)
+
+_CHANGES = union_all(
+    *(
+        select(literal(table.name), table.c.doc).where(table.c.batch > bindparam("after"))
+        for table in DOCUMENTED
+    )
+)

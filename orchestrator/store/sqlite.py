@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,15 @@ class Sqlite:
                     pragma=name,
                     actual=actual,
                 )
+
+    async def alone(self, connection: AsyncConnection) -> None:
+        """It is: see rule 3."""
+
+    async def notify(self, connection: AsyncConnection) -> None:
+        """Nobody else is there to hear."""
+
+    async def listen(self, tell: Callable[[], None]) -> None:
+        """As above."""
 
     def now_us(self) -> ColumnElement[int]:
         return cast((func.julianday("now") - UNIX_EPOCH_JULIAN) * DAY_US, Integer)

@@ -2,25 +2,30 @@
 
 Rules
 1. commit() encodes, queues and waits. The writer takes all that wait (up to a bound), in order,
-   into one transaction: lock and check the fence, read the revisions they rely on, admit each
-   by itself (admission.py), write what stands, number the events, commit.
+   into one transaction: lock the fence, look whether the store is still the one that was seen
+   (lineage.py), read the revisions they rely on, admit each by itself (admission.py), write what
+   stands, number the events, commit. The fence is locked by a statement of its own: what the
+   statement that waits for a lock reads beside it may be older than the lock.
 2. A commit that is refused leaves no trace and does not disturb its neighbours. If the database
    itself refuses a row that was admitted, the batch is rolled back and made again one by one.
 3. A failure before COMMIT: nothing was written, StoreUnavailable. A failure *of* COMMIT is looked
-   up on a new connection (meta.batch); only if that fails too is it COMMIT_IN_DOUBT, after
-   which the caller must load again before it plans.
+   up on a new connection: the fence is locked, which waits for the lost transaction's end, then
+   its batch's token is compared (another process's batch may have got its number). Only if that
+   fails too is it COMMIT_IN_DOUBT, after which the caller must load again before it plans.
 4. Cancelling a waiting commit(): before its transaction began it is dropped, after that it may
    be committed. The caller cannot tell, so it must not cancel without loading again
    (runtime/tasks.py carries such work to its end).
 5. Everything that writes goes through the writer, so nobody's cancellation reaches its
    connection. Reads use their own connections and see only what is committed.
-6. The queue is bounded: Capacity, nothing queued.
+6. The queue is bounded: Capacity, nothing queued. Jobs (leases, beats) are few and go over the
+   bound: an overload must not look like a death.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -34,9 +39,14 @@ from orchestrator.errors import Capacity, Conflict, LiverollError, StoreUnavaila
 from orchestrator.ports import Committed
 from orchestrator.store import batch
 from orchestrator.store.database import Database
+from orchestrator.store.lineage import Lineage, Seen, departed, record, recorded
 from orchestrator.store.schema import events, fence, instant, meta
 
 T = TypeVar("T")
+
+LOCK = select(fence).with_for_update()
+"""First in every transaction that writes: they are serial over all processes. SQLite knows no such
+lock; there the transaction has the whole file from its BEGIN IMMEDIATE."""
 
 QUEUE_BOUND = 4096
 """Commits that may wait. At 5,000 a second this is under a second's worth."""
@@ -57,20 +67,25 @@ class Writer:
     """Owns the write connection. connect() first; start() once the store may be written."""
 
     def __init__(
-        self, database: Database, *, queue_bound: int, batch_bound: int, on_batch: Callable[[int], None]
+        self,
+        database: Database,
+        lineage: Lineage,
+        *,
+        queue_bound: int,
+        batch_bound: int,
+        on_batch: Callable[[int], None],
     ) -> None:
         self._database = database
-        self._queue: asyncio.Queue[batch.Entry | _Job[Any] | None] = asyncio.Queue(queue_bound)
+        self._lineage = lineage
+        self._queue: asyncio.Queue[batch.Entry | _Job[Any] | None] = asyncio.Queue()
+        self._queue_bound = queue_bound
         self._batch_bound = batch_bound
         self._on_batch = on_batch
         self._engine: AsyncEngine | None = None
         self._connection: AsyncConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._incarnation = ""
 
-    def start(self, incarnation: str) -> None:
-        """Commits are of this incarnation."""
-        self._incarnation = incarnation
+    def start(self) -> None:
         self._task = asyncio.create_task(self._write(), name="store-writer")
 
     async def close(self) -> None:
@@ -93,15 +108,14 @@ class Writer:
     def _enqueue(self, item: batch.Entry | _Job[Any]) -> None:
         if self._task is None or self._task.done():
             raise StoreUnavailable("the store is not open", remedy="start the orchestrator again")
-        try:
-            self._queue.put_nowait(item)
-        except asyncio.QueueFull:
+        if isinstance(item, batch.Entry) and self._queue.qsize() >= self._queue_bound:
             raise Capacity(
                 "too many writes wait for the database",
                 reason="STORE_QUEUE_FULL",
                 remedy="try again shortly; if it lasts, the disk is too slow for this fleet",
-                bound=self._queue.maxsize,
-            ) from None
+                bound=self._queue_bound,
+            )
+        self._queue.put_nowait(item)
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         job: _Job[T] = _Job(work, asyncio.get_running_loop().create_future())
@@ -172,32 +186,30 @@ class Writer:
     async def _transaction(self, entries: Sequence[batch.Entry]) -> list[Committed | Conflict]:
         connection = await self.connect()
         transaction = await connection.begin()
+        token = secrets.token_hex(8)
         try:
-            found = (
-                await connection.execute(
-                    select(
-                        fence.c.epoch,
-                        meta.c.incarnation,
-                        meta.c.batch,
-                        self._database.now_us().label("now_us"),
-                    )
-                    .join(meta, meta.c.id == fence.c.id)
-                    .with_for_update(of=fence)
+            epoch: int = (await connection.execute(LOCK)).one().epoch
+            seen = self._lineage.seen
+            head = await self._lineage.look(connection, seen)
+            if (other := departed(seen, head)) is not None:
+                await transaction.rollback()
+                return [copy.copy(other) for _ in entries]
+            number = head.seen.batch + 1
+            outcome = await batch.write(connection, entries, epoch=epoch, batch=number)
+            await record(connection, number, token)
+            await connection.execute(
+                update(meta).values(
+                    event_seq=head.event_seq + len(outcome.events),
+                    batch=number,
+                    regressed="" if outcome.fleet else head.regressed,
                 )
-            ).one()
-            outcome = await batch.write(connection, entries, epoch=found.epoch, batch=found.batch + 1)
-            numbered = (
-                await connection.execute(
-                    update(meta)
-                    .values(event_seq=meta.c.event_seq + len(outcome.events), batch=meta.c.batch + 1)
-                    .returning(meta.c.event_seq, meta.c.batch)
-                )
-            ).one()
-            first_seq = numbered.event_seq - len(outcome.events) + 1
+            )
+            first_seq = head.event_seq + 1
             if outcome.events:
                 await connection.execute(
-                    insert(events), batch.event_params(outcome.events, first_seq, found.now_us)
+                    insert(events), batch.event_params(outcome.events, first_seq, head.now_us)
                 )
+            await self._database.notify(connection)
         except BaseException:
             await transaction.rollback()
             raise
@@ -205,16 +217,18 @@ class Writer:
             await transaction.commit()
         except Exception as error:  # any failure of COMMIT leaves it open whether it happened
             await self._disconnect()
-            if not await self._happened(numbered.batch, error):
+            if not await self._happened(number, token, error):
                 raise self._database.trouble(error) from error
-        return outcome.results(self._incarnation, numbered.batch, first_seq, instant(found.now_us))
+        self._lineage.advance(Seen(head.seen.incarnation, head.seen.serial, number, token))
+        return outcome.results(head.seen.incarnation, number, first_seq, instant(head.now_us))
 
-    async def _happened(self, number: int, cause: Exception) -> bool:
-        """Did the transaction of this number commit, although COMMIT failed?"""
+    async def _happened(self, number: int, token: str, cause: Exception) -> bool:
+        """Did this transaction commit, although COMMIT failed?"""
         try:
             connection = await self.connect()
-            newest: int = (await connection.execute(select(meta.c.batch))).scalar_one()
-            await connection.rollback()
+            async with connection.begin():
+                await connection.execute(LOCK)
+                return await recorded(connection, number) == token
         except Exception as error:
             raise StoreUnavailable(
                 "it is not known whether a write was made",
@@ -222,7 +236,6 @@ class Writer:
                 remedy="mend the database; the orchestrator then reads everything again by itself",
                 detail=cause,
             ) from error
-        return newest >= number
 
     async def connect(self) -> AsyncConnection:
         if self._connection is None:

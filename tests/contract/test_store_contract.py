@@ -410,3 +410,92 @@ class TestIncarnation:
             other = await store.load()
         assert other.incarnation != first.incarnation
         assert other.incarnation_serial > first.incarnation_serial
+
+
+class TestReplicas:
+    async def test_a_beat_tells_who_lives_on_the_stores_clock(self, store: Store, backend: Backend) -> None:
+        first = await store.beat("a", TTL)
+        assert (first.now, first.alive, first.planner) == (START, frozenset("a"), "")
+        lease = await store.acquire("b", TTL)
+        backend.clock.at += TTL / 2
+        second = await store.beat("b", TTL)
+        assert (second.now, second.alive, second.planner) == (START + TTL / 2, frozenset("ab"), "b")
+        backend.clock.at += TTL / 2  # the first beat's lease and the planner's end now
+        third = await store.beat("b", TTL)
+        assert (third.alive, third.planner) == (frozenset("b"), "")
+        assert (await store.beat("a", TTL)).alive == frozenset("ab")  # it was only slow
+        await store.leave("a")
+        assert (await store.beat("b", TTL)).alive == frozenset("b")
+        await store.release(lease)
+
+    async def test_a_beat_tells_the_newest_batch(self, store: Store, epoch: int) -> None:
+        before = (await store.beat("a", TTL)).batch
+        committed = await store.commit(epoch, Change((NodeRow("n1"),)))
+        assert (await store.beat("a", TTL)).batch == committed.batch == before + 1
+
+    async def test_a_commit_without_an_epoch_stands_on_its_revisions(self, store: Store, epoch: int) -> None:
+        committed = await store.commit(None, Change((NodeRow("n1"),)))
+        await store.commit(epoch, Change(committed.rows))
+        with pytest.raises(Conflict) as caught:
+            await store.commit(None, Change(committed.rows))
+        assert caught.value.reason == "CONFLICT"
+
+
+class TestChanges:
+    async def test_each_row_once_as_it_is_now(self, store: Store, epoch: int) -> None:
+        base = (await store.load()).batch
+        (one,) = await put(store, epoch, NodeRow("n1"), events=(said("one"),))
+        await put(store, epoch, one)
+        last = await store.commit(
+            None,
+            Change(
+                (
+                    attempt("n1"),
+                    MemberRow("rollout", "n1", 0, 0),
+                    rollout("rollout"),
+                    FleetRow(),
+                    IdempotencyRow("key", "m", "alice", "h", "", START),
+                ),
+                events=(said("two"),),
+                shrinks=True,
+            ),
+        )
+        found = await store.changes(base)
+        assert (found.batch, found.head_seq) == (last.batch, 2)
+        assert sorted(row.table for row in found.rows) == sorted(
+            ["nodes", "attempts", "members", "rollouts", "fleet", "capacity"]
+        )
+        snapshot = await store.load()
+        assert set(map(repr, found.rows)) == set(map(repr, snapshot.rows))
+        assert (snapshot.batch, snapshot.head_seq) == (found.batch, found.head_seq)
+        only = await store.changes(base + 1)
+        assert [row.key for row in only.rows if row.table == "nodes"] == [("n1",)]
+        assert await store.changes(last.batch) == replace(found, rows=())
+
+    async def test_batches_are_numbered_without_gaps(self, store: Store, epoch: int) -> None:
+        base = (await store.load()).batch
+        one = await store.commit(epoch, Change((NodeRow("n1"),)))
+        with pytest.raises(Conflict):
+            await put(store, epoch, NodeRow("n1"))
+        three = await store.commit(epoch, Change((NodeRow("n2"),)))
+        together = await asyncio.gather(
+            *(store.commit(epoch, Change((NodeRow(f"m{number}"),))) for number in range(10))
+        )
+        assert (one.batch, three.batch) == (base + 1, base + 3)
+        assert sorted({each.batch for each in together}) == list(range(base + 4, together[-1].batch + 1))
+        assert (await store.changes(0)).batch == together[-1].batch
+
+    async def test_a_hint_comes_after_a_commit_and_the_end_with_the_store(self, backend: Backend) -> None:
+        async with opened(backend) as store:
+            hints = store.hints()
+            waiting = asyncio.create_task(anext(hints))
+            await asyncio.sleep(0)
+            committed = await store.commit(None, Change((NodeRow("n1"),)))
+            await asyncio.wait_for(waiting, 10)
+            assert [row.key for row in (await store.changes(committed.batch - 1)).rows] == [("n1",)]
+            waiting = asyncio.create_task(anext(hints))
+            await store.leave("a")
+            await asyncio.wait_for(waiting, 10)
+            waiting = asyncio.create_task(anext(hints, None))  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(waiting, 10) is None

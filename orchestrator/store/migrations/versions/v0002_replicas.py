@@ -27,3 +27,10 @@ def upgrade() -> None:
         sa.Column("replica", sa.String, primary_key=True),
         sa.Column("until_us", BIG, nullable=False),
     )
+    op.create_table(
+        "batches",
+        sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("number", BIG, nullable=False),
+        sa.Column("token", sa.String, nullable=False),
+    )
+    op.add_column("meta", sa.Column("regressed", sa.Text, nullable=False, server_default=""))

@@ -1,0 +1,130 @@
+"""Which history a handle has seen, and whether the store still has it.
+
+Rules
+1. A store's history is its incarnation and the tokens of its batches (schema.py). A handle
+   remembers the newest batch that it has written or read, with its token.
+2. Every write, inside its transaction and after it has the fence, and every read of changes looks
+   whether that batch is there. If not, the database is another one, an older copy, or an older
+   copy that has been written to since: Conflict, STORE_REPLACED.
+3. load() then begins a new incarnation, once, under the fence; who comes later finds it begun. Its
+   sentence stays with the store until somebody has written the fleet's row, so that a crash in
+   between loses nothing.
+4. Each write and read looks at the schema as well: a release whose schema a newer one has migrated
+   must not go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, bindparam, column, select, table, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.errors import Conflict
+from orchestrator.store.admission import replaced
+from orchestrator.store.migrate import HEAD, schema_newer
+from orchestrator.store.schema import RING, batches, meta
+
+_alembic = table("alembic_version", column("version_num", String))
+_newest = batches.alias("newest")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest batch that a handle knows."""
+
+    incarnation: str
+    serial: int
+    batch: int
+    token: str
+    """Empty if it is not known (a batch of an older release, or none yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The store's at one moment."""
+
+    seen: Seen
+    """As it is seen now."""
+    event_seq: int
+    regressed: str
+    now_us: int
+    was: str | None
+    """The token of the batch that was asked for, None if it is not there."""
+
+
+class Lineage:
+    """One handle's."""
+
+    def __init__(self, now_us: ColumnElement[int]) -> None:
+        self.seen = Seen("", 0, 0, "")
+        old = (
+            select(batches.c.token)
+            .where(batches.c.slot == bindparam("seen_slot"), batches.c.number == bindparam("seen_batch"))
+            .scalar_subquery()
+        )
+        newest = select(_newest.c.token).where(
+            _newest.c.slot == meta.c.batch % RING, _newest.c.number == meta.c.batch
+        )
+        self._look = select(
+            meta,
+            now_us.label("now_us"),
+            old.label("was"),
+            newest.scalar_subquery().label("token"),
+            select(_alembic.c.version_num).scalar_subquery().label("schema"),
+        )
+
+    async def look(self, connection: AsyncConnection, seen: Seen) -> Head:
+        """In the connection's transaction. Unsupported (SCHEMA_NEWER)."""
+        asked = {"seen_slot": seen.batch % RING, "seen_batch": seen.batch}
+        found: Any = (await connection.execute(self._look, asked)).one()
+        if found.schema != HEAD:
+            raise schema_newer(found.schema)
+        now = Seen(found.incarnation, found.serial, found.batch, found.token or "")
+        return Head(now, found.event_seq, found.regressed, found.now_us, found.was)
+
+    def advance(self, seen: Seen) -> None:
+        """Something newer of the same history was seen; what is older says nothing."""
+        if seen.incarnation == self.seen.incarnation and seen.batch > self.seen.batch:
+            self.seen = seen
+
+
+def departed(seen: Seen, head: Head) -> Conflict | None:
+    """Is what was seen no part of the store's history? head: looked up for `seen`."""
+    now = head.seen
+    lost = now.incarnation != seen.incarnation or now.batch < seen.batch
+    forked = seen.token and now.batch - seen.batch < RING and head.was != seen.token
+    if not lost and not forked:
+        return None
+    return replaced(
+        f"{seen.incarnation} batch {seen.batch} {seen.token}".rstrip(),
+        f"{now.incarnation} batch {now.batch} {now.token}".rstrip(),
+    )
+
+
+async def record(connection: AsyncConnection, number: int, token: str) -> None:
+    """Batch `number` is this one, if the transaction commits."""
+    await connection.execute(_RECORD, {"slot": number % RING, "number": number, "token": token})
+
+
+async def recorded(connection: AsyncConnection, number: int) -> str | None:
+    """The token of that batch. Definite only for who holds the fence: a transaction whose COMMIT
+    got lost may be at it still, and holds the fence until it is done."""
+    query = select(batches.c.token).where(batches.c.slot == number % RING, batches.c.number == number)
+    token: str | None = (await connection.execute(query)).scalar_one_or_none()
+    return token
+
+
+async def begin_anew(
+    connection: AsyncConnection, head: Head, *, incarnation: str, serial: int, why: str
+) -> Seen:
+    """The store goes on from here under another name. Within a transaction that has the fence."""
+    await connection.execute(update(meta).values(incarnation=incarnation, serial=serial, regressed=why))
+    return Seen(incarnation, serial, head.seen.batch, head.seen.token)
+
+
+_RECORD = text(
+    "INSERT INTO batches (slot, number, token) VALUES (:slot, :number, :token)"
+    " ON CONFLICT (slot) DO UPDATE SET number = excluded.number, token = excluded.token"
+)
