@@ -79,7 +79,11 @@ def lose(draft: Draft, index: RolloutIndex) -> None:
 
 
 def settle_members(draft: Draft, index: RolloutIndex) -> None:
-    """Rule 6. Failures that break a budget halt the rollout in the same change."""
+    """Rule 6. Failures that break a budget halt the rollout in the same change.
+
+    Others rely on the rollout's row: it says how many failures an operator has forgiven. While it is
+    halted they write it, so that a clear_halt forgives just the failures that it has counted.
+    """
     fleet, row = draft.fleet, index.row
     order = index.last_order
     failed: list[tuple[MemberRow, AttemptRow, list[Row], list[NewEvent]]] = []
@@ -102,17 +106,19 @@ def settle_members(draft: Draft, index: RolloutIndex) -> None:
         return
     draft.held.add(row.rollout_id)
     halt = halt_for(index, [(after, own) for after, own, _, _ in failed])
-    if halt is None:
+    if halt is None and not row.halted:
         for _, own, writes, events in failed:
-            draft.add("settle", row.rollout_id, writes, events, [own])
+            draft.add("settle", row.rollout_id, writes, events, [own, row])
         return
-    all_writes: list[Row] = [halt.row]
+    all_writes: list[Row] = [halt.row if halt is not None else row]
     all_events: list[NewEvent] = []
     for _, _, writes, events in failed:
         all_writes += writes
         all_events += events
     guards = [own for _, own, _, _ in failed]
-    draft.add("halt", row.rollout_id, all_writes, [*all_events, halt.event], guards)
+    if halt is not None:
+        all_events.append(halt.event)
+    draft.add("settle" if halt is None else "halt", row.rollout_id, all_writes, all_events, guards)
 
 
 def _settled(member: MemberRow, own: AttemptRow | None) -> NewEvent:
@@ -255,7 +261,7 @@ def commit(draft: Draft, index: RolloutIndex) -> None:
             row.rollout_id,
             [wanted],
             [event("attempt.committing", a, text)],
-            [row, fleet.row],
+            [row, fleet.row, a],
             [node_id],
         )
 

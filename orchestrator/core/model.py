@@ -8,7 +8,8 @@ Rules
 3. Rows hold facts, not conclusions: a rollout's shown state, a node's availability and every
    budget's use are derived (fleet.py), so that they cannot disagree.
 4. A Change is the only thing that is ever written: rows with the revisions they were read at,
-   rows only relied on (guards), and the events that tell of it, atomically.
+   rows only relied on (guards), and the events that tell of it, atomically. It guards all that
+   it relied on, or is harmless on rows that have moved: docs/decisions/0009-guards.md says which.
 5. All rows are plain data (str, int, float, bool, None, datetime, timedelta, enums, tuples,
    frozensets, mappings, dataclasses), so one codec serves every store.
 """
@@ -392,8 +393,8 @@ class IdempotencyRow:
 
 @dataclass(frozen=True, slots=True)
 class CapacityRow:
-    """Nothing but a revision: it rises with every commit that takes an available node away, whoever
-    makes it, so that a start which relied on the budgets before it does not stand."""
+    """Nothing but a revision: it rises with every commit that leaves less room for starts, whoever
+    makes it, so that a start which relied on the budgets before it does not stand (capacity.py)."""
 
     table: ClassVar[str] = "capacity"
     revision: int = 0
@@ -412,9 +413,18 @@ CAPACITY: RowKey = (CapacityRow.table, CapacityRow().key)
 """For guards."""
 
 
+Guard = tuple[RowKey, int]
+"""A row that a Change relies on, and the revision at which it was read."""
+
+
 def row_key(row: Row) -> RowKey:
     """The row's identity over all tables."""
     return (row.table, row.key)
+
+
+def guarding(row: Row) -> Guard:
+    """The row as it is, for Change.guards."""
+    return (row_key(row), row.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,14 +458,16 @@ class Change:
 
     writes: new rows, each carrying the revision at which its predecessor was read (0: must not
     exist). guards: further rows that the decision relied on, as (key, revision); they must not
-    have moved. events: in order. shrinks: the fleet has fewer available nodes after it; the store
-    raises the CapacityRow's revision by one, whatever it was. Nothing to do is `Change()`.
+    have moved. events: in order. shrinks: there is less room for starts after it, as capacity.py
+    measures; the store raises the CapacityRow's revision by one, whatever it was. Nothing to do is
+    `Change()`; nothing to do *because of* rows is a Change of guards alone, which is committed like
+    any other: whoever saw an older state must not answer from it.
     """
 
     writes: tuple[Row, ...] = ()
-    guards: tuple[tuple[RowKey, int], ...] = ()
+    guards: tuple[Guard, ...] = ()
     events: tuple[NewEvent, ...] = ()
     shrinks: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.writes or self.events)
+        return bool(self.writes or self.events or self.guards)

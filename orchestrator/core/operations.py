@@ -8,6 +8,9 @@ Rules
 1. operations_table.ALLOWED says which call which state admits.
 2. Calls set goals, gates and words; what follows from them is the planner's.
 3. A rollout's id is its name.
+4. Every word on a rollout writes its row, so that words and the planner's steps of it come one
+   after the other. A call that changes nothing guards the rows that say so: no replica answers
+   "it is stopped" from what it was.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from orchestrator.core.operations_nodes import (
     find_rollout,
     retry_nodes,
     set_maintenance,
+    unchanged,
     write_off,
 )
 from orchestrator.core.operations_table import Operation, admit, shown_state
@@ -136,7 +140,7 @@ def pause(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datetime)
     """No start and no jump until resume; nodes that wait for PROCEED unwind."""
     rollout, _ = _admitted(fleet, rollout_id, Operation.PAUSE)
     if rollout.paused:
-        return NOTHING
+        return unchanged(rollout)
     paused = replace(rollout, paused=_why(reason, actor))
     return _changed(paused, "rollout.paused", "paused", reason, actor)
 
@@ -183,13 +187,13 @@ def approve(fleet: Fleet, rollout_id: str, wave: str, remark: str, actor: str, n
     name = rollout.wave_names[index]
     if index == rollout.wave and _held_by_gate(rollout):
         if index in rollout.gates_waived:
-            return NOTHING
+            return unchanged(rollout)
         waived = replace(rollout, gates_waived=rollout.gates_waived | {index})
         return _changed(waived, "wave.gates_waived", f"gates of wave {name} waived", remark, actor)
     if index == 0:
         raise InvalidSpec([Violation("wave", "the canary needs no approval", "Name a later wave.")])
     if index in rollout.approved:
-        return NOTHING
+        return unchanged(rollout)
     approved = replace(rollout, approved=rollout.approved | {index})
     return _changed(approved, "wave.approved", f"wave {name} approved", remark, actor)
 
@@ -202,7 +206,7 @@ def cancel(
     if roll_back_too:
         _can_go_back(fleet, rollout, must_have=False)
     if rollout.goal is Goal.CANCEL and (rollout.roll_back_after_cancel or not roll_back_too):
-        return NOTHING
+        return unchanged(rollout)
     cancelled = replace(rollout, goal=Goal.CANCEL, roll_back_after_cancel=roll_back_too, paused="")
     word = "cancel and roll back" if roll_back_too else "cancel"
     return _changed(cancelled, "rollout.cancel_wanted", word, reason, actor)
@@ -230,7 +234,7 @@ def fleet_stop(fleet: Fleet, stop: bool, reason: str, actor: str, now: datetime)
     """The red button: no rollout starts anything or jumps. stop False releases it."""
     row = fleet.row
     if stop == bool(row.stopped):
-        return NOTHING
+        return unchanged(row)
     if stop:
         why = _why(reason, actor)
         stopped = replace(row, stopped=OPERATOR, stop_message=why, stopped_by=actor, stopped_at=now)

@@ -5,6 +5,8 @@ Rules
    which and why. Without names, every node that fits is meant.
 2. Nobody takes a node with an open attempt out of a rollout.
 3. A write-off is for nodes that cannot speak for themselves: a linked one is refused.
+4. What a call found of a node that it does not write (its attempt, that it is excluded already) is
+   guarded; the rollout's row is written with every word on its members (operations.py).
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from orchestrator.core.model import (
     NodeRow,
     RolloutRow,
     Row,
+    guarding,
 )
 from orchestrator.core.operations_table import Operation, admit, shown_state
 from orchestrator.core.phases import Goal, Link, Outcome, Phase, WaveState
 from orchestrator.core.selectors import near
 from orchestrator.core.settlement import NO_TRIES
-from orchestrator.core.standing import NEEDS_WORD
+from orchestrator.core.standing import NEEDS_WORD, is_open
 from orchestrator.errors import Blocked, InvalidSpec, NotFound, Violation
 
 if TYPE_CHECKING:
@@ -79,10 +82,12 @@ def commit_nodes(
     rollout = _admitted(fleet, rollout_id, Operation.COMMIT)
     chosen = _chosen(fleet, rollout, nodes, lambda m: _baking(fleet, m))
     done, refused, writes = [], {}, []
+    guards = [guarding(rollout)]
     for member in chosen:
         node = find_node(fleet, member.node_id)
         attempt = fleet.newest_attempt(member.node_id)
         if attempt is not None and attempt.rollout_id == rollout.rollout_id:
+            guards.append(guarding(attempt))
             if attempt.phase is Phase.COMMITTED:
                 continue
             if attempt.phase is Phase.BAKING:
@@ -98,7 +103,7 @@ def commit_nodes(
         refused[member.node_id] = "it is not updated and uncommitted"
     _refuse(refused, "NOT_UNCOMMITTED", "Only nodes that bake can be committed (`liveroll get`).")
     events = _events("node.commit_wanted", rollout, done, reason, actor)
-    return OnNodes(Change(tuple(writes), guards=_guard(rollout), events=events), tuple(done))
+    return OnNodes(Change(tuple(writes), tuple(guards), events), tuple(done))
 
 
 def retry_nodes(
@@ -113,6 +118,7 @@ def retry_nodes(
     rollout = _admitted(fleet, rollout_id, Operation.RETRY)
     chosen = _chosen(fleet, rollout, nodes, lambda m: m.outcome is Outcome.FAILED)
     again: list[MemberRow] = []
+    as_is: list[Row] = []
     refused = {}
     for member in chosen:
         forward = member.outcome is Outcome.ROLLED_BACK and rollout.goal is Goal.FORWARD
@@ -130,20 +136,19 @@ def retry_nodes(
             )
         elif member.outcome is Outcome.PENDING:
             newest = fleet.newest_attempt(member.node_id)
+            as_is += [newest] if newest is not None else []
             if newest is not None and newest.phase in NEEDS_WORD and not member.operator_word:
                 again.append(replace(member, operator_word=True))
+            else:
+                as_is.append(member)
         else:
             refused[member.node_id] = f"it is {member.outcome}"
     _refuse(refused, "NOT_FAILED", "Only failed nodes can be tried again.")
     if not again:
-        return OnNodes(Change(), ())
+        return OnNodes(unchanged(rollout, *as_is), ())
     done = tuple(m.node_id for m in again)
-    reopened = _reopened(rollout, again)
-    writes: tuple[Row, ...] = (*again, reopened) if reopened != rollout else tuple(again)
-    guards = () if reopened != rollout else _guard(rollout)
-    return OnNodes(
-        Change(writes, guards=guards, events=_events("node.retry_wanted", rollout, done, reason, actor)), done
-    )
+    events = _events("node.retry_wanted", rollout, done, reason, actor)
+    return OnNodes(Change((*again, _reopened(rollout, again)), unchanged(*as_is).guards, events), done)
 
 
 def exclude_nodes(
@@ -154,10 +159,12 @@ def exclude_nodes(
     if not nodes:
         raise InvalidSpec([Violation("nodes", "there is none", "Name the nodes to leave out.")])
     out: list[MemberRow] = []
+    as_is: list[Row] = []
     refused = {}
     for member in _chosen(fleet, rollout, nodes, lambda m: True):
-        attempt = fleet.open_attempt(member.node_id)
-        if attempt is not None and attempt.rollout_id == rollout.rollout_id:
+        attempt = fleet.newest_attempt(member.node_id)
+        as_is += [attempt] if attempt is not None else []
+        if attempt is not None and is_open(attempt) and attempt.rollout_id == rollout.rollout_id:
             refused[member.node_id] = f"its attempt {attempt.generation} is {attempt.phase}"
         elif member.outcome in (Outcome.PENDING, Outcome.FAILED) and not member.crossed:
             why = reason or f"asked for by {actor}"
@@ -165,15 +172,19 @@ def exclude_nodes(
         elif member.outcome not in (Outcome.EXCLUDED, Outcome.WRITTEN_OFF):
             word = "it may run the new kernel" if member.crossed else f"it is {member.outcome}"
             refused[member.node_id] = word
+        else:
+            as_is.append(member)
     _refuse(
         refused,
         "CANNOT_EXCLUDE",
         "Wait until its attempt settles, or cancel or roll back the rollout; a node that is gone for good "
         "is written off.",
     )
+    if not out:
+        return OnNodes(unchanged(rollout, *as_is), ())
     done = tuple(m.node_id for m in out)
     events = _events("node.excluded", rollout, done, reason, actor)
-    return OnNodes(Change(tuple(out), guards=_guard(rollout), events=events), done)
+    return OnNodes(Change((*out, rollout), unchanged(*as_is).guards, events), done)
 
 
 def write_off(fleet: Fleet, nodes: Sequence[str], reason: str, actor: str, now: datetime) -> OnNodes:
@@ -199,11 +210,12 @@ def write_off(fleet: Fleet, nodes: Sequence[str], reason: str, actor: str, now: 
         "Use maintenance or exclude for a node that lives; wait for the grace after a restart to end.",
     )
     writes = [replace(n, written_off=reason) for n in rows if n.written_off != reason]
+    as_is = unchanged(*(n for n in rows if n.written_off == reason))
     events = tuple(
         NewEvent("node.written_off", f"{n.node_id} is written off: {reason}", node_id=n.node_id, actor=actor)
         for n in writes
     )
-    return OnNodes(Change(tuple(writes), events=events), tuple(n.node_id for n in rows))
+    return OnNodes(Change(tuple(writes), as_is.guards, events), tuple(n.node_id for n in rows))
 
 
 def set_maintenance(
@@ -232,13 +244,14 @@ def set_maintenance(
             "Wait until the attempt settles, or cancel its rollout.",
         )
     writes = [replace(n, maintenance=maintenance) for n in rows if n.maintenance != maintenance]
+    as_is = unchanged(*(n for n in rows if n.maintenance == maintenance))
     word = (
         f"in maintenance: {maintenance.reason} ({maintenance.owner})" if maintenance else "out of maintenance"
     )
     events = tuple(
         NewEvent("node.maintenance", f"{n.node_id} is {word}", node_id=n.node_id, actor=actor) for n in writes
     )
-    return OnNodes(Change(tuple(writes), events=events), tuple(n.node_id for n in rows))
+    return OnNodes(Change(tuple(writes), as_is.guards, events), tuple(n.node_id for n in rows))
 
 
 def _admitted(fleet: Fleet, rollout_id: str, operation: Operation) -> RolloutRow:
@@ -283,8 +296,9 @@ def _refuse(refused: dict[str, str], reason: str, remedy: str) -> None:
     raise Blocked(told + more, reason=reason, remedy=remedy, nodes=",".join(refused))
 
 
-def _guard(rollout: RolloutRow) -> tuple[tuple[tuple[str, tuple[str, ...]], int], ...]:
-    return (((rollout.table, rollout.key), rollout.revision),)
+def unchanged(*rows: Row) -> Change:
+    """Nothing to write, because of these rows: it stands only as long as they do."""
+    return Change(guards=tuple(guarding(row) for row in rows))
 
 
 def _events(

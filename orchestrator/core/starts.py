@@ -7,7 +7,8 @@ Rules
    and beyond wave 0, by the canary rule: its kernel pair has passed, or it is that pair's canary.
 3. What is refused is refused for a whole bucket at once, and told as such.
 4. One change takes the slot, the blackout slot and the generation: node, attempt and member are
-   written together, under guard of the rollout, of the fleet stop and of the node's last attempt.
+   written together, under guard of the rollout, of the fleet stop, of the node's last attempt and
+   of the capacity: whatever took room away since, at any replica, makes the start void (capacity.py).
 5. STAGE goes to members of the waves whose turn has come and of the next, max_staging at a time.
 """
 
@@ -180,7 +181,7 @@ def _prepare(draft: Draft, index: RolloutIndex, lane: Lane, node_id: str) -> boo
         wave=str(member.wave),
         canary=str(attempt.pair_canary).lower(),
     )
-    guards: list[Row] = [row, fleet.row]
+    guards: list[Row] = [row, fleet.row, fleet.capacity]
     if newest is not None:
         guards.append(newest)
     return draft.add("prepare", row.rollout_id, [prepared, attempt, going], [told], guards, [node_id])

@@ -234,7 +234,7 @@ class Script:
         self.world.commit(change)
         for event in change.events:
             self.world.say("operator", told(event))
-        if not change:
+        if not change.writes:
             self.world.say("operator", "nothing changes")
 
     def do_create(self, names: list[str], words: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from orchestrator.core.model import (
     MemberRow,
     NodeRow,
     RolloutRow,
+    guarding,
 )
 from orchestrator.core.operations_table import ALLOWED, Operation, shown_state
 from orchestrator.core.phases import Goal, Outcome, Phase, RolloutState, Verdict, WaveState
@@ -93,7 +94,7 @@ def test_every_state_and_every_operation(state: RolloutState, operation: Operati
     assert shown_state(made.rollouts["k"], made.members("k").values()) is state
     if operation in ALLOWED[state]:
         change = CALLS[operation](made)
-        if change:
+        if change.writes:
             assert all(e.actor == "alice" for e in change.events)
             apply(made, change)
         return
@@ -178,12 +179,12 @@ def test_approving_a_gated_wave_waives_its_gates(fields: dict[str, Any], wave: s
     apply(made, op.approve(made, "k", wave, "looked at it", "alice", NOW))
     row = made.rollouts["k"]
     assert (row.gates_waived, row.approved) == (frozenset({0}), frozenset())
-    assert not op.approve(made, "k", wave, "", "alice", NOW)
+    assert not op.approve(made, "k", wave, "", "alice", NOW).writes
 
 
 def test_a_paused_halt_keeps_its_halt() -> None:
     made = campaign(State.HALTED, paused="lunch")
-    assert not op.pause(made, "k", "", "alice", NOW)
+    assert not op.pause(made, "k", "", "alice", NOW).writes
     apply(made, op.resume(made, "k", "", False, "alice", NOW))
     assert (made.rollouts["k"].paused, made.rollouts["k"].halted) == ("", "FAILURE_BUDGET")
 
@@ -202,7 +203,7 @@ def test_approve(fields: dict[str, Any], wave: str, approved: set[int]) -> None:
     apply(made, change)
     assert made.rollouts["k"].approved == approved
     assert change.events[0].cause == "fine"
-    assert not op.approve(made, "k", "all", "", "alice", NOW)
+    assert not op.approve(made, "k", "all", "", "alice", NOW).writes
 
 
 @pytest.mark.parametrize(
@@ -225,10 +226,10 @@ def test_cancel_and_its_rollback() -> None:
     apply(made, op.cancel(made, "k", "wrong kernel", False, "alice", NOW))
     row = made.rollouts["k"]
     assert (row.goal, row.paused, row.roll_back_after_cancel) == (Goal.CANCEL, "", False)
-    assert not op.cancel(made, "k", "", False, "alice", NOW)
+    assert not op.cancel(made, "k", "", False, "alice", NOW).writes
     apply(made, op.cancel(made, "k", "", True, "alice", NOW))
     assert made.rollouts["k"].roll_back_after_cancel
-    assert not op.cancel(made, "k", "", False, "alice", NOW), "the rollback stays wanted"
+    assert not op.cancel(made, "k", "", False, "alice", NOW).writes, "the rollback stays wanted"
 
 
 def test_cancel_before_anything_crossed_may_ask_for_a_rollback() -> None:
@@ -289,11 +290,11 @@ def test_retry_is_a_persons_word() -> None:
     )
 
 
-def test_retry_in_a_wave_that_runs_leaves_the_rollout_alone() -> None:
+def test_retry_in_a_wave_that_runs_writes_the_rollout_as_it_is() -> None:
+    """So that no plan ends it at the same time."""
     made = campaign(wave=1)
     change = op.retry_nodes(made, "k", ["n01"], "", "alice", NOW).change
-    assert not any(isinstance(r, RolloutRow) for r in change.writes)
-    assert change.guards == ((("rollouts", ("k",)), 0),)
+    assert row_of(change, RolloutRow) == made.rollouts["k"]
 
 
 def test_what_may_be_tried_again() -> None:
@@ -304,7 +305,9 @@ def test_what_may_be_tried_again() -> None:
         op.retry_nodes(made, "k", ["n00"], "", "alice", NOW)
     assert caught.value.reason == "NOT_FAILED"
     made.apply(member("n02", wave=1, position=2))
-    assert op.retry_nodes(made, "k", ["n02"], "", "alice", NOW) == op.OnNodes(Change(), ())
+    waits = op.retry_nodes(made, "k", ["n02"], "", "alice", NOW)
+    assert (waits.change.writes, waits.nodes) == ((), ())
+    assert guarding(made.members("k")["n02"]) in waits.change.guards
 
 
 def test_exclude() -> None:
@@ -347,17 +350,17 @@ def test_write_off() -> None:
     done = op.write_off(made, ["n00"], "gone", "alice", later)
     apply(made, done.change)
     assert (made.nodes["n00"].written_off, done.nodes) == ("gone", ("n00",))
-    assert not op.write_off(made, ["n00"], "gone", "alice", later).change
+    assert not op.write_off(made, ["n00"], "gone", "alice", later).change.writes
     with pytest.raises(NotFound):
         op.write_off(made, ["n000"], "gone", "alice", NOW)
 
 
 def test_fleet_stop() -> None:
     made = fleet()
-    assert not op.fleet_stop(made, False, "", "alice", NOW)
+    assert not op.fleet_stop(made, False, "", "alice", NOW).writes
     apply(made, op.fleet_stop(made, True, "smoke", "alice", NOW))
     assert (made.row.stopped, made.row.stop_message, made.row.stopped_by) == ("OPERATOR", "smoke", "alice")
-    assert not op.fleet_stop(made, True, "again", "bob", NOW)
+    assert not op.fleet_stop(made, True, "again", "bob", NOW).writes
     change = op.fleet_stop(made, False, "clear", "alice", NOW)
     apply(made, change)
     assert (made.row.stopped, made.row.stopped_at) == ("", None)
@@ -371,7 +374,7 @@ def test_maintenance() -> None:
     wanted = Maintenance("bob", "disk", NOW + timedelta(hours=1))
     apply(made, op.set_maintenance(made, ["n00"], wanted, "alice", NOW).change)
     assert made.nodes["n00"].maintenance == wanted
-    assert not op.set_maintenance(made, ["n00"], wanted, "alice", NOW).change
+    assert not op.set_maintenance(made, ["n00"], wanted, "alice", NOW).change.writes
     with pytest.raises(Blocked) as caught:
         op.set_maintenance(made, ["n01"], wanted, "alice", NOW)
     assert caught.value.reason == "ATTEMPT_OPEN"
