@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from orchestrator import health
+from orchestrator import app_backup, health
 from orchestrator.artifacts.catalogue import DirectoryCatalogue
 from orchestrator.errors import (
     CorruptState,
@@ -83,8 +83,11 @@ def _parser() -> argparse.ArgumentParser:
   liveroll-orchestrator run --config /etc/liveroll/orchestrator.toml
   liveroll-orchestrator pki ./pki --node node-1 --node node-2 --operator alice --host orchestrator.example
   liveroll-orchestrator health
+  liveroll-orchestrator backup ./liveroll-monday.backup --config /etc/liveroll/orchestrator.toml
+  liveroll-orchestrator restore ./liveroll-monday.backup --config /etc/liveroll/orchestrator.toml
 
-exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, 6 store unreachable""",
+exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, or a restore without --yes,
+6 store unreachable""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -120,6 +123,8 @@ exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, 6 sto
     pki.add_argument("--operator", action="append", default=[], help="a person or pipeline; may be repeated")
     pki.add_argument("--host", action="append", default=[], help="name or address of the orchestrator")
     pki.set_defaults(command=_pki_command)
+
+    app_backup.register(commands, _version, _config)
 
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version_command)
