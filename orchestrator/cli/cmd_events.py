@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli import friendly
+from orchestrator.cli.failure import invalid
 from orchestrator.cli.output import Format, Output, console, json_line, show
-from orchestrator.cli.shell import RolloutOption, client_of, now
+from orchestrator.cli.shell import RolloutOption, client_of, kind_names, node_names, now
 
 if TYPE_CHECKING:
     from liveroll.v1 import rollout_pb2 as pb
@@ -23,12 +26,57 @@ def register(app: typer.Typer) -> None:
     app.command("story")(story)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to begin or to end in the log: behind a cursor, or at an instant."""
+
+    cursor: str = ""
+    at: datetime | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """A cursor, so long ago (10m), or a date and time with its zone. Raises Failed (INVALID)."""
+        if not text:
+            return cls()
+        try:
+            return cls(at=now() - friendly.parse_duration(text))
+        except ValueError:
+            pass
+        try:
+            return cls(at=friendly.parse_instant(text))
+        except ValueError as error:
+            incarnation, colon, seq = text.rpartition(":")
+            if not incarnation or not colon or not seq.isdigit():
+                raise invalid(
+                    f"{text!r} is no place in the log",
+                    "Give an event's cursor, so long ago (10m), or an instant (2026-08-01T12:00:00Z).",
+                ) from error
+            return cls(cursor=text)
+
+
 def events(
     context: typer.Context,
     rollout: RolloutOption = "",
-    node: Annotated[str, typer.Option("--node", help="Only of this node")] = "",
+    node: Annotated[str, typer.Option("--node", help="Only of this node", autocompletion=node_names)] = "",
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            help="Only these: rollout.halted, or a noun (attempt) for all of its kinds; may be repeated",
+            autocompletion=kind_names,
+        ),
+    ] = None,
+    actor: Annotated[
+        str, typer.Option("--actor", help="Only what this person, node or the orchestrator caused")
+    ] = "",
     since: Annotated[
-        str, typer.Option("--since", help="A cursor from an earlier event, or so long ago, e.g. 10m")
+        str,
+        typer.Option(
+            "--since", help="Behind an earlier event's cursor, since so long ago (10m), or since an instant"
+        ),
+    ] = "",
+    until: Annotated[
+        str, typer.Option("--until", help="Up to and including a cursor's event, or before an instant")
     ] = "",
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on as they come; Ctrl-C ends it")
@@ -38,28 +86,44 @@ def events(
 ) -> None:
     """Show what happened, in the order in which it was committed.
 
-    With -o json or yaml an event is a line or a document. If the orchestrator goes away, it is
-    waited for, and nothing is lost or told twice.
+    With -o json an event is a line, with -o yaml a document; each has its cursor, and --since with
+    the last one goes on without loss or repetition. If the orchestrator goes away, it or another
+    one of --server is waited for.
 
     \b
     liveroll events --since 10m
+    liveroll events --kind rollout --kind fleet.stopped --actor alice
     liveroll events --follow -o json | jq -r .cursor
     """
     from orchestrator.cli import render_nodes
     from orchestrator.cli.follow import LOST, Follow
 
-    cursor, after = _since(since)
+    begin, end = Place.read(since), Place.read(until)
     client, told = client_of(context), 0
 
     def start(behind: str) -> Stream:
-        left = limit - told if limit else 0
-        return client.events(cursor=behind, rollout=rollout, node=node, follow=follow, limit=left)
+        return client.events(
+            cursor=behind,
+            rollout=rollout,
+            node=node,
+            follow=follow,
+            limit=limit - told if limit else 0,
+            kinds=kind or (),
+            actor=actor,
+            since=begin.at,
+            until=end.at,
+            until_cursor=end.cursor,
+            progress=True,
+        )
 
-    scope = "".join(f" --{name} {value}" for name, value in (("rollout", rollout), ("node", node)) if value)
+    options = [("rollout", rollout), ("node", node), *(("kind", k) for k in kind or ()), ("actor", actor)]
+    scope = "".join(
+        f" --{name} {shlex.quote(value)}" for name, value in (*options, ("until", until)) if value
+    )
     pages: Follow[pb.ListEventsResponse] = Follow(
         start,
-        lambda page: page.events[-1].cursor,
-        cursor,
+        lambda page: page.cursor or page.events[-1].cursor,
+        begin.cursor,
         again=f"liveroll events{' --follow' if follow else ''}{scope} --since",
     )
     out, lost = console(), False
@@ -73,8 +137,6 @@ def events(
             lost = False
             told += len(page.events)
             for event in page.events:
-                if after is not None and event.time.ToDatetime(UTC) < after:
-                    continue
                 if output is Format.TABLE:
                     out.print(render_nodes.event_line(event), soft_wrap=True)
                 elif output is Format.JSON:
@@ -90,26 +152,20 @@ def events(
         raise
 
 
-def _since(text: str) -> tuple[str, datetime | None]:
-    """(cursor, instant): one of them."""
-    if not text:
-        return "", None
-    try:
-        return "", now() - friendly.parse_duration(text)
-    except ValueError:
-        return text, None
-
-
 def story(
     context: typer.Context,
-    node: Annotated[str, typer.Argument(metavar="NODE")],
+    node: Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)],
     rollout: RolloutOption = "",
+    attempt: Annotated[
+        int, typer.Option("--attempt", help="Only this attempt, by its number; 0: all", min=0)
+    ] = 0,
     output: Output = Format.TABLE,
 ) -> None:
-    """Tell a node's history: its attempts, each step, and what went wrong.
+    """Tell a node's history over all rollouts: its attempts, each step, and what went wrong.
 
     \b
     liveroll story node-7
+    liveroll story node-7 --attempt 3 -o json
     """
     from liveroll.v1 import rollout_pb2 as messages
 
@@ -120,4 +176,13 @@ def story(
     found: list[pb.Event] = []
     for page in client.events(rollout=rollout, node=node):
         found += page.events
+    if attempt:
+        chapters = list(render_nodes.chapters(found))
+        found = [event for generation, chapter in chapters if generation == attempt for event in chapter]
+        if not found:
+            known = ", ".join(str(g) for g, _ in chapters if g) or "none"
+            raise invalid(
+                f"the log has no attempt {attempt} of {node}",
+                f"It has: {known}; older ones may have been trimmed.",
+            )
     show(messages.ListEventsResponse(events=found), output, render_nodes.story(node, found))

@@ -1,14 +1,16 @@
-"""Reading a stream over the orchestrator's restarts.
+"""Reading a stream over the orchestrator's restarts, and on at another one.
 
 Rules
-1. A stream that ends because the orchestrator went away is opened again from its cursor, every
-   RETRY_S, until PATIENCE_S have gone by without a message.
+1. A stream that ends because the orchestrator went away is opened again from its cursor, at the next
+   of several, about every RETRY_S, until PATIENCE_S have gone by without a message.
 2. What was never reached is not sought: a wrong address is told at once.
-3. Whoever gives up says from which cursor to go on.
+3. Whoever gives up says from which cursor to go on. If the log has no such place any more, nothing is
+   skipped in silence: the stream ends, and says from where it can be read.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -44,6 +46,7 @@ class Follow(Generic[T]):
         self._start, self._cursor_of, self._again = start, cursor_of, again
         self._stream: Stream | None = None
         self.cursor = cursor
+        """Behind the newest message."""
 
     def cancel(self) -> None:
         if self._stream is not None:
@@ -65,6 +68,8 @@ class Follow(Generic[T]):
                     yield message
             except Failed as failed:
                 seen = seen or failed.reason == "SHUTTING_DOWN"  # it was there a moment ago
+                if failed.reason == "OUT_OF_RANGE":
+                    raise self._elsewhere(failed) from None
                 if not seen or not (failed.exit is Exit.UNREACHABLE or failed.reason == "SLOW_READER"):
                     raise
                 lost_at = time.monotonic() if lost_at is None else lost_at
@@ -77,6 +82,13 @@ class Follow(Generic[T]):
                         fields=failed.fields,
                     ) from None
                 yield None
-                time.sleep(RETRY_S)
+                time.sleep(RETRY_S * random.uniform(0.2, 1.0))  # noqa: S311 - jitter
             else:
                 return
+
+    def _elsewhere(self, failed: Failed) -> Failed:
+        """A cursor out of range, with the commands that go on."""
+        first, head = failed.fields.get("first_available"), failed.fields.get("head")
+        if first and head:
+            failed.remedy = f"All that is kept: {self._again} {first}; only what is new: {self._again} {head}"
+        return failed

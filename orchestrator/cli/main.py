@@ -44,7 +44,9 @@ def options(
     server: Annotated[
         str,
         typer.Option(
-            envvar="LIVEROLL_SERVER", help="The orchestrator's operators' port", metavar="HOST:PORT"
+            envvar="LIVEROLL_SERVER",
+            help="The orchestrator's operators' port; of several, with commas, any that answers",
+            metavar="HOST:PORT[,…]",
         ),
     ] = "127.0.0.1:7443",
     ca: Annotated[

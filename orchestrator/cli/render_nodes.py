@@ -188,12 +188,12 @@ def story(node_id: str, events: Sequence[pb.Event]) -> RenderableType:
     if not events:
         return Text(f"nothing is known of {node_id}; events may have been trimmed")
     parts: list[RenderableType] = [Text(f"the story of {node_id}", "bold")]
-    for generation, chapter in _chapters(events):
+    for generation, chapter in chapters(events):
         parts += ["", *_chapter(generation, chapter)]
     return Group(*parts)
 
 
-def _chapters(events: Sequence[pb.Event]) -> Iterator[tuple[int, Sequence[pb.Event]]]:
+def chapters(events: Sequence[pb.Event]) -> Iterator[tuple[int, Sequence[pb.Event]]]:
     """Runs of one attempt (0: at rest). What happens to the node until its attempt's last event
     belongs to the attempt: its link ends and comes back in the middle of every blackout."""
     last = {e.attempt.generation: i for i, e in enumerate(events)}

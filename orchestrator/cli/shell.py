@@ -28,6 +28,25 @@ COMPLETION_TIMEOUT_S = 1.0
 
 def rollout_names(context: typer.Context, incomplete: str) -> list[str]:
     """For the shell's completion: rollouts that begin so, newest first; silence if none can be had."""
+    names = _asked(context, lambda client: [rollout.rollout_id for rollout in client.list()])
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def node_names(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's completion: nodes that begin so; silence if none can be had."""
+    names = _asked(context, lambda client: [node.node_id for node in client.nodes()])
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def kind_names(incomplete: str) -> list[str]:
+    """For the shell's completion: kinds of events that begin so."""
+    from orchestrator.cli.kinds import KINDS
+
+    nouns = dict.fromkeys(kind.partition(".")[0] for kind in KINDS)
+    return [name for name in (*nouns, *KINDS) if name.startswith(incomplete)]
+
+
+def _asked(context: typer.Context, ask: Callable[[Client], list[str]]) -> list[str]:
     given = context.parent.params if context.parent is not None else {}
     try:
         from orchestrator.cli.client import DEFAULT_SERVER, Client, Connection
@@ -40,10 +59,9 @@ def rollout_names(context: typer.Context, incomplete: str) -> list[str]:
             COMPLETION_TIMEOUT_S,
         )
         with Client(connection) as client:
-            names = [rollout.rollout_id for rollout in client.list()]
+            return ask(client)
     except Failed:
         return []
-    return [name for name in names if name.startswith(incomplete)]
 
 
 Rollout = Annotated[str, typer.Argument(help="The rollout's name", autocompletion=rollout_names)]

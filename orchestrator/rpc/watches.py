@@ -4,8 +4,9 @@ Rules
 1. A watch keeps a cursor, not a queue: it reads the store's log behind it, so a slow reader costs
    nothing, and one that takes nothing for SEND_TIMEOUT_S is cut off with RESOURCE_EXHAUSTED and
    the cursor to resume from.
-2. Resumed from a cursor, nothing is repeated and nothing lost (I12). The cursor moves over events
-   that do not concern the watch, too.
+2. Resumed from a cursor, nothing is repeated and nothing lost (I12), here or at another replica. The
+   cursor moves over events that do not concern the watch, too. One that is out of range ends the
+   stream: what lies between would be lost in silence (WatchNodes has no cursor, and looks anew).
 3. The feed is a hint; behind it, watches look by themselves every POLL_S.
 4. On shutdown every stream ends with UNAVAILABLE (SHUTTING_DOWN) and its cursor.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,11 +25,12 @@ from liveroll.v1 import rollout_pb2 as pb
 from liveroll.v1 import rollout_pb2_grpc
 
 from orchestrator.core import views
-from orchestrator.errors import Capacity, NotLeader
+from orchestrator.errors import Capacity, NotLeader, OutOfRange
 from orchestrator.rpc.auth import Role
 from orchestrator.rpc.boundary import Context, caller, refuse, unwrap
 from orchestrator.rpc.selection import matching_nodes
 from orchestrator.rpc.views_out import event_of, node_of, rollout_of
+from orchestrator.rpc.wanted import Wanted
 from orchestrator.runtime.service import Orchestrator
 from orchestrator.wire.check import Checker
 
@@ -38,6 +41,9 @@ COALESCE_S = 0.1
 """Snapshots of one watch come no faster: a person sees ten a second as alive, and a view of
 10,000 nodes costs milliseconds."""
 EVENTS_PAGE = 500
+PROGRESS_EVENTS = 5000
+"""After so many that did not match, a reader who wants to know hears of the cursor: it must not stay
+behind until a trim passes it."""
 NODES_PAGE = 500
 
 Send = Callable[[Any], Any]
@@ -201,35 +207,55 @@ class Watches(rollout_pb2_grpc.RolloutServiceServicer):
             if not await out.news():
                 changed = None
                 continue
-            changed = set()
-            more = True
-            while more:
-                page = await o.events_after(cursor, limit=EVENTS_PAGE)
-                cursor = page.cursor
-                changed.update(e.new.node_id for e in page.events)
-                more = len(page.events) == EVENTS_PAGE
+            try:
+                cursor, changed = await self._touched(cursor)
+            except OutOfRange:  # trimmed, or the store was replaced: all nodes are looked at anew
+                cursor, changed = o.cursor(), None
+
+    async def _touched(self, cursor: str) -> tuple[str, set[str]]:
+        """The nodes that events behind the cursor are of, and the cursor behind those."""
+        touched: set[str] = set()
+        while True:
+            page = await self.orchestrator.events_after(cursor, limit=EVENTS_PAGE)
+            cursor = page.cursor
+            touched.update(event.new.node_id for event in page.events)
+            if len(page.events) < EVENTS_PAGE:
+                return cursor, touched
 
     @stream
     async def ListEvents(self, request: pb.ListEventsRequest, out: _Stream) -> None:
-        check = Checker()
-        out.cursor = check.name(request.cursor, "cursor", required=False, most=200)
-        rollout_id = check.name(request.rollout, "rollout", required=False)
-        node_id = check.name(request.node_id, "node_id", required=False)
-        check.done()
-        left = request.limit or None
+        o, wanted = self.orchestrator, Wanted.of(request)
+        if wanted.until_cursor:
+            await o.events_after(wanted.until_cursor, limit=1)  # that it is one of this log
+        out.cursor = wanted.cursor
+        if wanted.since is not None:
+            out.cursor = await o.events_since(wanted.since)
+        left = wanted.limit or None
+        unsaid = 0
         while True:
-            limit = EVENTS_PAGE if left is None else min(EVENTS_PAGE, left)
-            page = await self.orchestrator.events_after(
-                out.cursor, limit=limit, rollout_id=rollout_id, node_id=node_id
+            size = EVENTS_PAGE if left is None or wanted.sifts else min(EVENTS_PAGE, left)
+            page = await o.events_after(
+                out.cursor, limit=size, rollout_id=wanted.rollout_id, node_id=wanted.node_id
             )
-            if page.events:
-                await out.send(pb.ListEventsResponse(events=[event_of(e) for e in page.events]))
-            out.cursor = page.cursor
+            within = list(itertools.takewhile(lambda e: not wanted.excludes(e), page.events))
+            chosen = [event for event in within if wanted.matches(event)][:left]
+            done = left is not None and len(chosen) == left
+            ended = done or len(within) < len(page.events)
+            cursor = page.cursor
+            if ended:
+                last = chosen if done else within
+                cursor = o.cursor(last[-1].seq) if last else out.cursor or page.cursor
+            unsaid += len(page.events)
+            if chosen or (wanted.progress and unsaid >= PROGRESS_EVENTS):
+                unsaid = 0
+                events = [event_of(event) for event in chosen]
+                await out.send(pb.ListEventsResponse(events=events, cursor=cursor))
+            out.cursor = cursor
             if left is not None:
-                left -= len(page.events)
-                if left <= 0:
-                    return
-            if len(page.events) < limit:
-                if not request.follow:
+                left -= len(chosen)
+            if ended:
+                return
+            if len(page.events) < size:
+                if wanted.is_over(out.cursor, o.now()):
                     return
                 await out.news()

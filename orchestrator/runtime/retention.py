@@ -3,7 +3,8 @@
 Rules
 1. Events go when they are older than `age` or beyond `count`, oldest first, in one cut: what is
    kept is gapless.
-2. The cut stays below the first kept event of every rollout that has not ended.
+2. The cut stays below the first kept event of every rollout that has not ended. As it is one cut,
+   everything else that happened since then, of the fleet and of other rollouts, is kept with it.
 3. An idempotency row is kept for `answers`: longer than any client retries.
 """
 
@@ -19,6 +20,7 @@ from orchestrator.core.fleet import Fleet
 from orchestrator.errors import LiverollError
 from orchestrator.ports import Clock, Store
 from orchestrator.runtime.commits import Commits
+from orchestrator.runtime.eventlog import seq_before
 
 log = structlog.get_logger("liveroll.runtime")
 
@@ -56,23 +58,10 @@ async def trim(store: Store, fleet: Fleet, head: int, now: datetime, rules: Rete
 async def find_cut(store: Store, fleet: Fleet, head: int, now: datetime, rules: Retention) -> int:
     """Events up to and including this seq may go."""
     first = await store.first_seq()
-    cut = max(head - rules.count, await _older_than(store, first, head, now - rules.age))
+    cut = max(head - rules.count, await seq_before(store, first, head, now - rules.age))
     for rollout in fleet.rollouts.values():
         if rollout.ended_at is None:
             found = await store.events(first - 1, limit=1, rollout_id=rollout.rollout_id)
             if found:
                 cut = min(cut, found[0].seq - 1)
     return max(cut, first - 1)
-
-
-async def _older_than(store: Store, first: int, head: int, limit: datetime) -> int:
-    """The last seq before `limit`, by bisection; events are in the order of time, or nearly."""
-    low, high = first - 1, head
-    while low < high:
-        middle = (low + high + 1) // 2
-        found = await store.events(middle - 1, limit=1)
-        if found and found[0].at < limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -385,6 +385,10 @@ class Orchestrator:
         """Of an event, or of the newest one applied."""
         return self._events.cursor(self.head_seq if seq is None else seq)
 
+    async def events_since(self, instant: datetime) -> str:
+        """The cursor that the first event at or after the instant follows. StoreUnavailable."""
+        return await self._events.since(instant)
+
     async def events_after(
         self, cursor: str, *, limit: int = 500, rollout_id: str = "", node_id: str = ""
     ) -> EventsPage:
