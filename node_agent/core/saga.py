@@ -17,7 +17,8 @@ Rules
 5. A rollback that fails or is unhealthy is QUARANTINED, never rolled back again. One that was
    merely interrupted (cancel, lease, restart) is ABORTED and may be tried again.
 6. A salvage (recovery.py) retrieves, resumes and finishes, and is then QUARANTINED; where nothing
-   can be retrieved after STATE_LOST, COLD_BOOTED. Its problem stays the boot's.
+   can be retrieved after STATE_LOST, COLD_BOOTED. One workload's memory that did cross is not
+   nothing (field `crossed`): its session is held, which no COLD_BOOTED node has. The problem stays the boot's.
 7. BootClassified is legal in every state and has a table of its own, recovery.RECOVERY.
 """
 
@@ -67,6 +68,9 @@ class Signal(enum.StrEnum):
     UNWOUND = "Unwound"
     UNWOUND_SPOILT = "Unwound (failed rollback, or quarantined before)"
 
+
+CROSSED = "crossed"
+"""Field of a failed RETRIEVE's problem: the workloads whose sessions are held all the same."""
 
 _UNWIND = Row(Phase.UNWINDING, Effect.UNWIND)
 _STAND_STILL = Row(Phase.QUARANTINED)
@@ -204,7 +208,7 @@ def signal_of(attempt: Attempt, event: ev.Event) -> Signal:
     """The table's word for an event, given what the attempt is (rule 2)."""
     rollback = attempt.kind is AttemptKind.ROLLBACK
     match event:
-        case ev.StepFailed() | ev.TimedOut() if _state_lost(attempt):
+        case ev.StepFailed(problem) | ev.TimedOut(problem) if _state_lost(attempt, problem):
             return Signal.NOTHING_CROSSED
         case ev.Resumed() if attempt.salvage:
             return Signal.RESUMED_SALVAGE
@@ -305,8 +309,9 @@ def _enter(attempt: Attempt, row: Row) -> Attempt:
     return replace(attempt, phase=row.next, furthest=begun, salvage=salvage, healthy=healthy)
 
 
-def _state_lost(attempt: Attempt) -> bool:
-    return attempt.phase is Phase.RETRIEVING and attempt.verdict is Verdict.STATE_LOST
+def _state_lost(attempt: Attempt, problem: Problem) -> bool:
+    lost = attempt.phase is Phase.RETRIEVING and attempt.verdict is Verdict.STATE_LOST
+    return lost and CROSSED not in problem.fields
 
 
 def _failed(attempt: Attempt, problem: Problem) -> Attempt:

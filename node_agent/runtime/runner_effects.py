@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from node_agent.core import events as ev
@@ -20,6 +20,7 @@ from node_agent.core.attempt import Attempt
 from node_agent.core.model import BlackoutSample, Mark, MemoryCheck, Problem, Vantage
 from node_agent.core.phases import Phase
 from node_agent.core.recovery import name_attempt
+from node_agent.core.saga import CROSSED
 from node_agent.core.steps import BEFORE_JUMP, Effect, Undo, undo_plan
 from node_agent.errors import AgentError, HookFailed, Retry
 from node_agent.ports import (
@@ -195,6 +196,11 @@ class Effects:
     async def _retrieve(self, attempt: Attempt) -> ev.Event:
         await self._ports.workloads.retrieve(self._ports.kernel, attempt.sessions)
         return ev.Retrieved((self._done(timing.RETRIEVED),))
+
+    async def as_far_as_it_came(self, problem: Problem) -> Problem:
+        """A failed RETRIEVE's problem, with the workloads whose sessions are held all the same."""
+        held = [peer.workload for peer in await self._ports.workloads.peers() if peer.session]
+        return replace(problem, fields={**problem.fields, CROSSED: ",".join(held)}) if held else problem
 
     async def _resume(self, attempt: Attempt) -> ev.Event:
         pauses = await self._ports.workloads.resume()

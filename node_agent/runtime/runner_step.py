@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from node_agent.core import events as ev
@@ -49,6 +50,8 @@ async def perform_bounded(
     except Exception as error:  # rule 2: no failure of a step may keep it from being undone
         log.exception("%s failed in a way nobody foresaw", effect)
         event = ev.StepFailed(_unforeseen(error, attempt))
+    if effect is Effect.RETRIEVE and isinstance(event, (ev.StepFailed, ev.TimedOut)):
+        event = replace(event, problem=await effects.as_far_as_it_came(event.problem))
     if effect is Effect.BRING_BACK:
         if event is not None:
             log.error("workloads could not be brought back: %s", event)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from node_agent.core import events as ev
 from node_agent.core.model import AttemptKind, BlackoutSample, Lease, MemoryCheck, Problem, Vantage
 from node_agent.core.phases import SETTLED, Phase, Verdict
-from node_agent.core.saga import TABLE, IllegalTransition, Signal, signal_of, transition
+from node_agent.core.saga import CROSSED, TABLE, IllegalTransition, Signal, signal_of, transition
 from node_agent.core.steps import STEPS, Effect
 from node_agent.errors import Retry
 from tests.unit.agent_core.make import EVENTS, NOW, PROBLEM, attempt, mark
@@ -220,3 +222,13 @@ def test_an_attempt_never_jumps_twice() -> None:
         transition(jumped, ev.JumpIntentRecorded())
     with pytest.raises(IllegalTransition):
         transition(jumped, ev.CancelRequested())
+
+
+@pytest.mark.parametrize("failed", [ev.StepFailed, ev.TimedOut])
+def test_where_one_workloads_memory_crossed_the_node_is_not_taken_for_a_cold_one(
+    failed: Callable[[Problem], ev.Event],
+) -> None:
+    lost = Problem("STATE_LOST", Retry.FIX_STATE, "lost")
+    before = attempt(P.RETRIEVING, salvage=True, verdict=Verdict.STATE_LOST, problem=lost)
+    after = transition(before, failed(replace(PROBLEM, fields={CROSSED: "vm-1"})))
+    assert (after.attempt.phase, after.effect) == (P.QUARANTINED, E.BRING_BACK)

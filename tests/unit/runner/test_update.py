@@ -368,3 +368,14 @@ async def test_a_node_without_an_orchestrator_keeps_no_reports() -> None:
         assert await lab.update() is P.BAKING
         assert not lab.runner.reports()
         assert len(lab.runner.story()) > 5
+
+
+async def test_what_crossed_for_one_workload_alone_is_held_in_quarantine() -> None:
+    """The agent's own session is lost, and one workload's cannot be retrieved; another's can."""
+    trouble = Trouble("kernel.retrieve_session", 2, "before", "fail")
+    async with Lab(trouble, faults=FaultPlan.parse("session_lost=lr.1-incarnat.agent@1")) as lab:
+        assert await lab.update() is P.QUARANTINED
+        assert not lab.troubles
+        await lab.base.until(lambda: not lab.suspended())
+        assert lab.node.model.sessions()
+        assert lab.problem() == "STATE_LOST"
