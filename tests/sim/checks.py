@@ -27,6 +27,7 @@ from orchestrator.core.model import (
     Desired,
     DesiredProceed,
     Event,
+    IdempotencyRow,
     MemberRow,
     NodeRow,
     RolloutRow,
@@ -72,9 +73,12 @@ class Checks:
     world: World
     truths: dict[tuple[str, int], Truth] = field(default_factory=dict)
     proceeds: dict[tuple[str, int], list[DesiredProceed]] = field(default_factory=dict)
-    desired: dict[str, dict[int, Desired | None]] = field(default_factory=dict)
-    """Node → command serial → what was committed under it."""
+    desired: dict[str, dict[int, list[Desired | None]]] = field(default_factory=dict)
+    """Node → command serial → what was committed under it; more than one only where the database
+    has gone back in time."""
     events: list[Event] = field(default_factory=list)
+    _acknowledged: dict[str, int] = field(default_factory=dict)
+    """Node → the newest report that was ever stored."""
     _jumps: dict[str, _Jump] = field(default_factory=dict)
     _floors: dict[str, tuple[int, int]] = field(default_factory=dict)
     _loaded: dict[str, int] = field(default_factory=dict)
@@ -108,11 +112,34 @@ class Checks:
         for broken in self._checker.committed(committed.rows, committed.events, now):
             self.world.violated(broken.invariant, broken.message, broken.node_id, broken.rollout_id)
 
+    def regressed(self) -> None:
+        """The database has gone back in time, or has begun a new incarnation: what it has now is
+        where it goes on from. What nodes have done stays done."""
+        disk = self.world.disk
+        self._rows.clear()
+        self._nodes.clear()
+        self._rollouts.clear()
+        for row in disk.rows.values():
+            if isinstance(row, AttemptRow):
+                self._rows[row.node_id, row.generation] = row
+            elif isinstance(row, NodeRow):
+                self._nodes[row.node_id] = row
+            elif isinstance(row, RolloutRow):
+                self._rollouts[row.rollout_id] = row
+        self.events = list(disk.events)
+        self._checker = invariants.Checker(
+            tuple(row for row in disk.rows.values() if not isinstance(row, IdempotencyRow)),
+            policy=self.world.scenario.policy,
+            incarnation=disk.incarnation,
+            head_seq=disk.head_seq,
+        )
+
     def _node(self, row: NodeRow) -> None:
+        self._acknowledged[row.node_id] = max(self._acknowledged.get(row.node_id, 0), row.acknowledged_seq)
         self._nodes[row.node_id] = row
-        serials = self.desired.setdefault(row.node_id, {})
-        if serials.get(row.command_serial) != row.desired:
-            serials[row.command_serial] = row.desired
+        wanted = self.desired.setdefault(row.node_id, {}).setdefault(row.command_serial, [])
+        if row.desired not in wanted:
+            wanted.append(row.desired)
             if isinstance(row.desired, DesiredProceed):
                 self.proceeds.setdefault((row.node_id, row.desired.generation), []).append(row.desired)
 
@@ -185,17 +212,16 @@ class Checks:
     def sent(self, node_id: str, message: pb.LinkResponse) -> None:
         """A live orchestrator writes this to the node's stream."""
         which = message.WhichOneof("message")
-        known = self._nodes.get(node_id)
         if which == "ack":
-            if known is None or message.ack.seq > known.acknowledged_seq:
+            if message.ack.seq > self._acknowledged.get(node_id, 0):
                 self.world.violated(
                     "ACK", f"report {message.ack.seq} of {node_id} is acknowledged, not stored", node_id
                 )
         elif which == "command":
             serial = int(message.command.command_id.rpartition(":")[2])
-            wanted = self.desired.get(node_id, {}).get(serial)
+            wanted = self.desired.get(node_id, {}).get(serial, [])
             action = message.command.WhichOneof("action")
-            if wanted is None or wanted.kind != action:
+            if not any(each is not None and each.kind == action for each in wanted):
                 self.world.violated(
                     "DISPATCH",
                     f"{action} (command {serial}) goes to {node_id}, but the disk has {wanted}",
@@ -210,7 +236,7 @@ class Checks:
             return
         state = node.life.runner.node
         attempt = state.attempt.ref.generation if state.attempt is not None else 0
-        before = self._floors.get(node.node_id, (0, 0))
+        before = self._floors.get(node.name, (0, 0))
         if attempt < before[0] or state.highest_generation < before[1]:
             self.world.violated(
                 "I3",
@@ -218,19 +244,19 @@ class Checks:
                 f"(floor {state.highest_generation})",
                 node.node_id,
             )
-        self._floors[node.node_id] = (attempt, state.highest_generation)
+        self._floors[node.name] = (attempt, state.highest_generation)
 
     def loading(self, node: SimNode, image: KexecImage) -> None:
         """kexec_file_load is about to be called."""
         generation = generation_of(image.command_line)
-        highest = self._loaded.get(node.node_id, 0)
+        highest = self._loaded.get(node.name, 0)
         node.tell(f"loads {image.release} for attempt {generation}")
         if generation < highest:
             self.world.violated(
                 "I3", f"{node.node_id} loads for attempt {generation} after {highest}", node.node_id
             )
-        self._loaded[node.node_id] = max(highest, generation)
-        truth = self.truths.setdefault((node.node_id, generation), Truth())
+        self._loaded[node.name] = max(highest, generation)
+        truth = self.truths.setdefault((node.name, generation), Truth())
         truth.loads += 1
         if truth.loads > 1:
             self.world.violated(
@@ -244,7 +270,7 @@ class Checks:
             node.tell("reboot without an image")
             return
         generation = generation_of(loaded.command_line)
-        truth = self.truths.setdefault((node.node_id, generation), Truth())
+        truth = self.truths.setdefault((node.name, generation), Truth())
         truth.reboots += 1
         node.tell(f"reboot for attempt {generation}")
         self.world.story.count("reboot")
@@ -269,19 +295,32 @@ class Checks:
                 node.node_id,
             )
         sessions = frozenset(name.decode() for name in node.emulated.model._outgoing)
-        self._jumps[node.node_id] = _Jump(generation, sessions)
+        self._jumps[node.name] = _Jump(generation, sessions)
+
+    def foreign(self, node: SimNode) -> None:
+        """Somebody else is about to jump with what is preserved."""
+        self._jumps.pop(node.name, None)
+
+    def journal_lost(self, node: SimNode) -> None:
+        """What it can no longer read, it cannot hold to; what it must never do again is watched at
+        the kernel."""
+        self._floors.pop(node.name, None)
+
+    def proceeding(self) -> bool:
+        """Some node has a PROCEED that it has not answered."""
+        return any(isinstance(row.desired, DesiredProceed) for row in self._nodes.values())
 
     def reboot_refused(self, node: SimNode) -> None:
-        self._jumps.pop(node.node_id, None)
+        self._jumps.pop(node.name, None)
 
     def booted(self, node: SimNode, boot: Boot) -> None:
         """A userspace begins."""
         if boot.starts != 1:
             return
-        jump = self._jumps.pop(node.node_id, None)
+        jump = self._jumps.pop(node.name, None)
         if jump is None:
             return
-        model, truth = node.emulated.model, self.truths[node.node_id, jump.generation]
+        model, truth = node.emulated.model, self.truths[node.name, jump.generation]
         truth.left = True
         if not model.facts().kexec_count:
             return
@@ -295,7 +334,7 @@ class Checks:
     def resumed(self, node: SimNode, *, crossed: int, intact: bool) -> None:
         """All workloads run again; crossed: how many got their memory out of a session."""
         for (node_id, _), truth in self.truths.items():
-            if node_id == node.node_id and truth.boot == node.boots and truth.arrived:
+            if node_id == node.name and truth.boot == node.boots and truth.arrived:
                 truth.intact = intact and crossed == truth.workloads
 
 

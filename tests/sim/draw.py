@@ -6,8 +6,9 @@ budgets make more happen in an hour of virtual time.
 
 from __future__ import annotations
 
+import inspect
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from node_agent.kernel.emulated.phases import PhaseTimes
@@ -38,6 +39,7 @@ from orchestrator.core.spec import (
     Window,
 )
 from orchestrator.errors import Retry
+from orchestrator.runtime.service import Orchestrator
 from tests.sim.virtual import EPOCH
 
 OLD = ("6.12.1", "6.12.9")
@@ -59,6 +61,8 @@ KERNEL_FAULTS = (
     FaultKind.SLOW_SHUTDOWN,
     FaultKind.HANG,
 )
+REGRESSIONS = False
+REPLICAS = "replica" in inspect.signature(Orchestrator.__init__).parameters
 KEXECS = 6
 """reboot calls of a node for which faults are drawn; few nodes make more before the healing."""
 
@@ -120,6 +124,35 @@ class Rates:
     memory_spoilt: float
     operator_s: float
     """Mean time between an operator's random calls; 0 never."""
+    store_slow: float = 0.0
+    """A commit takes many seconds."""
+    hints_lost: float = 0.0
+    hint_s: float = 0.001
+    """Most that a hint of another's commit takes."""
+    failover_s: float = 0.0
+    """Mean time between fail-overs to a copy that lags; 0 never."""
+    restore_s: float = 0.0
+    """Mean time between restores of a backup; 0 never."""
+    store_cut_s: float = 0.0
+    """Mean time between partitions of one replica from the database; 0 never."""
+    replica_cut_s: float = 0.0
+    """Mean time between partitions of one replica from all nodes; 0 never."""
+    stopped_s: float = 0.0
+    """Mean time between stops (SIGSTOP) of a replica; 0 never."""
+    skews_s: tuple[float, ...] = (0.0,)
+    """How wrong the wall clock of an orchestrator's machine may be."""
+    clock_set_s: float = 0.0
+    """Mean time between settings of some wall clock; 0 never."""
+    agent_stopped_s: float = 0.0
+    """Mean time between stops (SIGSTOP) of an agent; 0 never."""
+    bit_flip_s: float = 0.0
+    """Mean time between a journal's bit flips; 0 never."""
+    foreign_s: float = 0.0
+    """Mean time between somebody else's kexecs; 0 never."""
+    clone_s: float = 0.0
+    """Mean time between appearances of a node's double; 0 never."""
+    relabel_s: float = 0.0
+    """Mean time between changes of a node's labels; 0 never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +170,9 @@ class Scenario:
     """When everything is mended."""
     same_holder: bool
     """A restarted orchestrator calls itself by the same name."""
+    replicas: int = 1
+    fair_after_s: float = 0.0
+    """After the healing, how long nobody answers what blocks."""
 
 
 def draw(seed: int) -> Scenario:
@@ -160,6 +196,10 @@ def draw(seed: int) -> Scenario:
         for number in range(count)
     )
     zones = tuple(sorted({node.zone for node in nodes}))
+    more = random.Random(f"replicas {seed}")
+    replicas = more.choice((1, 1, 2, 3)) if profile in ("orchestrator", "storm") else 1
+    if not REPLICAS:
+        replicas = 1
     rollouts = [(rng.uniform(20, 60), _spec(rng, "first", NEW[0], zones, count))]
     if rng.random() < 0.4:
         rollouts.append((rng.uniform(60, 900), _spec(rng, "second", rng.choice(NEW), zones, count)))
@@ -167,13 +207,15 @@ def draw(seed: int) -> Scenario:
         seed=seed,
         nodes=nodes,
         policy=_policy(rng),
-        rates=_rates(rng, profile),
+        rates=_more_rates(more, profile, _rates(rng, profile), replicas),
         rollouts=tuple(rollouts),
         phases=PhaseTimes(
             shutdown_s=0.3, purgatory_s=0.2, boot_s=rng.uniform(0.5, 5), panic_s=5, firmware_s=40
         ),
         chaos_s=rng.uniform(900, 2400),
-        same_holder=rng.random() < 0.5,
+        same_holder=rng.random() < 0.5 and replicas == 1,
+        replicas=replicas,
+        fair_after_s=more.choice((0.0, 0.0, 0.0, 1200.0)),
     )
 
 
@@ -245,6 +287,35 @@ def _rates(rng: random.Random, profile: str) -> Rates:
         workloads_fail=some("nodes", 0.02, 0.1),
         memory_spoilt=some("nodes", 0.05, 0.2),
         operator_s=some("operators", 30, 90, 200),
+    )
+
+
+def _more_rates(rng: random.Random, profile: str, rates: Rates, replicas: int) -> Rates:
+    """What came later: drawn apart, so that older seeds' worlds stay what they were otherwise."""
+    storm = profile == "storm"
+
+    def some(on: str, *values: float, often: float = 0.3) -> float:
+        if profile != on and not storm:
+            return 0.0
+        return rng.choice(values) if rng.random() < (0.8 if profile == on else often) else 0.0
+
+    several = replicas > 1
+    return replace(
+        rates,
+        store_slow=some("orchestrator", 0.003, 0.02),
+        hints_lost=rng.choice((0.0, 0.1, 0.9)) if several else 0.0,
+        hint_s=rng.choice((0.001, 0.3, 4.0)) if several else 0.001,
+        failover_s=some("orchestrator", 300, 900, often=0.15) if REGRESSIONS else 0.0,
+        restore_s=some("orchestrator", 600, 1200, often=0.1) if REGRESSIONS else 0.0,
+        store_cut_s=some("orchestrator", 100, 300),
+        replica_cut_s=some("orchestrator", 100, 300) if several else 0.0,
+        stopped_s=some("orchestrator", 60, 200),
+        clock_set_s=some("orchestrator", 200, 600, often=0.2),
+        agent_stopped_s=some("nodes", 100, 300),
+        bit_flip_s=some("nodes", 300, 900, often=0.2),
+        foreign_s=some("nodes", 200, 600),
+        clone_s=some("nodes", 300, 900, often=0.15),
+        relabel_s=some("operators", 100, 300),
     )
 
 

@@ -21,12 +21,16 @@ from liveroll.v1 import agent_pb2 as pb
 
 from node_agent.errors import LinkError
 from node_agent.runtime.link_transport import Transport
+from tests.sim.virtual import NOBODY
 
 if TYPE_CHECKING:
+    from tests.sim.life import Life
     from tests.sim.world import World
 
 BEATS_KEPT = 200
 """Old commands kept a node, to be delivered once more."""
+SENDS = 0.3
+"""How likely a message is the last thing that its sender does, beside a commit."""
 
 
 class Ended(Exception):
@@ -47,7 +51,8 @@ class Pipe:
         loop = asyncio.get_running_loop()
         # In order: never before what was sent earlier.
         self._last_s = max(self._last_s + 1e-6, loop.time() + latency_s)
-        loop.call_at(self._last_s, self._arrive, data)
+        # What has been sent is on its way, whatever becomes of its sender.
+        loop.call_at(self._last_s, self._arrive, data, context=NOBODY)
 
     def _arrive(self, data: bytes) -> None:
         if not self._lost:
@@ -103,9 +108,9 @@ class Stream:
         self._cut = True
         loop = asyncio.get_running_loop()
         if agent_after_s is not None:
-            loop.call_later(agent_after_s, self.break_agent, unreachable())
+            loop.call_later(agent_after_s, self.break_agent, unreachable(), context=NOBODY)
         if server_after_s is not None:
-            loop.call_later(server_after_s, self.break_server)
+            loop.call_later(server_after_s, self.break_server, context=NOBODY)
 
     def break_agent(self, error: LinkError | None) -> None:
         """The agent's side ends."""
@@ -154,10 +159,10 @@ class Aborted(Exception):
 class ServerSide:
     """grpc.aio.ServicerContext, as far as AgentService uses it."""
 
-    def __init__(self, world: World, stream: Stream, alive: Callable[[], bool]) -> None:
+    def __init__(self, world: World, stream: Stream, life: Life) -> None:
         self._world = world
         self._stream = stream
-        self._alive = alive
+        self._life = life
 
     def peer(self) -> str:
         return f"sim:{self._stream.node_id}"
@@ -175,11 +180,14 @@ class ServerSide:
             return grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 
     async def write(self, message: pb.LinkResponse) -> None:
-        if not self._alive():
+        life = self._life
+        if life.dead or self._crashes(f"before it sends {message.WhichOneof('message')}"):
             return
         network, stream = self._world.network, self._stream
         self._world.checks.sent(stream.node_id, message)
         stream.send_down(message)
+        if self._crashes(f"after it sends {message.WhichOneof('message')}"):
+            return
         if message.WhichOneof("message") != "command":
             return
         if network.rng.random() < network.duplicates:
@@ -191,8 +199,14 @@ class ServerSide:
             stream.send_down(network.rng.choice(old))
         old.append(message)
 
+    def _crashes(self, when: str) -> bool:
+        life = self._life
+        if life.take_chance(self._world.rates.orchestrator_crash * SENDS / 2):
+            life.crash(when)
+        return life.dead
+
     async def abort(self, code: grpc.StatusCode, details: str, trailers: Any = ()) -> NoReturn:
-        if self._alive():
+        if not self._life.dead:
             reason, remedy = code.name, ""
             for _, value in trailers:
                 for detail in status_pb2.Status.FromString(value).details:
@@ -204,7 +218,8 @@ class ServerSide:
             error = LinkError(details, reason=reason, remedy=remedy or "see the log", code=code.name)
             self._world.story.count(f"link ended: {reason}")
             loop = asyncio.get_running_loop()
-            loop.call_later(self._stream.latency_s(), self._stream.break_agent, error)
+            latency_s = self._stream.latency_s()
+            loop.call_later(latency_s, self._stream.break_agent, error, context=NOBODY)
         raise Aborted(details)
 
 
@@ -220,6 +235,8 @@ class Network:
         self.stale = rates.stale
         self.parted: set[str] = set()
         """Nodes that cannot reach the orchestrator."""
+        self.parted_slots: set[int] = set()
+        """Replicas that no node can reach."""
         self.sent: dict[str, deque[pb.LinkResponse]] = {}
         self.streams: dict[str, list[Stream]] = {}
 
@@ -227,6 +244,7 @@ class Network:
         self.latency_s = min(self.latency_s, 0.02)
         self.duplicates = self.stale = 0.0
         self.parted.clear()
+        self.parted_slots.clear()
 
     def cut(self, node_id: str) -> None:
         """Break the node's streams: half-open for a while on either side."""
@@ -252,9 +270,15 @@ class Network:
         word (power, kexec), so that the server finds out by silence only."""
         stream = Stream(self._world, node_id)
         await asyncio.sleep(stream.latency_s())
-        server = self._world.host.current
-        if node_id in self.parted or server is None:
+        # Any replica will do; who finds nobody there backs off, and dials another.
+        host = self._world.host
+        slot = self.rng.randrange(host.slots)
+        server = host.at(slot)
+        if node_id in self.parted or slot in self.parted_slots or server is None:
             raise unreachable()
+        if server.process.stopped:
+            # The kernel takes the connection, and nobody answers.
+            self._world.story.count("dialled a replica that is stopped")
         self.streams.setdefault(node_id, []).append(stream)
         server.serve(stream)
         try:

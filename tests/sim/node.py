@@ -10,28 +10,41 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from node_agent.core.attempt import NodeState
+from node_agent.core.history import INSTALLATION, body_of
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.errors import AgentError, JournalCorrupt
 from node_agent.kernel.emulated.image import ImageTable
+from node_agent.kernel.emulated.inprocess import InProcessKernel
 from node_agent.kernel.emulated.model import Machine
-from node_agent.kernel.emulated.node import Boot, EmulatedNode
-from node_agent.kernel.faults import FaultPlan
-from node_agent.ports import BootFacts
+from node_agent.kernel.emulated.node import Boot, EmulatedNode, _End
+from node_agent.kernel.faults import FaultKind, FaultPlan
+from node_agent.ports import BootFacts, JournalRecord, KexecImage
+from node_agent.runtime.journal_format import MAGIC, decode_file, encode_record
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.metrics import Meter
 from node_agent.runtime.runner_boot import Boot as BootFound
 from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
-from node_agent.runtime.supervisor import NodeLife, corrupt_problem
+from node_agent.runtime.supervisor import NodeLife, _floor, corrupt_problem
 from node_agent.runtime.supervisor_log import Log
 from node_agent.workloads.inprocess import WorkloadFaults, _Workload
 from tests.sim.draw import NodeDraw
-from tests.sim.node_ports import SimArtifacts, SimFirmware, SimHooks, SimKernel, SimWorkloads, for_ever
-from tests.sim.virtual import EPOCH
+from tests.sim.node_ports import (
+    SimArtifacts,
+    SimFirmware,
+    SimHooks,
+    SimJournal,
+    SimKernel,
+    SimWorkloads,
+    for_ever,
+)
+from tests.sim.virtual import EPOCH, PROCESS, Process
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -67,9 +80,20 @@ class QuietLog(Log):
 class SimNode:
     """See the module. All that lasts beyond a boot is here."""
 
-    def __init__(self, world: World, spec: NodeDraw) -> None:
+    def __init__(self, world: World, spec: NodeDraw, *, name: str = "", installation: str = "") -> None:
         self.world, self.spec, self.node_id = world, spec, spec.node_id
-        self.rng = random.Random(f"node {world.scenario.seed} {spec.node_id}")
+        self.name = name or spec.node_id
+        """The machine's own, which a clone does not share."""
+        self.installation = installation or f"installation-{self.name}"
+        self.zone = spec.zone
+        self.rng = random.Random(f"node {world.scenario.seed} {self.name}")
+        self.process: Process | None = None
+        """Of the agent that runs now."""
+        self.set_aside = 0
+        """Journals that were corrupt."""
+        self.flipped = False
+        self.row = ""
+        """Of the saga, whose record is being written: from, event, to."""
         self.disk = MemoryDisk()
         self.disk.before_sync = self._syncing
         self.cache: dict[str, str] = {}
@@ -87,9 +111,9 @@ class SimNode:
             machine=Machine(spec.model),
             phases=world.scenario.phases,
             base=VirtualBase(),
-            seed=zseed(world.scenario.seed, spec.node_id),
+            seed=zseed(world.scenario.seed, self.name),
             restart_s=RESTART_S,
-            epoch=EPOCH,
+            epoch=EPOCH + timedelta(seconds=self.rng.choice((0, 0, -3, 20, -4000, 86400))),
         )
 
     # --- what the world does to it
@@ -108,6 +132,7 @@ class SimNode:
         if self.emulated.running:
             self.world.story.count("agent crashed")
             self.tell("the agent is killed")
+            self._go_on()
             self.emulated.kill_userspace()
 
     def lose_power(self) -> None:
@@ -117,7 +142,51 @@ class SimNode:
             "power is lost, and returns" if self.emulated.running else "somebody presses the power button"
         )
         self.vanishing = True
+        self._go_on()
         self.emulated.power_loss()
+
+    def _go_on(self) -> None:
+        """Who is killed need not be let go first; our loop cannot end what it does not run."""
+        if self.process is not None:
+            self.process.go()
+
+    def set_clock(self, by_s: float) -> None:
+        """Its wall clock, now and after every boot."""
+        self.emulated._epoch += timedelta(seconds=by_s)
+        if self.life is not None:
+            self.life.ports.clock._epoch += timedelta(seconds=by_s)  # type: ignore[attr-defined]
+
+    def flip_bit(self, at: int) -> None:
+        """Of the journal."""
+        data = bytearray(self.disk.data)
+        data[at // 8] ^= 1 << at % 8
+        self.tell(f"bit {at} of its journal's {len(data)} bytes flips")
+        self.disk.data = bytes(data)
+        self.flipped = True
+
+    @property
+    def release(self) -> str:
+        """Of the kernel that runs."""
+        return self.emulated.model.release
+
+    def foreign_kexec(self, release: str) -> None:
+        """Somebody else's, with whatever is preserved at this moment."""
+        model, phase = self.emulated.model, self.phase
+        if model.hangs("reboot") or model.faults.at(FaultKind.REFUSE_FREEZE, model.reboots + 1):
+            return
+        self.world.story.count("foreign kexec")
+        self.world.story.count(f"foreign kexec in {phase}")
+        self.tell(f"somebody else calls kexec, to {release}, while the agent is {phase}")
+        kernel = InProcessKernel(model, lambda: None, lambda: None)
+        model.load(KexecImage(f"/kernels/{release}", "", "quiet", release))
+        model.freeze()
+        self.vanishing = True
+        self._go_on()
+        self.world.checks.foreign(self)
+        if self.emulated._kernel is not None:
+            self.emulated._kernel.die(jumped=True)
+        kernel.die(jumped=True)
+        self.emulated._end(_End.KEXEC)
 
     def heal(self) -> None:
         """Nothing goes wrong here any more; what is broken stays so until somebody mends it."""
@@ -125,6 +194,7 @@ class SimNode:
         self.disk.full = self.disk.tight = self.disk.fail_sync = False
         self.sick_on.clear()
         self.sick_until_s = 0.0
+        self._go_on()
         if self.workloads is not None:
             self.workloads.faults.clear()
 
@@ -149,6 +219,9 @@ class SimNode:
         self.world.checks.standing(self)
         if self.take_chance(rates.agent_crash):
             self.world.story.count(f"agent crashed at {name}")
+            self.world.story.count(f"agent crashed in {self.phase}")
+            if self.row:
+                self.world.story.count(f"agent crashed at {self.row}")
             self.crash_agent()
             await for_ever()
         if self.take_chance(rates.power_loss):
@@ -172,6 +245,8 @@ class SimNode:
     # --- its userspace
 
     async def _userspace(self, boot: Boot) -> None:
+        self.process = Process(self.name)
+        PROCESS.set(self.process)
         self.vanishing = False
         self.world.checks.booted(self, boot)
         if boot.boots != self.boots:
@@ -207,7 +282,7 @@ class SimNode:
         self.life = NodeLife(
             identity=Identity(
                 node_id=self.node_id,
-                labels={"zone": self.spec.zone, "hardware_model": self.spec.model},
+                labels={"zone": self.zone, "hardware_model": self.spec.model},
                 capabilities=("luo", "kho", "emulated"),
                 agent_version="sim",
             ),
@@ -230,13 +305,24 @@ class SimNode:
         )
         await self.life.live()
 
-    def _journal(self) -> tuple[MemoryJournal, Any]:
-        name = f"installation-{self.node_id}"
+    def _journal(self) -> tuple[SimJournal, Any]:
         try:
-            return MemoryJournal(self.disk, name), None
+            return SimJournal(self, MemoryJournal(self.disk, self.installation)), None
         except JournalCorrupt as error:
-            self.disk.data = b""
-            return MemoryJournal(self.disk, name), corrupt_problem(error, "memory")
+            problem = corrupt_problem(error, "memory")
+            self.tell(f"its journal is corrupt: {error.message}")
+            self.world.story.count("journal set aside")
+            self.world.checks.journal_lost(self)
+            self.disk.data = MAGIC + encode_record(self._first_record(problem))
+            return SimJournal(self, MemoryJournal(self.disk, self.installation)), problem
+
+    def _first_record(self, problem: Any) -> JournalRecord:
+        """Of the journal that takes the corrupt one's place, as FileJournal.set_aside makes it."""
+        self.set_aside += 1
+        readable = decode_file(self.disk.data).records
+        node = NodeState(highest_generation=_floor(readable), healthy=False, quarantine=problem)
+        body: Mapping[str, object] = {**body_of(node=node), "installation_id": self.installation}
+        return JournalRecord((self.set_aside << 32) + 1, INSTALLATION, body)
 
     async def _start_workloads(self, boot: Boot) -> None:
         if self.workloads is not None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, NoReturn
 from node_agent.core.model import ArtifactRef
 from node_agent.errors import AgentError, ArtifactError, HookFailed
 from node_agent.kernel.emulated.inprocess import InProcessKernel, InProcessSession
-from node_agent.ports import BootChoice, BootFacts, Kernel, KexecImage, StagedArtifact, WorkloadPause
+from node_agent.ports import (
+    BootChoice,
+    BootFacts,
+    JournalRecord,
+    Kernel,
+    KexecImage,
+    StagedArtifact,
+    WorkloadPause,
+)
+from node_agent.runtime.journal_memory import MemoryJournal
 from node_agent.workloads.inprocess import InProcessWorkloads, _Workload
 
 if TYPE_CHECKING:
@@ -28,6 +37,77 @@ async def for_ever() -> NoReturn:
     raise AssertionError("nobody can resolve this")
 
 
+class SimJournal:
+    """ports.Journal: a point before and after each record, and an account of what each stood for."""
+
+    def __init__(self, node: SimNode, journal: MemoryJournal) -> None:
+        self._node, self._journal = node, journal
+
+    @property
+    def installation_id(self) -> str:
+        return self._journal.installation_id
+
+    @property
+    def records(self) -> Sequence[JournalRecord]:
+        return self._journal.records
+
+    async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
+        """A crash at its sync may find the record written, whole or in part, or not."""
+        node = self._node
+        node.row = _row(node, body)
+        record = await self._journal.append(kind, body)
+        if node.row:
+            node.world.story.count(f"saga {node.row}")
+        await node.point("journal done")
+        node.row = ""
+        return record
+
+    async def ensure_room(self) -> None:
+        await self._node.passing("ensure_room", self._journal.ensure_room)
+
+    async def close(self) -> None:
+        await self._journal.close()
+
+
+def _row(node: SimNode, body: Mapping[str, object]) -> str:
+    """The row of the saga that a record stands for: from, event, to. Empty: of none."""
+    report, after = body.get("report"), body.get("node")
+    attempt = after.get("attempt") if isinstance(after, Mapping) else None
+    if not isinstance(report, Mapping) or not isinstance(attempt, Mapping) or node.life is None:
+        return ""
+    before = node.life.runner.attempt
+    phase = before.phase.value if before is not None else "IDLE"
+    if report.get("event") == "BootClassified":
+        return f"{phase} × {attempt.get('verdict')} → {attempt.get('phase')}"
+    return f"{phase} × {report.get('event')} → {attempt.get('phase')}"
+
+
+class SimSession:
+    """ports.Session, with points."""
+
+    def __init__(self, node: SimNode, session: InProcessSession) -> None:
+        self._node, self._session = node, session
+
+    @property
+    def name(self) -> str:
+        return self._session.name
+
+    def fileno(self) -> int:
+        return self._session.fileno()
+
+    async def preserve_fd(self, fd: int, token: int) -> None:
+        await self._node.passing("preserve_fd", lambda: self._session.preserve_fd(fd, token))
+
+    async def retrieve_fd(self, token: int) -> int:
+        return await self._node.passing("retrieve_fd", lambda: self._session.retrieve_fd(token))
+
+    async def finish(self) -> None:
+        await self._node.passing("finish session", self._session.finish)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
 class SimKernel:
     """ports.Kernel: the emulated one, with points to crash at and the kernel's own checks."""
 
@@ -37,11 +117,17 @@ class SimKernel:
     async def facts(self) -> BootFacts:
         return await self._kernel.facts()
 
-    async def create_session(self, name: str) -> InProcessSession:
-        return await self._node.passing("create_session", lambda: self._kernel.create_session(name))
+    async def create_session(self, name: str) -> SimSession:
+        node = self._node
+        return SimSession(
+            node, await node.passing("create_session", lambda: self._kernel.create_session(name))
+        )
 
-    async def retrieve_session(self, name: str) -> InProcessSession:
-        return await self._node.passing("retrieve_session", lambda: self._kernel.retrieve_session(name))
+    async def retrieve_session(self, name: str) -> SimSession:
+        node = self._node
+        return SimSession(
+            node, await node.passing("retrieve_session", lambda: self._kernel.retrieve_session(name))
+        )
 
     async def load(self, image: KexecImage) -> None:
         self._node.world.checks.loading(self._node, image)
@@ -51,7 +137,7 @@ class SimKernel:
         await self._node.passing("unload", self._kernel.unload)
 
     async def loaded(self) -> bool:
-        return await self._kernel.loaded()
+        return await self._node.passing("loaded", self._kernel.loaded)
 
     async def reboot_kexec(self) -> NoReturn:
         node = self._node
@@ -80,9 +166,22 @@ class SimWorkloads(InProcessWorkloads):
             self.node.tell("workloads start with fresh memory")
         return found
 
+    async def preserve(self, kernel: Kernel, attempt: str) -> Mapping[str, str]:
+        call = super().preserve
+        return await self.node.passing("preserve", lambda: call(kernel, attempt))
+
+    async def suspend(self) -> None:
+        await self.node.passing("suspend", super().suspend)
+
+    async def finish(self) -> None:
+        await self.node.passing("finish", super().finish)
+
+    async def release(self) -> None:
+        await self.node.passing("release", super().release)
+
     async def retrieve(self, kernel: Kernel, sessions: Mapping[str, str]) -> None:
-        await self.node.point("retrieve")
-        await super().retrieve(kernel, sessions)
+        call = super().retrieve
+        await self.node.passing("retrieve", lambda: call(kernel, sessions))
         for workload in self._workloads.values():
             if self.node.take_chance(self.node.world.rates.memory_spoilt):
                 self.node.spoil(workload)
@@ -120,6 +219,7 @@ class SimHooks:
         if node.take_chance(rates.hooks_fail):
             node.world.story.count("hook failed")
             raise HookFailed(f"{what} failed")
+        await node.point(f"{what} done")
 
     async def healthy(self) -> tuple[bool, str]:
         node = self._node
@@ -139,6 +239,7 @@ class SimFirmware:
     async def choose(self, choice: BootChoice) -> None:
         await self._node.point("set_default")
         self._node.emulated.set_default(choice.release)
+        await self._node.point("set_default done")
 
 
 class SimArtifacts:
@@ -150,11 +251,13 @@ class SimArtifacts:
 
     async def stage(self, ref: ArtifactRef) -> StagedArtifact:
         node = self._node
+        await node.point("stage")
         await asyncio.sleep(node.rng.uniform(0.1, 3))
         if node.take_chance(node.world.rates.staging_fails):
             node.world.story.count("staging failed")
             raise ArtifactError("the download broke off", reason="ARTIFACT_FETCH_FAILED")
         node.cache[ref.digest] = ref.release
+        await node.point("stage done")
         return await self.get(ref.digest)
 
     async def get(self, digest: str) -> StagedArtifact:

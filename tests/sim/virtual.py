@@ -5,14 +5,19 @@ nor ready callbacks can never go on, and says so instead of hanging.
 
 Tasks and futures are hashed by the order in which they were made, not by their address, so that
 sets of them (task groups cancel by walking one) have the same order in every run.
+
+A Process is what SIGSTOP can stop: all that runs in a context which names it. Stopped, none of its
+callbacks and timers run, while the clock and everybody else go on; what was due meanwhile runs, late,
+when it is let go again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import selectors
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -25,6 +30,49 @@ GRAIN_S = 1e-6
 
 T = TypeVar("T")
 _Ts = TypeVarTuple("_Ts")
+
+
+NOBODY = Context()
+"""Of what belongs to no process: messages under way, the world itself."""
+
+
+class Process:
+    """Something that can be stopped and let go again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopped = False
+        self._held: list[asyncio.Handle] = []
+
+    def context(self) -> Context:
+        """For a task of this process; whatever it starts is the process's too."""
+        context = copy_context()
+        context.run(PROCESS.set, self)
+        return context
+
+    def stop(self) -> None:
+        """SIGSTOP. Idempotent."""
+        if not self.stopped:
+            self.stopped = True
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            self._held = loop.hold(self)
+
+    def go(self) -> None:
+        """SIGCONT. Idempotent."""
+        if self.stopped:
+            self.stopped = False
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            held, self._held = self._held, []
+            loop.release(self, held)
+
+    def hold(self, handle: asyncio.Handle) -> None:
+        """This was due while it was stopped."""
+        self._held.append(handle)
+
+
+PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
 class Stalled(RuntimeError):
@@ -82,6 +130,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # Timers closer together than this run in one go; virtual time needs no slack.
         self._clock_resolution = 1e-9
         self._made = 0
+        self._stopped: list[Process] = []
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]  # newer stubs pass more
 
     def time(self) -> float:
@@ -99,6 +148,53 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             delay = max(delay, GRAIN_S)
         return super().call_later(delay, callback, *args, context=context)
 
+    def _call_soon_of_the_running(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """call_soon while some process is stopped."""
+        handle = super().call_soon(callback, *args, context=context)
+        process = handle._context.get(PROCESS)
+        if process is not None and process.stopped:
+            self._ready.pop()
+            process.hold(handle)
+        return handle
+
+    def hold(self, process: Process) -> list[asyncio.Handle]:
+        """Takes out what the process has ready, then its timers in their order."""
+        if not self._stopped:
+            self.call_soon = self._call_soon_of_the_running  # type: ignore[assignment]
+        self._stopped.append(process)
+        held: list[asyncio.Handle] = []
+        nothing = asyncio.Handle(_nothing, (), self, NOBODY)
+        nothing.cancel()
+        for index, handle in enumerate(self._ready):
+            if handle._context.get(PROCESS) is process:
+                held.append(handle)
+                # The loop counts on as many as there were when its round began.
+                self._ready[index] = nothing
+        timers = [timer for timer in self._scheduled if timer._context.get(PROCESS) is process]
+        if timers:
+            self._scheduled = [t for t in self._scheduled if t._context.get(PROCESS) is not process]
+            heapq.heapify(self._scheduled)
+        for timer in sorted(timers, key=lambda t: t.when()):
+            timer._scheduled = False
+            held.append(timer)
+        return held
+
+    def release(self, process: Process, held: list[asyncio.Handle]) -> None:
+        """Puts back what was held."""
+        self._stopped.remove(process)
+        if not self._stopped:
+            del self.call_soon
+        for handle in held:
+            if handle.cancelled():
+                continue
+            if isinstance(handle, asyncio.TimerHandle) and handle.when() > self.time():
+                handle._scheduled = True
+                heapq.heappush(self._scheduled, handle)
+            else:
+                self._ready.append(handle)
+
     def create_future(self) -> asyncio.Future[Any]:
         self._made += 1
         future = _Future(loop=self)
@@ -115,6 +211,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return _Task(self._made, coro, loop=loop, context=context)
 
 
+def _nothing() -> None:
+    return
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """asyncio.run under virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -122,7 +222,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 class VirtualClock:
-    """orchestrator.ports.Clock over the running virtual loop, optionally skewed."""
+    """orchestrator.ports.Clock over the running virtual loop. Its wall clock may be wrong, and may be
+    set while it runs (skew)."""
 
     def __init__(self, skew: timedelta = timedelta(0)) -> None:
         self.skew = skew

@@ -1,12 +1,16 @@
-"""A client that follows the event log by cursor, over every crash, and must miss and repeat nothing (I12)."""
+"""A client that follows the event log by cursor, over every crash and at any replica: it must miss and
+repeat nothing (I12). Only a database that went back in time may turn its cursor down; it then begins
+again, and what it sees from there on is held to the same."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING
 
 from orchestrator.core.model import Event
-from orchestrator.errors import NotLeader, StoreUnavailable
+from orchestrator.errors import NotLeader, OutOfRange, StoreUnavailable
+from tests.sim.life import Life
 from tests.sim.story import Violation
 
 if TYPE_CHECKING:
@@ -21,26 +25,65 @@ class Watcher:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._rng = random.Random(f"watcher {world.scenario.seed}")
         self._cursor = ""
         self._seen: list[Event] = []
+        self._slot = 0
+        self._past = self._now()
+        """Regressions and incarnation of the database at the last page."""
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            life = self._world.host.current
+            life = self._world.host.pick(self._rng)
             if life is None:
                 continue
+            if self._cursor and life.slot != self._slot:
+                self._world.story.count("watch resumed at another replica")
+            self._slot = life.slot
+            loop = asyncio.get_running_loop()
+            # The replica may be stopped while it answers; a client gives up in time.
+            reading = loop.create_task(self._read(life), context=life.process.context())
             try:
-                while True:
-                    page = await life.orchestrator.events_after(self._cursor, limit=PAGE)
-                    if life.dead:
-                        break
-                    self._take(page.events)
-                    self._cursor = page.cursor
-                    if len(page.events) < PAGE:
-                        break
-            except (NotLeader, StoreUnavailable):
-                continue
+                await asyncio.wait((reading,), timeout=30)
+            finally:
+                reading.cancel()
+            if reading.done() and not reading.cancelled():
+                reading.result()
+
+    def _now(self) -> tuple[int, str]:
+        return self._world.database.regressions, self._world.disk.incarnation
+
+    async def _read(self, life: Life) -> None:
+        try:
+            while True:
+                page = await life.orchestrator.events_after(self._cursor, limit=PAGE)
+                if life.dead:
+                    return
+                if self._past != self._now():
+                    # A page of before and one of after do not fit together; the next answer says so.
+                    self._begin_again()
+                    return
+                self._take(page.events)
+                self._cursor = page.cursor
+                if len(page.events) < PAGE:
+                    return
+        except OutOfRange as error:
+            if self._stands():
+                raise Violation("I12", f"a watch cannot go on from {self._cursor}: {error}") from error
+            self._world.story.count("watch begun again")
+            self._begin_again()
+        except (NotLeader, StoreUnavailable):
+            return
+
+    def _stands(self) -> bool:
+        """The cursor is of the database's present: nothing may keep it from going on."""
+        disk, (incarnation, _, seq) = self._world.disk, self._cursor.rpartition(":")
+        known = incarnation == disk.incarnation and int(seq) <= disk.head_seq
+        return known and self._past == self._now()
+
+    def _begin_again(self) -> None:
+        self._cursor, self._seen, self._past = "", [], self._now()
 
     def _take(self, events: tuple[Event, ...]) -> None:
         for event in events:
@@ -52,6 +95,8 @@ class Watcher:
     def compare(self) -> None:
         """What was watched is what the disk has."""
         disk = self._world.disk.events
+        if self._past != self._now():
+            return
         if self._seen != disk[: len(self._seen)]:
             raise Violation("I12", "a watch saw other events than the disk has")
         if len(disk) - len(self._seen) > PAGE:

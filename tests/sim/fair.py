@@ -1,0 +1,110 @@
+"""The fair operator: answers every blocker as its remedy says, and gives a rollout up in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from orchestrator.core.blockers import Blocker
+from orchestrator.core.model import RolloutRow
+from orchestrator.core.phases import SETTLED, UNAVAILABLE, Goal, Link, Outcome
+from tests.sim.operators import Operator
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+RETRIES = 2
+"""How often the fair operator retries one node before giving up on it."""
+
+
+class Fair:
+    """Answers every blocker as its remedy says, within minutes; gives up a rollout in the end."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.operator = Operator(world, "alice")
+        self._retried: Counter[tuple[str, str]] = Counter()
+        self._kept: set[str] = set()
+        """Nodes that a rollout cannot end without."""
+        self.unexplained: Counter[str] = Counter()
+        """Rollout → looks in a row at which it stood still without a blocker or a wake."""
+
+    async def look(self, *, give_up: bool) -> None:
+        """Once round all rollouts."""
+        operator = self.operator
+        fleet = operator.fleet
+        life = self.world.host.current
+        if fleet is None or life is None:
+            return
+        plan = life.orchestrator.last_plan
+        if fleet.row.stopped:
+            await operator.try_to("release")
+        for row in sorted(fleet.rollouts.values(), key=lambda r: r.rollout_id):
+            if row.ended_at is not None:
+                continue
+            blockers = plan.blockers.get(row.rollout_id, ()) if plan is not None else ()
+            if not blockers and (plan is None or plan.next_wake is None):
+                self.unexplained[row.rollout_id] += 1
+            else:
+                self.unexplained.pop(row.rollout_id, None)
+            if give_up and row.goal is Goal.FORWARD:
+                await operator.try_to("cancel", row.rollout_id)
+                continue
+            for blocker in blockers:
+                await self._answer(row, blocker)
+
+    async def _answer(self, row: RolloutRow, blocker: Blocker) -> None:
+        operator, rng, name = self.operator, self.operator.rng, row.rollout_id
+        self.world.story.count(f"blocker {blocker.reason}")
+        match blocker.reason:
+            case "PAUSED":
+                await operator.try_to("resume", name)
+            case "HALTED":
+                verb = rng.choice(("resume", "resume", "rollback", "cancel"))
+                await operator.try_to(verb, name) or await operator.try_to("resume", name)
+            case "AWAITING_APPROVAL" | "CANARY_GATED":
+                await operator.try_to("approve", name)
+            case "GATE_FAIL" | "GATE_INCONCLUSIVE" | "GATE_ERROR":
+                verb = rng.choice(("approve", "approve", "rollback", "cancel"))
+                await operator.try_to(verb, name) or await operator.try_to("approve", name)
+            case "NODE_UNREACHABLE" | "ATTEMPT_SILENT" | "BAKING_STUCK":
+                await self._reach(blocker)
+            case "NODE_IN_MAINTENANCE":
+                # Those whose maintenance has an end come back by themselves.
+                if not await operator.try_to("exclude", name, blocker.nodes):
+                    self._kept.update(blocker.nodes)
+                    await operator.try_to("end maintenance", name, blocker.nodes)
+            case "STAGE_FAILED" | "LINK_UNKNOWN" | "NODE_UNHEALTHY":
+                pass
+            case _ if blocker.remedy and blocker.until is None:
+                await self._mend(row)
+            case _:
+                pass
+
+    async def _mend(self, row: RolloutRow) -> None:
+        """Retry failed nodes by name, a few times; then take them out of the count, or give up."""
+        operator, name = self.operator, row.rollout_id
+        fleet = operator.fleet
+        if fleet is None:
+            return
+        for member in sorted(fleet.members(name).values(), key=lambda m: m.node_id):
+            node_id = member.node_id
+            if member.outcome is Outcome.FAILED and self._retried[name, node_id] < RETRIES:
+                self._retried[name, node_id] += 1
+                await operator.try_to("retry", name, [node_id])
+                return
+        for node_id in sorted(fleet.nodes):
+            newest, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
+            bad = newest is not None and newest.phase in UNAVAILABLE & SETTLED and node_id not in self._kept
+            if bad and node.maintenance is None and not node.written_off:
+                verb = "take out" if fleet.link(node_id, fleet.now) is Link.UP else "write off"
+                await operator.try_to(verb, name, [node_id])
+                return
+        await operator.try_to("cancel", name)
+
+    async def _reach(self, blocker: Blocker) -> None:
+        """Bring the node back with its power button."""
+        for node_id in blocker.nodes:
+            node = self.world.nodes[node_id]
+            if not node.emulated.running or node.phase is None:
+                node.lose_power()
