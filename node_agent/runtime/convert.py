@@ -27,6 +27,7 @@ from node_agent.core.commands import Cancel, Commit, LinkCommand, Prepare, Proce
 from node_agent.core.phases import Phase, Verdict
 from node_agent.core.report import NodeStatus, Report
 from node_agent.errors import CommandRefused, Retry
+from node_agent.runtime.convert_memory import attempt_memory
 from node_agent.runtime.link_transport import HelloFacts, Terms
 
 COMMAND_LINE_MAX = 2047
@@ -144,6 +145,8 @@ def hello(facts: HelloFacts) -> pb.LinkRequest:
             staged_artifacts=facts.staged_artifacts,
             rollback_artifact=facts.rollback_artifact,
             command_line=facts.command_line,
+            acknowledged_seq=facts.acknowledged_seq,
+            attempt_memory=attempt_memory(facts.attempt),
         )
     )
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from liveroll.v1 import agent_pb2 as pb
 
+from node_agent.core.attempt import Attempt
 from node_agent.core.phases import Verdict
 from node_agent.core.report import NodeStatus
 
@@ -53,6 +54,10 @@ class HelloFacts:
     staged_artifacts: tuple[str, ...]
     rollback_artifact: str
     command_line: str
+    acknowledged_seq: int = 0
+    """Reports up to here need not be sent again."""
+    attempt: Attempt | None = None
+    """The attempt of status, as the journal has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ class NodeRunner:
             self.status(),
             staged=self._stages.ready(await self._ports.artifacts.staged()),
             rollback=self._ledger.rollback,
+            acknowledged_seq=self._ledger.outbox.acked,
         )
 
     # -- what others ask ------------------------------------------------------------------

@@ -80,8 +80,12 @@ def build_hello(
     *,
     staged: Sequence[str],
     rollback: str,
+    acknowledged_seq: int = 0,
 ) -> HelloFacts:
-    """Who is calling and where it stands."""
+    """Who is calling and where it stands.
+
+    acknowledged_seq: reports up to here are not sent again.
+    """
     # Imported here: protobuf is not needed before there is a link.
     from node_agent.runtime.link_transport import HelloFacts
 
@@ -102,4 +106,6 @@ def build_hello(
         staged_artifacts=tuple(staged),
         rollback_artifact=rollback,
         command_line=facts.command_line,
+        acknowledged_seq=acknowledged_seq,
+        attempt=node.attempt,
     )

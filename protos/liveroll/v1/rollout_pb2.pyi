@@ -855,14 +855,16 @@ class WriteOffResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FleetStopRequest(_message.Message):
-    __slots__ = ("stop", "reason", "idempotency_key")
+    __slots__ = ("stop", "reason", "idempotency_key", "accept_differences")
     STOP_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     stop: bool
     reason: str
     idempotency_key: str
-    def __init__(self, stop: _Optional[bool] = ..., reason: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    accept_differences: bool
+    def __init__(self, stop: _Optional[bool] = ..., reason: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., accept_differences: _Optional[bool] = ...) -> None: ...
 
 class FleetStopResponse(_message.Message):
     __slots__ = ("stopped", "reason")
@@ -871,6 +873,72 @@ class FleetStopResponse(_message.Message):
     stopped: bool
     reason: str
     def __init__(self, stopped: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("node_id", "notice_time", "evidence", "store", "node", "phase", "outlook", "message", "remedy", "rollout")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    OUTLOOK_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    notice_time: _timestamp_pb2.Timestamp
+    evidence: str
+    store: NodeMemory
+    node: NodeMemory
+    phase: _common_pb2.Phase
+    outlook: str
+    message: str
+    remedy: str
+    rollout: str
+    def __init__(self, node_id: _Optional[str] = ..., notice_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evidence: _Optional[str] = ..., store: _Optional[_Union[NodeMemory, _Mapping]] = ..., node: _Optional[_Union[NodeMemory, _Mapping]] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., outlook: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., rollout: _Optional[str] = ...) -> None: ...
+
+class NodeMemory(_message.Message):
+    __slots__ = ("incarnation", "highest_generation", "attempt", "phase", "kernel_release")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_RELEASE_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    highest_generation: int
+    attempt: int
+    phase: _common_pb2.Phase
+    kernel_release: str
+    def __init__(self, incarnation: _Optional[str] = ..., highest_generation: _Optional[int] = ..., attempt: _Optional[int] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., kernel_release: _Optional[str] = ...) -> None: ...
+
+class ListDifferencesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDifferencesResponse(_message.Message):
+    __slots__ = ("differences", "next_page_token", "unheard", "unheard_count", "difference_count", "node_count", "stopped", "stop_reason")
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNHEARD_FIELD_NUMBER: _ClassVar[int]
+    UNHEARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    differences: _containers.RepeatedCompositeFieldContainer[Difference]
+    next_page_token: str
+    unheard: _containers.RepeatedScalarFieldContainer[str]
+    unheard_count: int
+    difference_count: int
+    node_count: int
+    stopped: bool
+    stop_reason: str
+    def __init__(self, differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., unheard: _Optional[_Iterable[str]] = ..., unheard_count: _Optional[int] = ..., difference_count: _Optional[int] = ..., node_count: _Optional[int] = ..., stopped: _Optional[bool] = ..., stop_reason: _Optional[str] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("selector", "rollout", "page_size", "page_token")

@@ -110,6 +110,11 @@ class RolloutServiceStub:
                 request_serializer=liveroll_dot_v1_dot_rollout__pb2.FleetStopRequest.SerializeToString,
                 response_deserializer=liveroll_dot_v1_dot_rollout__pb2.FleetStopResponse.FromString,
                 _registered_method=True)
+        self.ListDifferences = channel.unary_unary(
+                '/liveroll.v1.RolloutService/ListDifferences',
+                request_serializer=liveroll_dot_v1_dot_rollout__pb2.ListDifferencesRequest.SerializeToString,
+                response_deserializer=liveroll_dot_v1_dot_rollout__pb2.ListDifferencesResponse.FromString,
+                _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/liveroll.v1.RolloutService/ListNodes',
                 request_serializer=liveroll_dot_v1_dot_rollout__pb2.ListNodesRequest.SerializeToString,
@@ -241,6 +246,13 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDifferences(self, request, context):
+        """After the store went back in time: what nodes have lived through that it does not know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNodes(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -355,6 +367,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.FleetStop,
                     request_deserializer=liveroll_dot_v1_dot_rollout__pb2.FleetStopRequest.FromString,
                     response_serializer=liveroll_dot_v1_dot_rollout__pb2.FleetStopResponse.SerializeToString,
+            ),
+            'ListDifferences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDifferences,
+                    request_deserializer=liveroll_dot_v1_dot_rollout__pb2.ListDifferencesRequest.FromString,
+                    response_serializer=liveroll_dot_v1_dot_rollout__pb2.ListDifferencesResponse.SerializeToString,
             ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
@@ -793,6 +810,33 @@ class RolloutService:
             '/liveroll.v1.RolloutService/FleetStop',
             liveroll_dot_v1_dot_rollout__pb2.FleetStopRequest.SerializeToString,
             liveroll_dot_v1_dot_rollout__pb2.FleetStopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDifferences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liveroll.v1.RolloutService/ListDifferences',
+            liveroll_dot_v1_dot_rollout__pb2.ListDifferencesRequest.SerializeToString,
+            liveroll_dot_v1_dot_rollout__pb2.ListDifferencesResponse.FromString,
             options,
             channel_credentials,
             insecure,
