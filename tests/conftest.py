@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests import postgres as postgresql
+
 _SLOW = [HealthCheck.too_slow]
 settings.register_profile(
     "ci",
@@ -51,6 +53,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 
+def pytest_unconfigure() -> None:
+    postgresql.end_shared()
+
+
+@pytest.fixture
+def postgres() -> postgresql.Postgres:
+    """The server of this test process. Whoever stops it starts another one, of its own."""
+    return postgresql.shared()
+
+
+@pytest.fixture
+def postgres_url(postgres: postgresql.Postgres) -> Iterator[str]:
+    """Of an empty database."""
+    with postgresql.database(postgres) as name:
+        yield postgres.url(name)
+
+
 def children() -> set[int]:
     """Processes that this one has started and that are there still, zombies included."""
     found: set[int] = set()
@@ -73,7 +92,7 @@ def nothing_left_behind() -> Iterator[None]:
     before_children, before_threads = children(), threads()
     yield
     multiprocessing.active_children()  # reaps what has ended
-    left = children() - before_children
+    left = children() - before_children - {postgresql.shared_pid()}  # that one ends with the session
     told = [_command_line(pid) for pid in left]
     assert not left, f"processes left behind: {told}"
     still = threads() - before_threads

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy import Select, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -34,6 +34,7 @@ from orchestrator.errors import Conflict
 from orchestrator.ports import Committed
 from orchestrator.store import codec
 from orchestrator.store.admission import Ledger, fenced, risen
+from orchestrator.store.database import Among, Database
 from orchestrator.store.schema import SHAPES, attempts, rollouts
 
 KEYS_IN_ONE_QUERY = 400
@@ -121,11 +122,68 @@ def event_params(new: Iterable[tuple[NewEvent, str]], first_seq: int, at_us: int
     ]
 
 
-async def write(connection: AsyncConnection, entries: Sequence[Entry], *, epoch: int, batch: int) -> Outcome:
+class Reads:
+    """The statements that find out what a batch relies on, for one kind of database."""
+
+    def __init__(self, database: Database) -> None:
+        self._revisions: dict[str, tuple[Select[Any], Among]] = {}
+        for table, shape in SHAPES.items():
+            key = [shape.table.c[name] for name in shape.key]
+            among = database.among(key)
+            self._revisions[table] = (select(*key, shape.table.c.revision).where(among.where), among)
+        self._nodes = database.among([attempts.c.node_id])
+        self._open = select(attempts.c.node_id, attempts.c.generation).where(
+            attempts.c.open, self._nodes.where
+        )
+        self._named = database.among([rollouts.c.name])
+        self._names = select(rollouts.c.name, rollouts.c.rollout_id).where(self._named.where)
+
+    async def ledger(self, connection: AsyncConnection, entries: Sequence[Entry]) -> Ledger:
+        """What the entries' changes rely on, read within the transaction."""
+        wanted: dict[str, set[tuple[Any, ...]]] = {}
+        nodes: set[tuple[str]] = set()
+        names: set[tuple[str]] = set()
+        for entry in entries:
+            for (table, key), _ in entry.params:
+                wanted.setdefault(table, set()).add(key)
+            for (table, key), _revision in entry.change.guards:
+                wanted.setdefault(table, set()).add(key)
+            if entry.change.shrinks:
+                wanted.setdefault(CAPACITY[0], set()).add(CAPACITY[1])
+            for row in entry.change.writes:
+                if isinstance(row, AttemptRow):
+                    nodes.add((row.node_id,))
+                elif isinstance(row, RolloutRow) and row.revision == 0:
+                    names.add((row.spec.name,))
+        ledger = Ledger()
+        for table, keys in wanted.items():
+            typed = [SHAPES[table].typed(key) for key in sorted(keys)]
+            for *columns, revision in await _among(connection, *self._revisions[table], typed):
+                ledger.revisions[table, tuple(map(str, columns))] = revision
+        for node_id, generation in await _among(connection, self._open, self._nodes, sorted(nodes)):
+            ledger.open_attempts[node_id] = generation
+        for name, rollout_id in await _among(connection, self._names, self._named, sorted(names)):
+            ledger.names[name] = rollout_id
+        return ledger
+
+
+async def _among(
+    connection: AsyncConnection, query: Select[Any], among: Among, keys: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    found: list[Any] = []
+    for start in range(0, len(keys), KEYS_IN_ONE_QUERY):
+        params = among.params(keys[start : start + KEYS_IN_ONE_QUERY])
+        found += (await connection.execute(query, params)).all()
+    return found
+
+
+async def write(
+    connection: AsyncConnection, reads: Reads, entries: Sequence[Entry], *, epoch: int, batch: int
+) -> Outcome:
     """Within transaction number `batch`, which holds the fence. Refused (make them one by one)."""
     outcome = Outcome(entries)
     live = [entry for entry in entries if entry.epoch in (None, epoch)]
-    ledger = await _ledger(connection, live)
+    ledger = await reads.ledger(connection, live)
     before = dict(ledger.revisions)
     final: dict[RowKey, Params] = {}
     for entry in entries:
@@ -168,40 +226,6 @@ def _row_params(row: Row) -> Params:
     return params
 
 
-async def _ledger(connection: AsyncConnection, entries: Sequence[Entry]) -> Ledger:
-    """What the entries' changes rely on, read within the transaction."""
-    wanted: dict[str, set[tuple[str, ...]]] = {}
-    nodes: set[str] = set()
-    names: set[str] = set()
-    for entry in entries:
-        for (table, key), _ in entry.params:
-            wanted.setdefault(table, set()).add(key)
-        for (table, key), _revision in entry.change.guards:
-            wanted.setdefault(table, set()).add(key)
-        if entry.change.shrinks:
-            wanted.setdefault(CAPACITY[0], set()).add(CAPACITY[1])
-        for row in entry.change.writes:
-            if isinstance(row, AttemptRow):
-                nodes.add(row.node_id)
-            elif isinstance(row, RolloutRow) and row.revision == 0:
-                names.add(row.spec.name)
-    ledger = Ledger()
-    for table, keys in wanted.items():
-        typed = SHAPES[table].typed
-        for chunk in _chunks(sorted(keys)):
-            single = len(chunk[0]) == 1
-            values = [typed(key)[0] if single else typed(key) for key in chunk]
-            for *columns, revision in await connection.execute(_REVISIONS[table], {"keys": values}):
-                ledger.revisions[table, tuple(map(str, columns))] = revision
-    for chunk in _chunks(sorted(nodes)):
-        for node_id, generation in await connection.execute(_OPEN, {"nodes": chunk}):
-            ledger.open_attempts[node_id] = generation
-    for chunk in _chunks(sorted(names)):
-        for name, rollout_id in await connection.execute(_NAMES, {"names": chunk}):
-            ledger.names[name] = rollout_id
-    return ledger
-
-
 async def _write_rows(
     connection: AsyncConnection, final: Mapping[RowKey, Params], before: Mapping[RowKey, int]
 ) -> None:
@@ -219,28 +243,8 @@ async def _write_rows(
         await connection.execute(_INSERTS[table], many)
 
 
-def _chunks(items: list[Any]) -> Iterable[list[Any]]:
-    return (items[start : start + KEYS_IN_ONE_QUERY] for start in range(0, len(items), KEYS_IN_ONE_QUERY))
-
-
 _KEY_NAMES = {table: tuple("p_" + name for name in shape.key) for table, shape in SHAPES.items()}
 
-_REVISIONS = {
-    table: select(*(shape.table.c[name] for name in shape.key), shape.table.c.revision).where(
-        (
-            shape.table.c[shape.key[0]]
-            if len(shape.key) == 1
-            else tuple_(*(shape.table.c[name] for name in shape.key))
-        ).in_(bindparam("keys", expanding=True))
-    )
-    for table, shape in SHAPES.items()
-}
-_OPEN = select(attempts.c.node_id, attempts.c.generation).where(
-    attempts.c.open, attempts.c.node_id.in_(bindparam("nodes", expanding=True))
-)
-_NAMES = select(rollouts.c.name, rollouts.c.rollout_id).where(
-    rollouts.c.name.in_(bindparam("names", expanding=True))
-)
 _INSERTS = {
     table: insert(shape.table).values({name: bindparam("p_" + name) for name in shape.table.c.keys()})  # noqa: SIM118
     for table, shape in SHAPES.items()

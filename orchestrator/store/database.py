@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import Column, ColumnElement
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.errors import LiverollError
@@ -20,6 +20,15 @@ class Past:
     serial: int = 0
     epoch: int = 0
     pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """A condition on key columns: that they are one of many keys."""
+
+    where: ColumnElement[bool]
+    params: Callable[[Sequence[tuple[Any, ...]]], Mapping[str, Any]]
+    """What to execute it with, for these keys (at least one)."""
 
 
 class Database(Protocol):
@@ -60,6 +69,15 @@ class Database(Protocol):
 
     def now_us(self) -> ColumnElement[int]:
         """The database's own clock."""
+        ...
+
+    def among(self, columns: Sequence[Column[Any]]) -> Among:
+        """Of few shapes, so that statements can be kept prepared."""
+        ...
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What a call to it may raise."""
         ...
 
     def trouble(self, error: Exception) -> LiverollError: ...

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import bindparam, delete, func, insert, literal, select, text, union_all, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change, Event, IdempotencyRow, NewEvent, Row
@@ -93,7 +92,7 @@ class SqlStore:
                 await self._know(connection, past)
             seen = self._lineage.seen
             self._database.remember(Past(seen.incarnation, seen.serial, self._newest_epoch))
-        except SQLAlchemyError as error:
+        except self._database.errors as error:
             await self.close()
             raise self._database.trouble(error) from error
         except BaseException:
@@ -240,7 +239,7 @@ class SqlStore:
         try:
             async with self._read_engine.connect() as connection:
                 return await work(connection)
-        except SQLAlchemyError as error:
+        except self._database.errors as error:
             raise self._database.trouble(error) from error
 
     async def load(self) -> Snapshot:

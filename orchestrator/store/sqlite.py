@@ -16,17 +16,28 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, cast, event, func, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    ColumnElement,
+    Integer,
+    bindparam,
+    cast,
+    event,
+    func,
+    text,
+    tuple_,
+)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.errors import CorruptState, LiverollError, StoreUnavailable
-from orchestrator.store.database import Past
+from orchestrator.store.database import Among, Past
 
 BUSY_TIMEOUT_MS = 5_000
 """For writers that are no orchestrator (a backup, a shell); longer stalls the whole planner."""
@@ -173,6 +184,14 @@ class Sqlite:
 
     def now_us(self) -> ColumnElement[int]:
         return cast((func.julianday("now") - UNIX_EPOCH_JULIAN) * DAY_US, Integer)
+
+    def among(self, columns: Sequence[Column[Any]]) -> Among:
+        keys: BindParameter[Any] = bindparam("keys", expanding=True)
+        if len(columns) == 1:
+            return Among(columns[0].in_(keys), lambda values: {"keys": [value for (value,) in values]})
+        return Among(tuple_(*columns).in_(keys), lambda values: {"keys": values})
+
+    errors = (SQLAlchemyError,)
 
     def trouble(self, error: Exception) -> LiverollError:
         """What a failure of the database is to the rest of the program."""

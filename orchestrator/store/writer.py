@@ -77,6 +77,7 @@ class Writer:
     ) -> None:
         self._database = database
         self._lineage = lineage
+        self._reads = batch.Reads(database)
         self._queue: asyncio.Queue[batch.Entry | _Job[Any] | None] = asyncio.Queue()
         self._queue_bound = queue_bound
         self._batch_bound = batch_bound
@@ -148,7 +149,7 @@ class Writer:
             _fail(job.done, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the waiter must hear it and the writer go on
             await self._disconnect()
-            _fail(job.done, self._database.trouble(error))
+            _fail(job.done, self._trouble(error))
         else:
             _resolve(job.done, result)
 
@@ -174,7 +175,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  see _settle_job
             await self._disconnect()
             for entry in entries:
-                _fail(entry.done, self._database.trouble(error))
+                _fail(entry.done, self._trouble(error))
             return
         self._on_batch(len(entries))
         for entry, result in zip(entries, results, strict=True):
@@ -195,7 +196,7 @@ class Writer:
                 await transaction.rollback()
                 return [copy.copy(other) for _ in entries]
             number = head.seen.batch + 1
-            outcome = await batch.write(connection, entries, epoch=epoch, batch=number)
+            outcome = await batch.write(connection, self._reads, entries, epoch=epoch, batch=number)
             await record(connection, number, token)
             await connection.execute(
                 update(meta).values(
@@ -236,6 +237,12 @@ class Writer:
                 remedy="mend the database; the orchestrator then reads everything again by itself",
                 detail=cause,
             ) from error
+
+    def _trouble(self, error: Exception) -> LiverollError:
+        """One for each waiter: an exception that several raise would carry all their tracebacks."""
+        trouble = self._database.trouble(error)
+        trouble.__cause__ = error
+        return trouble
 
     async def connect(self) -> AsyncConnection:
         if self._connection is None:

@@ -13,8 +13,11 @@ from sqlalchemy import BigInteger, ColumnElement, bindparam
 
 from orchestrator.ports import Store
 from orchestrator.store.memory import Disk, MemoryStore
+from orchestrator.store.postgres import Postgres
+from orchestrator.store.postgres_url import address
 from orchestrator.store.sql import SqlStore
 from orchestrator.store.sqlite import Sqlite
+from tests.postgres import Postgres as Server
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -92,6 +95,47 @@ class SqliteBackend:
     def recreate(self) -> None:
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+class MovedPostgres(Postgres):
+    """PostgreSQL on the test's clock."""
+
+    def __init__(self, url: str, clock: Moved) -> None:
+        super().__init__(address(url))
+        self._clock = clock
+
+    def now_us(self) -> ColumnElement[int]:
+        return bindparam("now_us", callable_=self._now_us, type_=BigInteger)
+
+    def _now_us(self) -> int:
+        return round(self._clock.at.timestamp() * 1_000_000)
+
+
+class PostgresBackend:
+    def __init__(self, server: Server) -> None:
+        self.clock = Moved()
+        self._server = server
+        self._names = itertools.count(1)
+        self.database = server.create()
+
+    @property
+    def url(self) -> str:
+        return self._server.url(self.database)
+
+    def store(self) -> Store:
+        return SqlStore(
+            MovedPostgres(self.url, self.clock),
+            make_incarnation=lambda: f"postgres-{next(self._names)}",
+            queue_bound=64,
+        )
+
+    def recreate(self) -> None:
+        self.end()
+        self.database = self._server.create()
+        self.clock.at += timedelta(seconds=1)  # nothing beside it tells one from the other
+
+    def end(self) -> None:
+        self._server.drop(self.database)
 
 
 @asynccontextmanager

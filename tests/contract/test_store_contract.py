@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,15 +29,29 @@ from orchestrator.core.phases import Kind, Method, Phase
 from orchestrator.core.spec import BlackoutGate, HealthGate, RolloutSpec, Target
 from orchestrator.errors import Capacity, Conflict, NotLeader, StoreUnavailable
 from orchestrator.ports import Store
-from tests.contract.store_backends import START, Backend, MemoryBackend, SqliteBackend, opened
+from tests.contract.store_backends import (
+    START,
+    Backend,
+    MemoryBackend,
+    PostgresBackend,
+    SqliteBackend,
+    opened,
+)
 
 TTL = timedelta(seconds=10)
 ARTIFACT = Artifact("kernel", "d" * 64, "6.12.1", "http://artifacts/kernel")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return MemoryBackend() if request.param == "memory" else SqliteBackend(tmp_path / "liveroll.db")
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    if request.param == "memory":
+        yield MemoryBackend()
+    elif request.param == "sqlite":
+        yield SqliteBackend(tmp_path / "liveroll.db")
+    else:
+        backend = PostgresBackend(request.getfixturevalue("postgres"))
+        yield backend
+        backend.end()
 
 
 @pytest.fixture

@@ -342,4 +342,4 @@ class TestUrls:
 
     def test_another_database(self) -> None:
         with pytest.raises(Unsupported):
-            make_store("postgresql://db/liveroll")
+            make_store("mysql://db/liveroll")
