@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.core import canaries
+from orchestrator.core import canaries, staging
 from orchestrator.core.blockers import FEW, Blocker
 from orchestrator.core.draft import Draft
 from orchestrator.core.index import Order, RolloutIndex
@@ -181,7 +181,7 @@ def places(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             elif place is Place.SUPERSEDED:
                 yield _superseded(draft, orders)
             elif place is Place.STAGE_FAILED:
-                yield _stage_failed(draft, index.row, orders, wave)
+                yield from _stage_failed(draft, index.row, orders, wave)
             elif place is Place.NEEDS_WORD:
                 yield from _needs_word(draft, index.row, orders, wave)
             elif place in _PLACES:
@@ -280,15 +280,37 @@ def _superseded(draft: Draft, orders: Sequence[Order]) -> Blocker:
     )
 
 
-def _stage_failed(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str) -> Blocker:
-    node = draft.fleet.nodes[orders[0][1]]
-    problem = node.stage_problem
-    until = node.stage_failed_at + draft.fleet.policy.stage_retry if node.stage_failed_at else None
+def _stage_failed(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str) -> Iterator[Blocker]:
+    """One for each reason, and whether it is tried again by itself."""
+    groups: dict[tuple[str, bool], list[Order]] = {}
+    for order in orders:
+        node = draft.fleet.nodes[order[1]]
+        _, until = staging.is_held(node, row, draft.fleet.policy, draft.now)
+        reason = node.stage_problem.reason if node.stage_problem is not None else ""
+        groups.setdefault((reason, until is None), []).append(order)
+    for (_, waits), some in sorted(groups.items()):
+        yield _unstaged(draft, row, some, wave, waits=waits)
+
+
+def _unstaged(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str, *, waits: bool) -> Blocker:
+    """waits: for a person, or for the node to begin anew."""
+    nodes = [draft.fleet.nodes[node_id] for node_id in _ids(orders)]
+    problem = nodes[0].stage_problem
+    ends = [staging.is_held(node, row, draft.fleet.policy, draft.now)[1] for node in nodes]
+    until = min((end for end in ends if end is not None), default=None)
     text = f"the artifact cannot be staged: {problem.message}" if problem else "the artifact cannot be staged"
-    if problem and problem.remedy:
+    lead = problem.remedy.rstrip(".") if problem and problem.remedy else "Look at the node's agent log"
+    if waits:
+        ids = _ids(orders)
+        remedy = told(
+            draft.fleet,
+            lead,
+            row.rollout_id,
+            {Call.RETRY: ids, Call.EXCLUDE: ids},
+            joint=", then ",
+        )
+    elif problem and problem.remedy:
         remedy = problem.remedy
     else:
-        remedy = told(
-            draft.fleet, "Look at the node's agent log", row.rollout_id, {Call.EXCLUDE: _ids(orders)}
-        )
+        remedy = told(draft.fleet, lead, row.rollout_id, {Call.EXCLUDE: _ids(orders)})
     return on("STAGE_FAILED", text, remedy, orders, wave=wave, until=until)

@@ -171,6 +171,10 @@ class NodeRow:
     stage_problem: Problem | None = None
     stage_problem_digest: str = ""
     stage_failed_at: datetime | None = None
+    stage_failures: int = 0
+    """In a row, of the artifact that it was told to stage last."""
+    stage_failed_epoch: int = 0
+    """link_epoch when staging failed; a later one is a Hello since."""
     rollback_artifact: str = ""
     """Digest that boots the release it runs; empty if the node has none."""
     attempt: int = 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from orchestrator.core import staging
 from orchestrator.core.model import (
     Change,
     DesiredCommit,
@@ -110,7 +111,8 @@ def retry_nodes(
     fleet: Fleet, rollout_id: str, nodes: Sequence[str], reason: str, actor: str, now: datetime
 ) -> OnNodes:
     """nodes empty: all that have failed. By name also those that were rolled back, and those whose
-    turn waits for a person's word about an earlier attempt.
+    turn waits for a person's word about an earlier attempt, or about an artifact that the node could
+    not stage.
 
     It is a person's word that the node may be tried again: after QUARANTINED, COLD_BOOTED or
     LOST nothing else begins an attempt. A rollout that ended FAILED goes on.
@@ -118,6 +120,7 @@ def retry_nodes(
     rollout = _admitted(fleet, rollout_id, Operation.RETRY)
     chosen = _chosen(fleet, rollout, nodes, lambda m: m.outcome is Outcome.FAILED)
     again: list[MemberRow] = []
+    staged: list[NodeRow] = []
     as_is: list[Row] = []
     refused = {}
     for member in chosen:
@@ -139,16 +142,20 @@ def retry_nodes(
             as_is += [newest] if newest is not None else []
             if newest is not None and newest.phase in NEEDS_WORD and not member.operator_word:
                 again.append(replace(member, operator_word=True))
+            elif staging.is_held(find_node(fleet, member.node_id), rollout, fleet.policy, now)[0]:
+                staged.append(staging.asked(find_node(fleet, member.node_id)))
+                as_is.append(member)
             else:
                 as_is.append(member)
         else:
             refused[member.node_id] = f"it is {member.outcome}"
     _refuse(refused, "NOT_FAILED", "Only failed nodes can be tried again.")
-    if not again:
+    if not again and not staged:
         return OnNodes(unchanged(rollout, *as_is), ())
-    done = tuple(m.node_id for m in again)
+    done = (*(m.node_id for m in again), *(n.node_id for n in staged))
     events = _events("node.retry_wanted", rollout, done, reason, actor)
-    return OnNodes(Change((*again, _reopened(rollout, again)), unchanged(*as_is).guards, events), done)
+    writes: tuple[Row, ...] = (*again, *staged, _reopened(rollout, again))
+    return OnNodes(Change(writes, unchanged(*as_is).guards, events), done)
 
 
 def exclude_nodes(

@@ -32,6 +32,7 @@ class FleetPolicy:
     """Heartbeats per second over the whole idle fleet; the idle interval grows with it."""
     min_idle_heartbeat: timedelta = timedelta(seconds=10)
     stage_retry: timedelta = timedelta(seconds=30)
-    """After a failed STAGE, when it is tried again."""
+    """After a STAGE whose error says so, when it is tried again; doubled each time (staging.py)."""
+    stage_retry_max: timedelta = timedelta(minutes=10)
     clock_slack: timedelta = timedelta(seconds=2)
     """Added to every lease before its absence counts as evidence."""

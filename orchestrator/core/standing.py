@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from orchestrator.core import staging
 from orchestrator.core.model import (
     AttemptRow,
     DesiredCancel,
@@ -388,12 +389,12 @@ def _forward(
     digest = rollout.artifact.digest
     if digest in node.staged:
         return Place.READY, None
-    if node.stage_problem_digest == digest and node.stage_failed_at is not None:
-        again = node.stage_failed_at + policy.stage_retry
-        return (Place.STAGE_FAILED, again) if now < again else (Place.NOT_STAGED, None)
+    held, until = staging.is_held(node, rollout, policy, now)
+    if held:
+        return Place.STAGE_FAILED, until
     desired = node.desired
-    staging = isinstance(desired, DesiredStage) and desired.artifact.digest == digest
-    return Place.STAGING if staging else Place.NOT_STAGED, None
+    under_way = isinstance(desired, DesiredStage) and desired.artifact.digest == digest
+    return Place.STAGING if under_way else Place.NOT_STAGED, None
 
 
 def _back(s: Surroundings, m: Membership, maintained: bool, now: datetime) -> tuple[Place, datetime | None]:

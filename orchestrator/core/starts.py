@@ -18,7 +18,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from orchestrator.core import canaries
+from orchestrator.core import canaries, staging
 from orchestrator.core.attempts import event
 from orchestrator.core.budgets import Use
 from orchestrator.core.cmdline import attempt_id, compose, ruled
@@ -241,8 +241,6 @@ def _stage(draft: Draft, index: RolloutIndex, node_id: str) -> None:
     node, artifact = draft.fleet.nodes[node_id], index.row.artifact
     if node.desired is not None and node_id not in draft.fleet.stale_desires:
         return
-    wanted = desiring(node, DesiredStage(artifact))
-    if node.stage_problem_digest == artifact.digest:
-        wanted = replace(wanted, stage_problem=None, stage_problem_digest="", stage_failed_at=None)
+    wanted = desiring(staging.begun(node, artifact.digest), DesiredStage(artifact))
     if draft.free(node) and draft.add("stage", index.row.rollout_id, [wanted], hint=[node_id]):
         draft.staging += 1

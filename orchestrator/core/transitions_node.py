@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol, assert_never
 
+from orchestrator.core import staging
 from orchestrator.core.messages import CommandRefusal, Hello, Report, StageResult
 from orchestrator.core.model import (
     AttemptRow,
@@ -24,7 +25,6 @@ from orchestrator.core.model import (
     DesiredProceed,
     DesiredStage,
     NodeRow,
-    Problem,
 )
 from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, never_started
@@ -162,11 +162,4 @@ def _staged(node: NodeRow, result: StageResult, now: datetime) -> NodeRow:
             stage_problem_digest="" if mended else node.stage_problem_digest,
             stage_failed_at=None if mended else node.stage_failed_at,
         )
-    problem: Problem | None = result.problem
-    return replace(
-        node,
-        staged=node.staged - {digest},
-        stage_problem=problem,
-        stage_problem_digest=digest,
-        stage_failed_at=now,
-    )
+    return staging.failed(node, digest, result.problem, now)

@@ -74,6 +74,8 @@ class Fair:
                 if not await operator.try_to("exclude", name, blocker.nodes):
                     self._kept.update(blocker.nodes)
                     await operator.try_to("end maintenance", name, blocker.nodes)
+            case "STAGE_FAILED" if blocker.until is None:
+                await operator.try_to("retry", name, blocker.nodes)
             case "STAGE_FAILED" | "LINK_UNKNOWN" | "NODE_UNHEALTHY":
                 pass
             case _ if blocker.remedy and blocker.until is None:

@@ -61,7 +61,7 @@ def carry_out(w: World, verb: str, words: str, remedy: str) -> None:
     rollout, rest, now = names[0] if names else "", names[1:], w.now
     match verb:
         case "retry":
-            mended(w, rest)
+            mended(w, rest, afresh=False)
             done = operations.retry_nodes(w.fleet, rollout, rest, "", "ann", now).change
         case "exclude":
             done = operations.exclude_nodes(w.fleet, rollout, rest, "why", "ann", now).change
@@ -94,13 +94,17 @@ def carry_out(w: World, verb: str, words: str, remedy: str) -> None:
     w.commit(done)
 
 
-def mended(w: World, ids: list[str]) -> None:
-    """Whatever ails the nodes is over; who answers again is where it was."""
+def mended(w: World, ids: list[str], *, afresh: bool = True) -> None:
+    """Whatever ails the nodes is over; who answers again is where it was.
+
+    afresh: their agents start again, and say Hello."""
     for node_id in ids:
         w.scripts.pop(node_id, None)
         if node_id in w.silent:
             w.mend(node_id)
-        w.set_node(node_id, healthy=True, stage_problem=None, stage_problem_digest="", stage_failed_at=None)
+        w.set_node(node_id, healthy=True)
+        if afresh:
+            w.set_node(node_id, link_epoch=w.node(node_id).link_epoch + 1)
 
 
 def blockers(w: World, rollout_id: str = "r1") -> tuple[Blocker, ...]:
@@ -389,8 +393,8 @@ def unstaged(**more: Any) -> World:
     return only({"staged": frozenset(), **more})
 
 
-def stage_failed(remedy: str = "") -> World:
-    problem = Problem("CHECKSUM", Retry.FIX_STATE, "bad sum", remedy)
+def stage_failed(retry: Retry, remedy: str = "") -> World:
+    problem = Problem("CHECKSUM", retry, "bad sum", remedy)
     w = unstaged(stage_problem=problem, stage_problem_digest="sha-new", stage_failed_at=START)
     w.script("n1", deaf=True)
     return w
@@ -555,8 +559,11 @@ CASES = [
     Case("SUPERSEDED", superseded, ""),
     Case("STAGING", staging, ""),
     Case("STAGING_WAITS", staging_waits, ""),
-    Case("STAGE_FAILED", stage_failed, "exclude"),
-    Case("STAGE_FAILED", lambda: stage_failed("Make room."), "", "told-by-the-agent"),
+    Case("STAGE_FAILED", lambda: stage_failed(Retry.CALL), "exclude"),
+    Case("STAGE_FAILED", lambda: stage_failed(Retry.CALL, "Wait."), "", "told-by-the-agent"),
+    Case("STAGE_FAILED", lambda: stage_failed(Retry.REPLAN), "exclude", "replan"),
+    Case("STAGE_FAILED", lambda: stage_failed(Retry.FIX_STATE, "Make room."), "retry exclude", "fix-state"),
+    Case("STAGE_FAILED", lambda: stage_failed(Retry.NEVER), "retry exclude", "never"),
     Case("OTHER_ROLLOUT", other_rollout, ""),
     Case("IN_PROGRESS", lambda: slots(), ""),
     Case("ATTEMPT_SILENT", lambda: silent(Phase.PRESERVING), "write-off"),

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator.core.budgets import uses
-from orchestrator.core.model import DesiredPrepare, DesiredStage, Maintenance, Problem
+from orchestrator.core.model import DesiredPrepare, DesiredStage, Maintenance
 from orchestrator.core.phases import Goal, Outcome, Phase, WaveState
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.spec import Amount, DomainBudget, Embargo, RollbackPolicy, Schedule, Window
-from orchestrator.errors import Retry
 from tests.unit.core_planner.builders import NEW, START, World, node, nodes, planned, settled_attempt, spec
 
 
@@ -395,26 +394,6 @@ def test_prepare_comes_only_once_the_artifact_is_staged() -> None:
     w.step("n0")
     w.settle_plans()
     assert w.open_nodes() == ["n0"]
-
-
-def test_a_failed_stage_is_tried_again_and_says_why() -> None:
-    w = World(nodes(1, staged=frozenset()))
-    w.rollout(spec())
-    w.settle_plans()
-    serial = w.node("n0").command_serial
-    problem = Problem("DISK_FULL", Retry.FIX_STATE, "the disk is full", "Make room.")
-    w.set_node(
-        "n0", stage_problem=problem, stage_problem_digest="sha-new", stage_failed_at=w.now, desired=None
-    )
-    w.settle_plans()
-    (blocker,) = [b for b in w.plan().blockers["r1"] if b.reason == "STAGE_FAILED"]
-    assert "the disk is full" in blocker.message
-    assert blocker.remedy == "Make room."
-    assert blocker.until == w.now + timedelta(seconds=30)
-    w.tick(timedelta(seconds=30))
-    w.settle_plans()
-    assert w.node("n0").command_serial > serial
-    assert w.node("n0").stage_problem is None
 
 
 def test_a_desire_that_no_longer_stands_is_cleared() -> None:
