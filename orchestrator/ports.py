@@ -133,7 +133,7 @@ class Store(Protocol):
         ...
 
     def hints(self) -> AsyncIterator[None]:
-        """Yields when somebody (perhaps this process) may have committed; several may count as
+        """Yields when another handle may have committed (or this one); several may count as
         one, any may be lost: read behind it, and on every beat. Ends when the store is closed;
         goes on by itself after a lost connection."""
         ...

@@ -35,6 +35,7 @@ from orchestrator.ports import Committed
 from orchestrator.store import codec
 from orchestrator.store.admission import Ledger, fenced, risen
 from orchestrator.store.database import Among, Database
+from orchestrator.store.foreign import Foreign
 from orchestrator.store.schema import SHAPES, attempts, rollouts
 
 KEYS_IN_ONE_QUERY = 400
@@ -77,6 +78,13 @@ class Outcome:
     fleet: bool = False
     """One that stands has written the fleet's row."""
 
+    def remember(self, foreign: Foreign) -> None:
+        """It is committed."""
+        for entry, conflict in zip(self.entries, self.conflicts, strict=True):
+            if conflict is None:
+                for row, (_, params) in zip(entry.rows, entry.params, strict=True):
+                    foreign.written(row, params["p_doc"])
+
     def results(
         self, incarnation: str, batch: int, first_seq: int, at: datetime
     ) -> list[Committed | Conflict]:
@@ -95,14 +103,14 @@ class Outcome:
         return results
 
 
-def prepare(epoch: int | None, change: Change, done: asyncio.Future[Committed]) -> Entry:
+def prepare(foreign: Foreign, epoch: int | None, change: Change, done: asyncio.Future[Committed]) -> Entry:
     """TypeError if a row holds what rows must not."""
     rows = risen(change)
     return Entry(
         epoch,
         change,
         rows,
-        [(row_key(row), _row_params(row)) for row in rows],
+        [(row_key(row), _row_params(row, foreign.encode(row))) for row in rows],
         [codec.encode(new) for new in change.events],
         done,
     )
@@ -200,7 +208,7 @@ async def write(
             final.update(entry.params)
             if entry.change.shrinks:
                 capacity = CapacityRow(ledger.revisions[CAPACITY])
-                final[CAPACITY] = _row_params(capacity)
+                final[CAPACITY] = _row_params(capacity, codec.encode(capacity))
         outcome.conflicts.append(conflict)
         outcome.capacities.append(capacity)
         if conflict is None:
@@ -216,11 +224,11 @@ async def write(
     return outcome
 
 
-def _row_params(row: Row) -> Params:
+def _row_params(row: Row, document: str) -> Params:
     shape = SHAPES[row.table]
     params = dict(zip(_KEY_NAMES[row.table], shape.typed(row.key), strict=True))
     params["p_revision"] = row.revision
-    params["p_doc"] = codec.encode(row)
+    params["p_doc"] = document
     for name, value in shape.also(row).items():
         params["p_" + name] = value
     return params

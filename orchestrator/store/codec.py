@@ -7,11 +7,11 @@ Rules
 3. dataclass → object · enum → its value · datetime, time → ISO 8601 · timedelta → whole
    microseconds · tuple → array · frozenset → sorted array · mapping → object, its keys str or
    str enums · a union of dataclasses → object whose "$" names the class.
-4. Rolling upgrades: a field that this release does not know is ignored, one that the document
-   lacks takes its default. So a release may add fields with a default that means "not known";
-   an older release that writes such a row again drops them. To rename, to change a meaning or
-   to add an enum value, ship the reader one release before the writer, or migrate (schema.py:
-   a database that is newer than the program is refused).
+4. Rolling upgrades: a field that this release does not know is ignored here (foreign.py keeps
+   it when the row is written again), one that the document lacks takes its default. So a release
+   may add fields with a default that means "not known". To rename, to change a meaning or to add
+   an enum value, ship the reader one release before the writer, or migrate (schema.py: a
+   database that is newer than the program is refused).
 5. Anything else in a document (an unknown enum value, a wrong shape) is CorruptState, named by
    type and field; nothing is guessed.
 """
@@ -62,6 +62,19 @@ def decode(cls: type[T], text: str) -> T:
             type=cls.__name__,
             detail=error,
         ) from error
+
+
+def decode_partly(cls: type[T], text: str) -> tuple[T, bool]:
+    """As decode; and whether this release knows all that is in the document."""
+    before = _Unknown.fields
+    row = decode(cls, text)
+    return row, _Unknown.fields == before
+
+
+class _Unknown:
+    """Counts what decoders have skipped: they nest, and most documents have nothing to tell."""
+
+    fields = 0
 
 
 def _identity(value: Any) -> Any:
@@ -245,18 +258,20 @@ def _dataclass(cls: type) -> tuple[Coder, Coder]:
         known = {}
         for name, item in value.items():
             read = readers.get(name)
-            if read is not None:
-                try:
-                    known[name] = read(item)
-                except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-                    raise CorruptState(
-                        f"a stored {cls.__name__}.{name} cannot be read",
-                        reason="ROW_UNREADABLE",
-                        remedy="run the release that wrote it, or restore the database from a backup",
-                        type=cls.__name__,
-                        field=name,
-                        detail=error,
-                    ) from error
+            if read is None:
+                _Unknown.fields += name != TAG
+                continue
+            try:
+                known[name] = read(item)
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+                raise CorruptState(
+                    f"a stored {cls.__name__}.{name} cannot be read",
+                    reason="ROW_UNREADABLE",
+                    remedy="run the release that wrote it, or restore the database from a backup",
+                    type=cls.__name__,
+                    field=name,
+                    detail=error,
+                ) from error
         return cls(**known)
 
     return encoded, decoded

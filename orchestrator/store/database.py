@@ -63,8 +63,8 @@ class Database(Protocol):
         ...
 
     async def listen(self, tell: Callable[[], None]) -> None:
-        """Calls tell whenever somebody may have committed, until it is cancelled; never fails.
-        Returns at once if only this process writes, so that its own commits are all there is."""
+        """Calls tell whenever another process may have committed, until it is cancelled; never
+        fails. Returns at once if no other one writes."""
         ...
 
     def now_us(self) -> ColumnElement[int]:
@@ -78,6 +78,10 @@ class Database(Protocol):
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """What a call to it may raise."""
+        ...
+
+    def lost(self, error: Exception) -> bool:
+        """The connection ended, for a reason that need not hold for another one."""
         ...
 
     def trouble(self, error: Exception) -> LiverollError: ...

@@ -1,4 +1,4 @@
-"""Tells whoever waits that something may have been committed; truth is in the store.
+"""Tells whoever waits that others may have committed something; truth is in the store.
 
 A hint carries nothing: several count as one, any may be lost.
 """

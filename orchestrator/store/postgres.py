@@ -46,7 +46,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from orchestrator.errors import LiverollError, StoreUnavailable, Unsupported
 from orchestrator.store.database import Among, Past
-from orchestrator.store.postgres_trouble import trouble
+from orchestrator.store.postgres_trouble import LOST, trouble
 from orchestrator.store.postgres_url import Address
 
 OLDEST = 14
@@ -102,6 +102,7 @@ class Postgres:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._writer_pid = 0
 
     def __str__(self) -> str:
         return str(self.address)
@@ -136,7 +137,9 @@ class Postgres:
         )
 
     async def _connect_writer(self) -> asyncpg.Connection[Any]:
-        return await self._connect("writer", STATEMENT)
+        connection = await self._connect("writer", STATEMENT)
+        self._writer_pid = connection.get_server_pid()
+        return connection
 
     async def _connect_reader(self) -> asyncpg.Connection[Any]:
         return await self._connect("reader", READ, default_transaction_read_only="on")
@@ -224,11 +227,16 @@ class Postgres:
 
     async def _hear(self, tell: Callable[[], None]) -> None:
         """Until the connection ends."""
+
+        def heard(_: object, pid: int, channel: str, payload: object) -> None:
+            if pid != self._writer_pid:
+                tell()
+
         connection = await self._connect("listener", STATEMENT)
         ended = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: ended.set())
-            await connection.add_listener(CHANNEL, lambda *_: tell())
+            await connection.add_listener(CHANNEL, heard)
             tell()  # for what came before
             while not ended.is_set():
                 try:
@@ -254,6 +262,9 @@ class Postgres:
         return Among(where, lambda keys: dict(zip(names, map(list, zip(*keys, strict=True)), strict=True)))
 
     errors = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+    def lost(self, error: Exception) -> bool:
+        return trouble(self.address, error).reason in LOST
 
     def trouble(self, error: Exception) -> LiverollError:
         return trouble(self.address, error)

@@ -65,6 +65,9 @@ _BY_STATE = {
 }
 """SQLSTATE, or the beginning of one, the longest that fits → (reason, remedy)"""
 
+LOST = ("DATABASE_UNREACHABLE", "SESSION_TIMED_OUT")
+"""The connection is gone; another one may do."""
+
 _TLS = (
     "DATABASE_TLS",
     "check sslmode, sslrootcert and the server's certificate: its name must be the URL's host",

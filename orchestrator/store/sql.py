@@ -21,6 +21,7 @@ from orchestrator.ports import Beat, Changes, Committed, Lease, Snapshot
 from orchestrator.store import codec
 from orchestrator.store.admission import replaced
 from orchestrator.store.database import Database, Past
+from orchestrator.store.foreign import Foreign
 from orchestrator.store.hints import Hints
 from orchestrator.store.lineage import Lineage, Seen, begin_anew, departed
 from orchestrator.store.migrate import migrate
@@ -67,10 +68,15 @@ class SqlStore:
         self._database = database
         self._make_incarnation = make_incarnation
         self._lineage = Lineage(database.now_us())
+        self._foreign = Foreign()
         self._hints = Hints()
-        self._on_batch = on_batch
         self._writer = Writer(
-            database, self._lineage, queue_bound=queue_bound, batch_bound=batch_bound, on_batch=self._told
+            database,
+            self._lineage,
+            self._foreign,
+            queue_bound=queue_bound,
+            batch_bound=batch_bound,
+            on_batch=on_batch,
         )
         self._read_engine: AsyncEngine | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -114,11 +120,6 @@ class SqlStore:
             await self._read_engine.dispose()
             self._read_engine = None
         self._database.unlock()
-
-    def _told(self, size: int) -> None:
-        self._on_batch(size)
-        if self._database.exclusive:
-            self._hints.tell()  # else the database tells every process, this one too
 
     async def _know(self, connection: AsyncConnection, past: Past) -> None:
         """Find out which store this is, or make it one."""
@@ -218,10 +219,9 @@ class SqlStore:
                 await self._database.notify(connection)
 
         await self._writer.run(end)
-        if self._database.exclusive:
-            self._hints.tell()
 
     def hints(self) -> AsyncIterator[None]:
+        """Of what other processes commit; this one's commits return what they wrote."""
         return self._hints.listen()
 
     # --- the one write -------------------------------------------------------------------
@@ -233,14 +233,24 @@ class SqlStore:
 
     # --- reads ---------------------------------------------------------------------------
 
-    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]], *, again: bool = True) -> T:
         if self._read_engine is None:
             raise StoreUnavailable("the store is not open", remedy="start the orchestrator again")
         try:
             async with self._read_engine.connect() as connection:
                 return await work(connection)
         except self._database.errors as error:
-            raise self._database.trouble(error) from error
+            if not (again and self._database.lost(error)):
+                raise self._database.trouble(error) from error
+        return await self._read(work, again=False)
+
+    async def _decoded(self, documents: Sequence[tuple[type[Row], str]]) -> list[Row]:
+        decode = self._foreign.decode
+        rows: list[Row] = []
+        for start in range(0, len(documents), LOAD_CHUNK):
+            rows.extend(decode(kind, document) for kind, document in documents[start : start + LOAD_CHUNK])
+            await asyncio.sleep(0)
+        return rows
 
     async def load(self) -> Snapshot:
         seen = self._lineage.seen
@@ -252,12 +262,13 @@ class SqlStore:
                 if now.incarnation == seen.incarnation:
                     return None
                 self._lineage.seen = now
+                self._foreign.forget()
             rows: list[Row] = []
             for shape in SHAPES.values():
                 if shape.row is not IdempotencyRow:
                     query = select(shape.table.c.doc).order_by(*(shape.table.c[name] for name in shape.key))
                     documents = (await connection.execute(query)).scalars().all()
-                    rows.extend(await _decoded([(shape.row, document) for document in documents]))
+                    rows.extend(await self._decoded([(shape.row, document) for document in documents]))
             self._lineage.advance(now)
             return Snapshot(
                 now.incarnation, now.serial, head.event_seq, tuple(rows), now.batch, head.regressed
@@ -292,6 +303,7 @@ class SqlStore:
                 )
 
         self._lineage.seen = await self._writer.run(begin)
+        self._foreign.forget()
         return self._lineage.seen
 
     async def changes(self, after_batch: int) -> Changes:
@@ -302,7 +314,7 @@ class SqlStore:
             if (other := departed(seen, head)) is not None:
                 raise other
             found = (await connection.execute(_CHANGES, {"after": after_batch})).all()
-            rows = await _decoded([(SHAPES[table].row, document) for table, document in found])
+            rows = await self._decoded([(SHAPES[table].row, document) for table, document in found])
             self._lineage.advance(head.seen)
             return Changes(head.seen.batch, head.event_seq, tuple(rows))
 
@@ -377,14 +389,6 @@ class SqlStore:
 def _serial(past: int, now_us: int) -> int:
     """Seconds, so that a later store has the higher serial even if nothing is left of the first."""
     return max(past + 1, now_us // 1_000_000)
-
-
-async def _decoded(documents: Sequence[tuple[type[Row], str]]) -> list[Row]:
-    rows: list[Row] = []
-    for start in range(0, len(documents), LOAD_CHUNK):
-        rows.extend(codec.decode(kind, document) for kind, document in documents[start : start + LOAD_CHUNK])
-        await asyncio.sleep(0)
-    return rows
 
 
 _BEAT = text(

@@ -180,7 +180,7 @@ class Sqlite:
         """Nobody else is there to hear."""
 
     async def listen(self, tell: Callable[[], None]) -> None:
-        """As above."""
+        """Nobody else is there to be heard."""
 
     def now_us(self) -> ColumnElement[int]:
         return cast((func.julianday("now") - UNIX_EPOCH_JULIAN) * DAY_US, Integer)
@@ -192,6 +192,9 @@ class Sqlite:
         return Among(tuple_(*columns).in_(keys), lambda values: {"keys": values})
 
     errors = (SQLAlchemyError,)
+
+    def lost(self, error: Exception) -> bool:
+        return False
 
     def trouble(self, error: Exception) -> LiverollError:
         """What a failure of the database is to the rest of the program."""

@@ -8,7 +8,8 @@ Rules
    statement that waits for a lock reads beside it may be older than the lock.
 2. A commit that is refused leaves no trace and does not disturb its neighbours. If the database
    itself refuses a row that was admitted, the batch is rolled back and made again one by one.
-3. A failure before COMMIT: nothing was written, StoreUnavailable. A failure *of* COMMIT is looked
+3. A failure before COMMIT: nothing was written. If the connection was lost it is tried once more
+   on a new one (the server may be back already), else StoreUnavailable. A failure *of* COMMIT is looked
    up on a new connection: the fence is locked, which waits for the lost transaction's end, then
    its batch's token is compared (another process's batch may have got its number). Only if that
    fails too is it COMMIT_IN_DOUBT, after which the caller must load again before it plans.
@@ -24,6 +25,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,7 +33,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change
@@ -39,6 +40,7 @@ from orchestrator.errors import Capacity, Conflict, LiverollError, StoreUnavaila
 from orchestrator.ports import Committed
 from orchestrator.store import batch
 from orchestrator.store.database import Database
+from orchestrator.store.foreign import Foreign
 from orchestrator.store.lineage import Lineage, Seen, departed, record, recorded
 from orchestrator.store.schema import events, fence, instant, meta
 
@@ -70,6 +72,7 @@ class Writer:
         self,
         database: Database,
         lineage: Lineage,
+        foreign: Foreign,
         *,
         queue_bound: int,
         batch_bound: int,
@@ -77,6 +80,7 @@ class Writer:
     ) -> None:
         self._database = database
         self._lineage = lineage
+        self._foreign = foreign
         self._reads = batch.Reads(database)
         self._queue: asyncio.Queue[batch.Entry | _Job[Any] | None] = asyncio.Queue()
         self._queue_bound = queue_bound
@@ -102,7 +106,7 @@ class Writer:
 
     async def commit(self, epoch: int | None, change: Change) -> Committed:
         """See SqlStore.commit."""
-        entry = batch.prepare(epoch, change, asyncio.get_running_loop().create_future())
+        entry = batch.prepare(self._foreign, epoch, change, asyncio.get_running_loop().create_future())
         self._enqueue(entry)
         return await entry.done
 
@@ -140,7 +144,7 @@ class Writer:
             if isinstance(item, _Job):
                 await self._settle_job(item)
 
-    async def _settle_job(self, job: _Job[Any]) -> None:
+    async def _settle_job(self, job: _Job[Any], *, again: bool = True) -> None:
         if job.done.done():
             return
         try:
@@ -149,11 +153,14 @@ class Writer:
             _fail(job.done, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the waiter must hear it and the writer go on
             await self._disconnect()
-            _fail(job.done, self._trouble(error))
+            if again and self._database.lost(error):
+                await self._settle_job(job, again=False)
+            else:
+                _fail(job.done, self._trouble(error))
         else:
             _resolve(job.done, result)
 
-    async def _settle(self, entries: Sequence[batch.Entry]) -> None:
+    async def _settle(self, entries: Sequence[batch.Entry], *, again: bool = True) -> None:
         """Every entry's future is done when this returns."""
         entries = [entry for entry in entries if not entry.done.done()]
         if not entries:
@@ -174,6 +181,9 @@ class Writer:
             return
         except Exception as error:  # noqa: BLE001  see _settle_job
             await self._disconnect()
+            if again and self._database.lost(error):
+                await self._settle(entries, again=False)
+                return
             for entry in entries:
                 _fail(entry.done, self._trouble(error))
             return
@@ -212,7 +222,8 @@ class Writer:
                 )
             await self._database.notify(connection)
         except BaseException:
-            await transaction.rollback()
+            with contextlib.suppress(*self._database.errors):
+                await transaction.rollback()
             raise
         try:
             await transaction.commit()
@@ -220,6 +231,7 @@ class Writer:
             await self._disconnect()
             if not await self._happened(number, token, error):
                 raise self._database.trouble(error) from error
+        outcome.remember(self._foreign)
         self._lineage.advance(Seen(head.seen.incarnation, head.seen.serial, number, token))
         return outcome.results(head.seen.incarnation, number, first_seq, instant(head.now_us))
 
@@ -254,11 +266,10 @@ class Writer:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            # It is being thrown away because it does not work.
+            with contextlib.suppress(*self._database.errors):
                 await connection.invalidate()
                 await connection.close()
-            except SQLAlchemyError:
-                pass  # it is being thrown away because it does not work
 
 
 def _resolve(future: asyncio.Future[T], result: T) -> None:
