@@ -260,7 +260,7 @@ def _fleet_now(orchestrator: Orchestrator) -> Any:
         fleet = orchestrator.fleet
     except NotLeader:
         fleet = None
-    return fleet, orchestrator.last_plan, orchestrator.now()
+    return fleet, orchestrator.plan_to_show(), orchestrator.now()
 
 
 def _artifacts_url(settings: Settings, port: int) -> str:

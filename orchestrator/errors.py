@@ -11,6 +11,7 @@ LiverollError
 ├── StaleGeneration    a report or hello under an older generation or link epoch
 ├── Capacity           a queue, a stream or a message is over its bound
 ├── NotLeader          this replica does not hold the planner lease
+│   └── NotServing     this replica has no fresh view of the store
 ├── StoreUnavailable   the database cannot be reached, is full or is locked
 ├── Unsupported        asked of a store, node or method that cannot do it
 ├── Unauthenticated    no or an unacceptable certificate
@@ -129,6 +130,12 @@ class Capacity(LiverollError):
 class NotLeader(LiverollError):
     reason = "NOT_LEADER"
     retry = Retry.CALL
+
+
+class NotServing(NotLeader):
+    """Loading, stopping, or cut off from the store: another replica answers."""
+
+    reason = "NOT_SERVING"
 
 
 class StoreUnavailable(LiverollError):

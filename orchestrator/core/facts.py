@@ -1,13 +1,15 @@
-"""What `Fleet.apply` takes: committed rows, and what this process has heard of links.
+"""What `Fleet.apply` takes: committed rows, and what this process has heard of links and replicas.
 
-Rows are durable facts; Heard and LinkDown are not, and a restart forgets them (every link
-is then UNKNOWN until its node says Hello or the grace ends).
+Rows are durable facts; the others are not, and a restart forgets them (every link that no living
+replica vouches for is then UNKNOWN until its node says Hello or the grace ends).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from orchestrator.core.model import Row, Stamp
 
@@ -50,6 +52,18 @@ class GraceEnds:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """Which orchestrators of the store are known to live. The newest of these facts is all of them."""
+
+    mine: str
+    """The process that knows it."""
+    alive: frozenset[str]
+    """Their own leases run; mine is one of them."""
+    gone: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
+    """Those whose lease has ended since this process began → when it learnt of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
     """A row is gone (retention)."""
 
@@ -57,4 +71,4 @@ class Deleted:
     key: tuple[str, ...]
 
 
-Fact = Row | Heard | LinkDown | GraceEnds | Deleted
+Fact = Row | Heard | LinkDown | GraceEnds | Replicas | Deleted

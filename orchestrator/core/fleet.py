@@ -9,8 +9,13 @@ Rules
 2. Time never goes back: an instant before the newest one seen counts as the newest one.
 3. A node's standing (standing.py) is asked for when a fact about it arrives, and when the
    standing's own end is reached; hearing of a node that is already UP costs nothing.
-4. Links are UNKNOWN until the node is heard of or the grace ends, DOWN after LinkDown or when
-   nothing was carried for policy.silence (idle nodes: on top of their heartbeat interval).
+4. Links of this process are UNKNOWN until the node is heard of or the grace ends, DOWN after LinkDown
+   or when nothing was carried for policy.silence (idle nodes: on top of their heartbeat interval).
+5. A link at another replica is what its row says, as long as that replica's own lease runs: it ends
+   silent links itself, and heartbeats are never written. Once the lease has run out, nobody knows:
+   UNKNOWN for policy.restart_grace from then on (or until this process's own grace ends), then DOWN.
+6. No silence lease is counted while a living replica vouches for the link; afterwards it counts from
+   the instant at which the link was known to have ended.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
-from orchestrator.core.facts import Deleted, Fact, GraceEnds, Heard, LinkDown
+from orchestrator.core.facts import Deleted, Fact, GraceEnds, Heard, LinkDown, Replicas
 from orchestrator.core.index import RolloutIndex
 from orchestrator.core.link_gap import heard_after
 from orchestrator.core.model import (
@@ -66,6 +71,8 @@ class Fleet:
         self.heard: dict[str, Heard] = {}
         """The newest sign of life of each node since this process began."""
         self.grace_ends_at: datetime | None = None
+        self.replicas: Replicas | None = None
+        """None: this process is the only one there ever was."""
         self.now = BEGINNING
         self.uncounted = 0
         self.unavailable = 0
@@ -220,6 +227,8 @@ class Fleet:
                 self.grace_ends_at = fact.at
                 for node_id in self.nodes:
                     self._reindex(node_id)
+            case Replicas():
+                self._replicas(fact)
             case Deleted():
                 self._delete(fact)
             case _:
@@ -278,6 +287,12 @@ class Fleet:
         if standing is None or standing.link is not Link.UP or _is_silent(standing):
             self._reindex(fact.node_id)
 
+    def _replicas(self, fact: Replicas) -> None:
+        self.replicas = fact
+        for node_id in self.nodes:
+            if self._elsewhere(node_id) is not None:
+                self._reindex(node_id)
+
     def _delete(self, fact: Deleted) -> None:
         match fact.table:
             case "rollouts":
@@ -313,6 +328,9 @@ class Fleet:
 
     def _link(self, node_id: str, now: datetime) -> tuple[Link, datetime | None]:
         """The link's state, and when it changes unless something is heard."""
+        elsewhere = self._elsewhere(node_id)
+        if elsewhere is not None:
+            return self._link_elsewhere(elsewhere, now)
         heard = self.heard.get(node_id)
         down = self._down.get(node_id)
         if down is not None and (heard is None or down >= heard.at):
@@ -324,6 +342,30 @@ class Fleet:
         until = self._silent_at(node_id, heard.at)
         return (Link.UP, until) if now < until else (Link.DOWN, None)
 
+    def _elsewhere(self, node_id: str) -> NodeRow | None:
+        """The node's row, if its newest link is or was another process's."""
+        node = self.nodes.get(node_id)
+        if node is None or self.replicas is None or node.link_replica in ("", self.replicas.mine):
+            return None
+        return node
+
+    def _link_elsewhere(self, node: NodeRow, now: datetime) -> tuple[Link, datetime | None]:
+        assert self.replicas is not None, "a link is elsewhere if there are replicas"
+        if node.link_replica in self.replicas.alive:
+            return (Link.UP if node.link_up else Link.DOWN), None
+        until = self.unvouched_until(node.link_replica)
+        if until is None or now < until:
+            return Link.UNKNOWN, until
+        return Link.DOWN, None
+
+    def unvouched_until(self, replica: str) -> datetime | None:
+        """When the links of a replica whose lease has run out count as down; None: never yet."""
+        gone = self.replicas.gone.get(replica) if self.replicas is not None else None
+        if gone is None:
+            return self.grace_ends_at
+        ends = gone + self.policy.restart_grace
+        return ends if self.grace_ends_at is None else max(ends, self.grace_ends_at)
+
     def _silent_at(self, node_id: str, heard_at: datetime) -> datetime:
         newest = self.newest_attempt(node_id)
         if newest is not None and (is_open(newest) or newest.phase is Phase.BAKING):
@@ -334,6 +376,9 @@ class Fleet:
     def _alive_at(self, node_id: str, link: Link) -> datetime | None:
         """What a silence lease counts from: the newest sign of life or, of nodes not heard of
         since this process began, the end of the grace."""
+        elsewhere = self._elsewhere(node_id)
+        if elsewhere is not None:
+            return self._ended_elsewhere(elsewhere) if link is Link.DOWN else None
         heard = self.heard.get(node_id)
         if heard is not None:
             return heard.at
@@ -341,6 +386,13 @@ class Fleet:
         if down is not None:
             return down
         return self.grace_ends_at if link is Link.DOWN else None
+
+    def _ended_elsewhere(self, node: NodeRow) -> datetime | None:
+        """When a link that is down at another replica was known to have ended."""
+        assert self.replicas is not None, "a link is elsewhere if there are replicas"
+        if node.link_replica in self.replicas.alive:
+            return node.link_changed_at
+        return self.unvouched_until(node.link_replica)
 
     # --- indexes ---------------------------------------------------------------------
 

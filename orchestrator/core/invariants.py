@@ -14,7 +14,8 @@ I11 Only the method's own success counts: what is BAKING or COMMITTED was live-u
 I12 Events are gapless in commit order.
 I14 A node has at most one open attempt, whatever its rollout.
 
-How it is used: one Checker, begun from a snapshot, is given every commit in order; it looks at
+How it is used: one Checker, begun from a snapshot, is given every commit in order (the planner's own
+one by one; where there are other replicas, theirs as `followed`); it looks at
 the rows that changed (cost: those, and the unavailable nodes of a rollout that starts one), so
 it can run beside the service. A violation there means fleet stop, never a crash. `check` is the
 same from scratch, for tests.
@@ -127,6 +128,31 @@ class Checker:
             for invariant, text in check_proceed(known, node, now, self._tolerance):
                 broken.append(Broken(invariant, text, node.node_id))
         return broken
+
+    def followed(self, rows: Sequence[Row], now: datetime) -> list[Broken]:
+        """Take in what others have committed since, as it stands now: any number of commits at once.
+
+        None of it is a start (or it is a former planner's, whose promises it kept itself), and what
+        lay in between is not known. So only what holds between any two moments is asked."""
+        known = self._rows
+        broken: list[Broken] = []
+        for row in rows:
+            match row:
+                case NodeRow():
+                    broken += _node(known.nodes.get(row.node_id), row)
+                case AttemptRow() if before := known.attempts.get((row.node_id, row.generation)):
+                    broken += _attempt(before, row, row.generation)
+                case _:
+                    pass
+            known.put(row, now)
+        for row in rows:
+            if isinstance(row, AttemptRow):
+                broken += self._one_open(row)
+        return broken
+
+    def skip_to(self, seq: int) -> None:
+        """Events up to seq have been committed, and not all of them are seen here."""
+        self._head_seq = max(self._head_seq, seq)
 
     def _events(self, events: Sequence[Event]) -> Iterable[Broken]:
         for event in events:

@@ -81,7 +81,8 @@ def hello(
             return Observation(refusal=_clone(known))
         known = replace(known, acknowledged_seq=0)
     found = regression(fleet, known, message)
-    node = described(known, message, now)
+    replica = fleet.replicas.mine if fleet.replicas is not None else ""
+    node = described(known, message, now, replica)
     if found is not None:
         enrolled = _link_events(None, node, actor) if known is None else ()
         return Observation(kept_and_stopped(fleet.row, known, node, found, enrolled, now), refusal=found)

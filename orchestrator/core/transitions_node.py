@@ -42,8 +42,11 @@ class Known(Protocol):
     def attempts(self) -> Mapping[tuple[str, int], AttemptRow]: ...
 
 
-def described(known: NodeRow | None, message: Hello, now: datetime) -> NodeRow:
-    """The node's row after a Hello that is accepted: a new link epoch, everything it says."""
+def described(known: NodeRow | None, message: Hello, now: datetime, replica: str = "") -> NodeRow:
+    """The node's row after a Hello that is accepted: a new link epoch, everything it says.
+
+    replica: whose link it is.
+    """
     node = known or NodeRow(message.node_id, enrolled_at=now)
     return replace(
         node,
@@ -51,6 +54,7 @@ def described(known: NodeRow | None, message: Hello, now: datetime) -> NodeRow:
         link_epoch=node.link_epoch + 1,
         link_up=True,
         link_changed_at=now,
+        link_replica=replica,
         labels=message.labels,
         release=message.release,
         boot_id=message.boot_id,

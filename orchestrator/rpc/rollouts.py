@@ -81,7 +81,7 @@ class RolloutService(Watches):
     async def Explain(self, request: pb.ExplainRequest, peer: Peer) -> pb.ExplainResponse:
         rollout = _rollout(request)
         o = self.orchestrator
-        return explanation_of(views.explain(o.fleet, rollout, request.node_id, o.last_plan, o.now()))
+        return explanation_of(views.explain(o.fleet, rollout, request.node_id, o.plan_to_show(), o.now()))
 
     # --- rollouts: change ---------------------------------------------------------------
 

@@ -156,7 +156,7 @@ class Watches(rollout_pb2_grpc.RolloutServiceServicer):
     def show(self, rollout_id: str) -> pb.Rollout:
         """The rollout as it is now. Raises NotFound."""
         o = self.orchestrator
-        return rollout_of(views.rollout_view(o.fleet, rollout_id, o.last_plan, o.now()))
+        return rollout_of(views.rollout_view(o.fleet, rollout_id, o.plan_to_show(), o.now()))
 
     @stream
     async def WatchRollout(self, request: pb.WatchRolloutRequest, out: _Stream) -> None:

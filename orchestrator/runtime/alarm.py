@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any
 
 from orchestrator.ports import Clock
 
@@ -24,11 +26,17 @@ class Alarm:
             if until is None:
                 await self._event.wait()
             else:
-                await self._race(until)
+                await self._race(self._clock.sleep_until(until))
         self._event.clear()
 
-    async def _race(self, until: datetime) -> None:
-        sleeper = asyncio.ensure_future(self._clock.sleep_until(until))
+    async def wait_for(self, duration: timedelta) -> None:
+        """Returns on a wake, or after `duration`, whatever becomes of the wall clock meanwhile."""
+        if not self._event.is_set():
+            await self._race(self._clock.sleep(duration))
+        self._event.clear()
+
+    async def _race(self, sleep: Coroutine[Any, Any, None]) -> None:
+        sleeper = asyncio.ensure_future(sleep)
         waiter = asyncio.ensure_future(self._event.wait())
         try:
             await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,6 +2,16 @@
 
 A violation stops the fleet, once each, with an event and a metric; it never ends the process,
 and a fleet that is stopped already is only told. The check itself is pure (core/invariants.py).
+
+Rules
+1. It judges in the replica that plans, from the moment at which that replica has caught up with all
+   that was committed before it began to plan. Nobody else makes starts then, so every start is seen.
+2. The planner's own commits are judged one by one, in their order, against all that its plans knew.
+3. What other replicas wrote (reports, links, operators' words) is read some commits at a time: it
+   is taken in as it stands, and asked only what holds between any two moments. So a pause that was
+   committed after a start, and read before the start's answer came, raises no alarm: the follower
+   waits for own commits under way before it hands others' rows over.
+4. Own events follow each other without gaps where nobody else has written in between.
 """
 
 from __future__ import annotations
@@ -46,6 +56,10 @@ class Check(Protocol):
     def committed(
         self, rows: Sequence[Row], events: Sequence[Event], now: datetime
     ) -> Iterable[Violated]: ...
+    def followed(self, rows: Sequence[Row], now: datetime) -> Iterable[Violated]: ...
+    def skip_to(self, seq: int) -> None:
+        """Events up to seq are others'."""
+        ...
 
 
 class MakeCheck(Protocol):
@@ -60,7 +74,7 @@ Commit = Callable[[Change], Coroutine[Any, Any, Committed]]
 
 
 class Checker:
-    """Called by Commits after each applied commit."""
+    """AfterApply."""
 
     def __init__(
         self,
@@ -82,19 +96,38 @@ class Checker:
         """As sentences, for readiness."""
 
     def begin(self, check: Check) -> None:
-        """The store was loaded (again): it knows what was loaded."""
+        """This replica plans from now on: it knows all that the fleet does."""
         self._check = check
 
     def end(self) -> None:
-        """What was committed is not known for certain: nothing is judged until the next load."""
+        """It does not plan, or what was committed is not known for certain: nothing is judged until
+        the next begin()."""
         self._check = None
 
-    def __call__(self, committed: Committed) -> None:
+    @property
+    def looks(self) -> bool:
+        return self._check is not None
+
+    def committed(self, committed: Committed, *, contiguous: bool) -> None:
+        def look(check: Check) -> Iterable[Violated]:
+            if committed.events and not contiguous:
+                check.skip_to(committed.events[0].seq - 1)
+            return check.committed(committed.rows, committed.events, self._clock.now())
+
+        self._judge(look)
+
+    def followed(self, rows: Sequence[Row], head_seq: int) -> None:
+        def look(check: Check) -> Iterable[Violated]:
+            check.skip_to(head_seq)
+            return check.followed(rows, self._clock.now())
+
+        self._judge(look)
+
+    def _judge(self, look: Callable[[Check], Iterable[Violated]]) -> None:
         if self._check is None:
             return
         try:
-            broken = self._check.committed(committed.rows, committed.events, self._clock.now())
-            found = [(each.invariant, each.message) for each in broken]
+            found = [(each.invariant, each.message) for each in look(self._check)]
         except Exception:  # a fault in the checker must not stop what it watches
             log.exception("the checker failed")
             found = [("CHECKER", "the checker itself failed; see the log")]

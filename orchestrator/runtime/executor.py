@@ -28,13 +28,13 @@ class Executed:
     """StoreUnavailable, Capacity or CorruptState: the rest was not tried."""
 
 
-async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints) -> Executed:
-    """NotLeader if the lease is lost on the way."""
+async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints, epoch: int) -> Executed:
+    """epoch: that of the lease under which the plan was made. NotLeader if it is lost on the way."""
     done = Executed()
     for start in range(0, len(actions), TOGETHER):
         chunk = actions[start : start + TOGETHER]
         outcomes = await asyncio.gather(
-            *(commits.commit(action.change) for action in chunk), return_exceptions=True
+            *(commits.commit(action.change, epoch=epoch) for action in chunk), return_exceptions=True
         )
         for action, outcome in zip(chunk, outcomes, strict=True):
             match outcome:

@@ -4,8 +4,8 @@ Rules
 1. One message of a node at a time, over all its links; nodes do not wait for each other.
 2. A message that loses to another commit is looked at again, on the fleet as it then is.
 3. What a message means (transitions.py) is written before it is answered.
-4. A heartbeat is a fact, not a write, unless a node's health turned: then it is written behind
-   the beat, at most one such write a node.
+4. A heartbeat is a fact, not a write, unless a node's health turned, or another replica plans and
+   needs the stamp (core/stamps.py): then it is written behind the beat, at most one such write a node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from orchestrator.core import transitions
+from orchestrator.core import stamps, transitions
 from orchestrator.core.facts import Arrival
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
@@ -23,7 +23,7 @@ from orchestrator.core.transitions import Observation
 from orchestrator.errors import Conflict, LiverollError
 from orchestrator.ports import Clock
 from orchestrator.runtime.commits import Commits
-from orchestrator.runtime.links import LinkHandle, Links
+from orchestrator.runtime.links import LinkHandle, Links, replaced
 from orchestrator.runtime.tasks import Tasks
 
 TRIES = 8
@@ -33,13 +33,16 @@ TRIES = 8
 class Ingest:
     """Called by AgentLink; one for all nodes."""
 
-    def __init__(self, *, clock: Clock, commits: Commits, links: Links, tasks: Tasks) -> None:
+    def __init__(
+        self, *, clock: Clock, commits: Commits, links: Links, tasks: Tasks, plans: Callable[[], bool]
+    ) -> None:
         self._clock = clock
         self._commits = commits
         self._links = links
         self._tasks = tasks
+        self._plans = plans
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._writing_health: set[str] = set()
+        self._writing: set[str] = set()
 
     def _lock(self, node_id: str) -> asyncio.Lock:
         lock = self._locks.get(node_id)
@@ -57,6 +60,8 @@ class Ingest:
             self._links.admit(message.node_id)
             seen = await self._take(lambda fleet, now: transitions.hello(fleet, message, actor, now, came))
             assert seen.welcome is not None
+            if self._commits.fleet.nodes[message.node_id].link_epoch > seen.welcome.link_epoch:
+                raise replaced(message.node_id)  # at another replica, while the answer was under way
             handle = self._links.register(message.node_id, seen.welcome.link_epoch, self._clock.now())
             return handle, seen.welcome
 
@@ -84,31 +89,47 @@ class Ingest:
         if seen.refusal is not None:
             raise seen.refusal
         self._commits.hear(seen.facts)
-        if seen.change and handle.node_id not in self._writing_health:
-            self._writing_health.add(handle.node_id)
-            self._tasks.spawn(self._write_health(handle, message, came))
+        if seen.change:
+            self._write(
+                handle.node_id,
+                lambda fleet, now: transitions.heartbeat(
+                    fleet, handle.node_id, message, handle.link_epoch, now, came
+                ),
+            )
+        elif not self._plans() and stamps.renewal(fleet, handle.node_id, message.stamp, now):
+            self._write(
+                handle.node_id,
+                lambda fleet, now: Observation(stamps.renewal(fleet, handle.node_id, message.stamp, now)),
+            )
 
-    async def _write_health(self, handle: LinkHandle, message: Heartbeat, came: Arrival) -> None:
+    def _write(self, node_id: str, look: Callable[[Fleet, datetime], Observation]) -> None:
+        """Behind a beat."""
+        if node_id not in self._writing:
+            self._writing.add(node_id)
+            self._tasks.spawn(self._write_behind(node_id, look))
+
+    async def _write_behind(self, node_id: str, look: Callable[[Fleet, datetime], Observation]) -> None:
         try:
-            async with self._lock(handle.node_id):
-                await self._take(
-                    lambda fleet, now: transitions.heartbeat(
-                        fleet, handle.node_id, message, handle.link_epoch, now, came
-                    )
-                )
+            async with self._lock(node_id):
+                await self._take(look)
         except LiverollError:
             pass  # the next beat says the same again
         finally:
-            self._writing_health.discard(handle.node_id)
+            self._writing.discard(node_id)
 
-    async def link_down(self, node_id: str, link_epoch: int) -> None:
-        """Record that the link ended, if no newer one has taken its place. Never raises what the
-        store says: a link that seems up in the rows is found down by its silence."""
+    async def link_down(self, node_id: str, link_epoch: int) -> bool:
+        """Record that the link ended, unless it lives after all or a newer one has taken its place.
+        False if it could not be written; never raises what the store says."""
         try:
             async with self._lock(node_id):
-                await self._take(lambda fleet, now: transitions.link_down(fleet, node_id, link_epoch, now))
+                handle = self._links.of(node_id)
+                if handle is None or handle.link_epoch != link_epoch:
+                    await self._take(
+                        lambda fleet, now: transitions.link_down(fleet, node_id, link_epoch, now)
+                    )
         except LiverollError:
-            pass
+            return False
+        return True
 
     async def _take(self, look: Callable[[Fleet, datetime], Observation]) -> Observation:
         """Commit and apply what `look` sees, then raise its refusal if there is one."""

@@ -13,6 +13,8 @@ Rules
    what was heard under the old one. Load again, which begins with a grace.
 6. FUTILE rounds that only lose to other commits mean that the fleet is not what the store
    has: load again.
+7. Only the replica that holds the planner lease plans, and what it commits is fenced by the epoch
+   under which the plan was made.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ CLOCK_SET = timedelta(seconds=5)
 """The wall clock has gone so much further, or less far, than the monotonic one: it was set, or the
 machine slept. Well below every lease."""
 
+SHOWN = timedelta(seconds=1)
+
 Planner = Callable[[Fleet, datetime], Plan]
 
 
@@ -63,6 +67,7 @@ class Reconciler:
         hints: NodeHints,
         observer: Observer,
         on_doubt: Callable[[str], None],
+        epoch: Callable[[], int | None],
         planner: Planner = planned,
         gap: timedelta = GAP,
     ) -> None:
@@ -72,12 +77,15 @@ class Reconciler:
         self._hints = hints
         self._observer = observer
         self._on_doubt = on_doubt
+        self._epoch = epoch
         self._planner = planner
         self._gap = gap
         self._backoff = timedelta(0)
         self._futile = 0
+        self._planned_on: Fleet | None = None
         self._looked_at: tuple[datetime, float] | None = None
         self.last_plan: Plan | None = None
+        self._shown: tuple[Fleet, datetime, Plan] | None = None
         self.trouble = ""
         """Why nothing is planned or committed now; empty if all is well."""
 
@@ -91,7 +99,14 @@ class Reconciler:
             except NotLeader:
                 self.last_plan, wake_at = None, None  # the next load wakes
                 continue
+            epoch = self._epoch()
+            if epoch is None:
+                self.last_plan, wake_at, self.trouble = None, None, ""  # the lease wakes
+                self._planned_on = None
+                continue
             now = self._clock.now()
+            if fleet is not self._planned_on:
+                self._planned_on, self._looked_at = fleet, None
             if self._clock_was_set(now):
                 self._on_doubt("the wall clock was set")
                 wake_at = None  # the load wakes
@@ -105,13 +120,30 @@ class Reconciler:
                 continue
             wake_at = made.next_wake
             try:
-                executed = await execute(made.actions, self._commits, self._hints)
+                executed = await execute(made.actions, self._commits, self._hints, epoch)
             except NotLeader:
                 wake_at = self._clock.now() + self._back_off()
                 continue
             wake_at = self._judge(executed, wake_at)
             rest = max(self._gap, timedelta(seconds=REST * cost_s))
             await self._clock.sleep(rest)
+
+    def to_show(self) -> Plan | None:
+        """For views: the newest plan; where another replica plans, what would be planned here, at
+        most SHOWN old. Nothing of it is committed. None while this process does not serve."""
+        if self.last_plan is not None:
+            return self.last_plan
+        try:
+            fleet, now = self._commits.fleet, self._clock.now()
+        except NotLeader:
+            return None
+        if self._shown is None or self._shown[0] is not fleet or now - self._shown[1] >= SHOWN:
+            try:
+                self._shown = (fleet, now, self._planner(fleet, now))
+            except Exception:  # a fault of the program, which the planner tells of, too
+                log.exception("planning for a view failed")
+                return None
+        return self._shown[2]
 
     def _clock_was_set(self, now: datetime) -> bool:
         """Since the last look (rule 5)."""

@@ -37,11 +37,18 @@ class Retention:
 
 
 async def keep_trimmed(
-    store: Store, clock: Clock, commits: Commits, head_seq: Callable[[], int], rules: Retention
+    store: Store,
+    clock: Clock,
+    commits: Commits,
+    head_seq: Callable[[], int],
+    rules: Retention,
+    plans: Callable[[], bool],
 ) -> None:
-    """Until cancelled. A trim that fails is tried again at its next turn."""
+    """Until cancelled; the replica that plans does it. A trim that fails is tried again at its next turn."""
     while True:
         await clock.sleep(rules.every)
+        if not plans():
+            continue
         try:
             await trim(store, commits.fleet, head_seq(), clock.now(), rules)
         except LiverollError as error:

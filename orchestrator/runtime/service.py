@@ -1,103 +1,67 @@
 """The running orchestrator: owner of every task, and the one thing that rpc/, web/ and app.py talk to.
 
-    async with Orchestrator(store=..., clock=..., ...) as orchestrator:
+    async with Orchestrator(store=..., clock=..., replica=..., ...) as orchestrator:
         await orchestrator.run_until(stop)
 
-Starting takes the planner lease and loads the fleet; only then may links and calls come in.
-Nothing here decides: plan, transitions and operations (core/) do; this commits what they say,
-applies what was committed, and wakes who must know.
+Starting loads the fleet and takes the planner lease if nobody has it; only then may links and calls
+come in. Any number of replicas serve one store: each follows it (follower.py) and takes links, calls
+and watches; the one that holds the lease also plans (leader.py). Nothing here decides: plan,
+transitions and operations (core/) do; this commits what they say, applies what was committed, and
+wakes who must know.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from orchestrator.core import invariants
 from orchestrator.core.actions import Plan
-from orchestrator.core.facts import GraceEnds
+from orchestrator.core.facts import GraceEnds, Replicas
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
+from orchestrator.core.messages import Hello, Welcome
 from orchestrator.core.model import (
-    Change,
     DesiredStage,
     IdempotencyRow,
-    NewEvent,
+    NodeRow,
 )
 from orchestrator.core.policy import FleetPolicy
-from orchestrator.errors import (
-    LiverollError,
-    StaleGeneration,
-)
-from orchestrator.ports import ArtifactCatalogue, Clock, Lease, Store
+from orchestrator.errors import LiverollError
+from orchestrator.ports import ArtifactCatalogue, Beat, Clock, Lease, Snapshot, Store
+from orchestrator.runtime.agent_link import AgentLink, Closed
 from orchestrator.runtime.alarm import Alarm
 from orchestrator.runtime.calls import Operated, Operation, operate
 from orchestrator.runtime.checker import Checker, MakeCheck
 from orchestrator.runtime.commits import Commits
 from orchestrator.runtime.eventlog import EventLog, EventsPage
 from orchestrator.runtime.feed import Feed
+from orchestrator.runtime.follower import Follower
 from orchestrator.runtime.ingest import Ingest
+from orchestrator.runtime.known import all_rows
 from orchestrator.runtime.leader import TTL, Leader
-from orchestrator.runtime.links import MAX_LINKS, Command, LinkHandle, Links
+from orchestrator.runtime.links import MAX_LINKS, Command, LinkHandle, Links, replaced
 from orchestrator.runtime.observer import NullObserver, Observer
 from orchestrator.runtime.reconciler import Planner, Reconciler, planned
+from orchestrator.runtime.regressed import stop_regressed
 from orchestrator.runtime.retention import Retention, keep_trimmed
 from orchestrator.runtime.silence import Silence
+from orchestrator.runtime.store_clock import StoreClock
 from orchestrator.runtime.tasks import Tasks, shutting_down
 
 __all__ = ["AgentLink", "Command", "EventsPage", "Operated", "Operation", "Orchestrator"]
-
-
-class AgentLink:
-    """One node's live link, from Hello to close(). Made by Orchestrator.open_link only."""
-
-    def __init__(self, orchestrator: Orchestrator, handle: LinkHandle, welcome: Welcome) -> None:
-        self._orchestrator = orchestrator
-        self._handle = handle
-        self.welcome = welcome
-        self.node_id = handle.node_id
-
-    def heartbeat(self, beat: Heartbeat) -> None:
-        """Never blocks. StaleGeneration if a newer link has taken over."""
-        self._orchestrator._ingest.heartbeat(self._handle, beat)
-
-    async def report(self, *reports: Report) -> int:
-        """Committed when it returns, together: the seq to acknowledge (cumulative). Call it in the
-        order of arrival, one call at a time. StaleGeneration, StoreRegressed, StoreUnavailable, Conflict."""
-        ingest = self._orchestrator._ingest
-        return await self._orchestrator._tasks.finish(ingest.report(self._handle, reports))
-
-    async def commands(self) -> AsyncIterator[Command]:
-        """The newest desired command whenever it changed (and again when it stands for long).
-        Ends by StaleGeneration (LINK_REPLACED, LINK_SILENT), NotLeader, or when closed."""
-        while True:
-            try:
-                yield await self._handle.next_command(self._orchestrator.now)
-            except _Closed:
-                return
-
-    async def close(self, cause: str = "closed") -> None:
-        """The stream ended. Idempotent; a link that was replaced writes nothing. Does not wait
-        for the store."""
-        self._orchestrator._end_link(self._handle, _Closed("the link is closed"), cause)
-
-
-class _Closed(StaleGeneration):
-    """close() was called."""
-
-    reason = "LINK_CLOSED"
 
 
 class Orchestrator:
     """See the module.
 
     Args:
+        clock: the host's; all instants are the store's (store_clock.py).
         holder: names this process for the planner lease.
+        replica: names it as a holder of links, once for all time; default: holder.
         planner, make_check: core's; tests give others.
     """
 
@@ -109,6 +73,7 @@ class Orchestrator:
         catalogue: ArtifactCatalogue,
         policy: FleetPolicy,
         holder: str,
+        replica: str = "",
         observer: Observer | None = None,
         make_check: MakeCheck = invariants.Checker,
         planner: Planner = planned,
@@ -118,7 +83,8 @@ class Orchestrator:
     ) -> None:
         self.catalogue = catalogue
         self._store = store
-        self._clock = clock
+        self._clock = clock = StoreClock(clock)
+        self.replica = replica or holder
         self._policy = policy
         self._make_check = make_check
         self._observer = observer or NullObserver()
@@ -136,8 +102,9 @@ class Orchestrator:
             clock=clock,
             holder=holder,
             ttl=lease_ttl,
-            load=self._load,
-            forget=self._forget,
+            lead=self._lead,
+            follow=self._follow_only,
+            serves=lambda: self._follower.serves,
         )
         self._checker = Checker(
             clock=clock,
@@ -155,6 +122,22 @@ class Orchestrator:
             after_apply=self._checker,
             wake=self._alarm.wake,
             on_doubt=self._doubt,
+            on_fenced=self._leader.fenced,
+            on_gap=self._catch_up_soon,
+            catch_up=lambda: self._follower.catch_up(),
+            on_nodes=self._end_replaced,
+            is_fresh=lambda: self._follower.is_fresh(),
+        )
+        self._follower = Follower(
+            store=store,
+            clock=clock,
+            replica=self.replica,
+            ttl=lease_ttl,
+            commits=self._commits,
+            begin=self._begin,
+            end=self._end,
+            on_replicas=self._hear_of_replicas,
+            on_beat=self._hear_beat,
         )
         self._reconciler = Reconciler(
             clock=clock,
@@ -163,9 +146,12 @@ class Orchestrator:
             hints=self._links,
             observer=self._observer,
             on_doubt=self._doubt,
+            epoch=lambda: self._leader.epoch,
             planner=planner,
         )
-        self._ingest = Ingest(clock=clock, commits=self._commits, links=self._links, tasks=self._tasks)
+        self._ingest = Ingest(
+            clock=clock, commits=self._commits, links=self._links, tasks=self._tasks, plans=self.plans
+        )
         self._silence = Silence(
             clock=clock,
             policy=policy,
@@ -173,19 +159,26 @@ class Orchestrator:
             links=self._links,
             ingest=self._ingest,
             end=lambda handle, error: self._end_link(handle, error, "silent"),
+            plans=self.plans,
         )
+        self.planner = ""
+        """Who plans, as the last beat told; empty if nobody did."""
 
     # --- life ----------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """NotLeader (another has the store), StoreUnavailable, CorruptState, Unsupported."""
+        """StoreUnavailable (STORE_IN_USE: another has the file), CorruptState, Unsupported."""
         async with AsyncExitStack() as stack:
             await self._store.open()
             stack.push_async_callback(self._store.close)
-            await self._leader.take()
+            await self._follower.start()
+            await self._leader.turn()
             await self._group.__aenter__()
             stack.push_async_exit(self._wind_up)
             for work in (
+                self._follower.run_beats(),
+                self._follower.run_hints(),
+                self._follower.run_watch(),
                 self._leader.run(),
                 self._reconciler.run(),
                 self._silence.run(),
@@ -195,6 +188,7 @@ class Orchestrator:
                     self._commits,
                     lambda: self._feed.head_seq,
                     self._retention,
+                    self.plans,
                 ),
             ):
                 self._loops.append(self._group.create_task(work))
@@ -209,14 +203,15 @@ class Orchestrator:
     async def _wind_up(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop planning, cut links, let what is being written land, give the lease back."""
+        """Stop planning, cut links, let what is being written land, give the leases back."""
         for loop in self._loops:
             loop.cancel()
         self._links.close_all(shutting_down())
         self._feed.close()
         await self._tasks.idle()
         self._commits.end()
-        await self._leader.give_back()
+        await self._leader.give_back("stopped")
+        await self._follower.leave()
         # The group must see a cancellation (it may be its own); any other error is the caller's,
         # and would come out wrapped.
         if isinstance(error, asyncio.CancelledError):
@@ -234,62 +229,115 @@ class Orchestrator:
 
     # --- loading -------------------------------------------------------------------------
 
-    async def _load(self, lease: Lease) -> None:
-        snapshot = await self._store.load()
+    async def _begin(self, snapshot: Snapshot, replicas: Replicas) -> None:
+        """The store was read as a whole. Conflict: to be read again."""
         now = self._clock.now()
         self._events.incarnation = snapshot.incarnation
         fleet = Fleet.rebuild(self._policy, snapshot.incarnation, snapshot.rows)
         fleet.incarnation_serial = snapshot.incarnation_serial
+        fleet.apply(replicas)
         grace_ends_at = now + self._policy.restart_grace
         fleet.apply(GraceEnds(grace_ends_at))
-        head_seq = snapshot.head_seq
+        batch, head_seq = snapshot.batch, snapshot.head_seq
         if snapshot.regressed and not fleet.row.stopped:
-            head_seq = await self._stop_regressed(lease.epoch, fleet, snapshot.regressed, now)
+            stop = stop_regressed(fleet.row, snapshot.regressed, now)
+            committed = await self._store.commit(None, stop)
+            fleet.take(committed.rows)
+            if committed.batch <= batch + 1:
+                batch, head_seq = committed.batch, committed.events[-1].seq
         self._feed.restart(head_seq)
-        self._checker.begin(
-            self._make_check(
-                [*snapshot.rows, fleet.row],
-                policy=self._policy,
-                incarnation=snapshot.incarnation,
-                head_seq=head_seq,
-            )
-        )
-        self._commits.begin(fleet, lease.epoch)
+        self._commits.begin(fleet, batch)
+        if self._leader.epoch is not None:
+            self._begin_checker()
         self._silence.begin(grace_ends_at)
+        self._leader.look()
         self._alarm.wake()
 
-    async def _stop_regressed(self, epoch: int, fleet: Fleet, why: str, now: datetime) -> int:
-        """Nothing starts until a person has seen it. The event's seq."""
-        stopped = replace(
-            fleet.row, stopped="STORE_REGRESSED", stop_message=why, stopped_by="orchestrator", stopped_at=now
-        )
-        event = NewEvent("fleet.stopped", why, cause="STORE_REGRESSED")
-        committed = await self._store.commit(epoch, Change((stopped,), events=(event,)))
-        for row in committed.rows:
-            fleet.apply(row)
-        return committed.events[-1].seq
+    def _end(self, error: LiverollError) -> None:
+        self._commits.end()
+        self._checker.end()
+        self._links.close_all(error)
+        self._alarm.wake()
 
     def _doubt(self, why: str) -> None:
         # A commit that nobody heard of would look like a gap in what follows it.
         self._checker.end()
-        self._leader.doubt(why)
+        self._follower.doubt(why)
 
-    async def _forget(self, error: LiverollError) -> None:
-        self._commits.end()
-        self._links.close_all(error)
-        await self._commits.landed()
+    async def _lead(self, lease: Lease) -> None:
+        """This replica has the planner lease anew: nothing is planned before all is known that was
+        committed under the epochs before."""
+        await self._follower.catch_up()
+        self._begin_checker()
+        self._silence.stale_from(self._clock.now())
         self._alarm.wake()
+
+    def _catch_up_soon(self) -> None:
+        self._tasks.spawn(self._follower.try_catch_up())
+
+    def _begin_checker(self) -> None:
+        fleet = self._commits.fleet
+        self._checker.begin(
+            self._make_check(
+                all_rows(fleet),
+                policy=self._policy,
+                incarnation=fleet.incarnation,
+                head_seq=self._feed.head_seq,
+            )
+        )
+
+    def _follow_only(self) -> None:
+        self._checker.end()
+        self._alarm.wake()
+
+    def _hear_of_replicas(self, replicas: Replicas) -> None:
+        fleet = self._commits.fleet
+        before = fleet.replicas.gone if fleet.replicas is not None else {}
+        self._commits.hear((replicas,))
+        for replica in replicas.gone.keys() - before.keys():
+            ends = fleet.unvouched_until(replica)
+            if ends is not None:
+                self._silence.stale_from(ends)
+
+    def _hear_beat(self, beat: Beat) -> None:
+        self.planner = beat.planner
+        if not beat.planner:
+            self._leader.look()
+
+    def _end_replaced(self, nodes: Sequence[NodeRow]) -> None:
+        """Links that other replicas have taken over."""
+        for node in nodes:
+            handle = self._links.of(node.node_id)
+            if handle is not None and handle.link_epoch < node.link_epoch:
+                self._end_link(handle, replaced(node.node_id), "replaced")
 
     # --- what is known -------------------------------------------------------------------
 
     @property
     def fleet(self) -> Fleet:
-        """Read only. What has been committed and applied. NotLeader until loaded."""
+        """Read only. What has been committed and applied. NotServing until loaded, and while this
+        replica does not know how the store stands."""
         return self._commits.fleet
+
+    def plans(self) -> bool:
+        """This replica is the planner."""
+        return self._leader.epoch is not None and self._follower.serves
+
+    @property
+    def role(self) -> str:
+        """planner, follower, or none while it does not serve."""
+        if not self._follower.serves:
+            return "none"
+        return "planner" if self._leader.epoch is not None else "follower"
 
     @property
     def last_plan(self) -> Plan | None:
+        """This replica's own; None while another plans."""
         return self._reconciler.last_plan
+
+    def plan_to_show(self) -> Plan | None:
+        """For views: the planner's newest plan; where another plans, what this replica would."""
+        return self._reconciler.to_show()
 
     @property
     def incarnation(self) -> str:
@@ -313,11 +361,12 @@ class Orchestrator:
         return self._clock.now()
 
     def ready(self) -> tuple[bool, tuple[str, ...]]:
-        """(ready, why not): lease and load, planner, and the store as both find it. A stopped
-        fleet is ready: it serves."""
+        """(ready, why not): the view of the store, the planner lease as this replica finds it, and
+        planning if it is this one's. A follower is ready, and so is a stopped fleet: both serve."""
         reasons = tuple(
             f"{what}: {why}"
             for what, why in (
+                ("store", self._follower.trouble),
                 ("lease", self._leader.trouble),
                 ("planner", self._reconciler.trouble),
             )
@@ -352,13 +401,21 @@ class Orchestrator:
         one of the same node is closed."""
 
         def abandoned(opened: tuple[LinkHandle, Welcome]) -> None:
-            self._end_link(opened[0], _Closed("its caller is gone"), "abandoned")
+            self._end_link(opened[0], Closed("its caller is gone"), "abandoned")
 
         work = self._ingest.hello(hello, actor or hello.node_id)
         handle, welcome = await self._tasks.finish(work, abandoned=abandoned)
         self._observer.link_opened()
         self._silence.look()
-        return AgentLink(self, handle, welcome)
+        return AgentLink(
+            handle,
+            welcome,
+            ingest=self._ingest,
+            tasks=self._tasks,
+            now=self._clock.now,
+            stands=self._still_stands,
+            end=self._end_link,
+        )
 
     def _end_link(self, handle: LinkHandle, error: LiverollError, cause: str) -> None:
         was_open = handle.closed is None
@@ -366,7 +423,19 @@ class Orchestrator:
         if was_open:
             self._observer.link_closed(cause)
         if self._links.remove(handle):
-            self._tasks.spawn(self._ingest.link_down(handle.node_id, handle.link_epoch))
+            self._tasks.spawn(self._link_down(handle))
+
+    async def _link_down(self, handle: LinkHandle) -> None:
+        if not await self._ingest.link_down(handle.node_id, handle.link_epoch):
+            self._silence.stale_from(self._clock.now() + self._policy.silence)
+
+    async def _still_stands(self, command: Command) -> bool:
+        """Whether the command is the node's newest, as the store has it now."""
+        if self.plans():
+            return True
+        await self._follower.catch_up()
+        newest = self._command_of(command.node_id)
+        return newest is not None and newest.command_id == command.command_id
 
     def _command_of(self, node_id: str) -> Command | None:
         fleet = self._commits.fleet

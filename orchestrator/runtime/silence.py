@@ -1,7 +1,13 @@
-"""Ends links that carry nothing, and records those of an earlier life that never came back.
+"""Ends links that carry nothing, and records those that ended while nobody could write it.
 
-The fleet says whether a link is down (core/fleet.py rule 4); this looks when that may have
+The fleet says whether a link is down (core/fleet.py rules 4 and 5); this looks when that may have
 become so, sleeping until the first instant at which it could.
+
+Rules
+1. Every replica ends its own silent links, and writes that they have ended.
+2. A row that says of a link of this replica that it is up, while there is none, is put right: after
+   the grace that follows a load, and some time after the writing of an edge failed.
+3. Links of replicas whose lease ran out are the planner's to write down, when their grace is over.
 """
 
 from __future__ import annotations
@@ -10,6 +16,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.model import NodeRow
 from orchestrator.core.phases import Link
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import LiverollError, NotLeader
@@ -38,6 +46,7 @@ class Silence:
         links: Links,
         ingest: Ingest,
         end: Callable[[LinkHandle, LiverollError], None],
+        plans: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._policy = policy
@@ -45,13 +54,20 @@ class Silence:
         self._links = links
         self._ingest = ingest
         self._end = end
+        self._plans = plans
         self._alarm = Alarm(clock)
-        self._grace_ends_at: datetime | None = None
+        self._stale_from: list[datetime] = []
+        """When rows may begin to tell of links that are none."""
         self._look_is_set = False
 
     def begin(self, grace_ends_at: datetime) -> None:
         """The fleet was loaded: links of which nothing is heard until then are down."""
-        self._grace_ends_at = grace_ends_at
+        self._stale_from.clear()
+        self.stale_from(grace_ends_at)
+
+    def stale_from(self, at: datetime) -> None:
+        """From then on some rows may tell of links that are none."""
+        self._stale_from.append(at)
         self._alarm.wake()
 
     def look(self) -> None:
@@ -81,25 +97,32 @@ class Silence:
                     continue
                 at = now + self._policy.silence
             due.append(at)
-        if self._grace_ends_at is not None:
-            if now < self._grace_ends_at:
-                due.append(self._grace_ends_at)
-            else:
-                self._grace_ends_at = None
-                await self._end_stale()
+        if any(at <= now for at in self._stale_from):
+            self._stale_from = [at for at in self._stale_from if at > now]
+            await self._end_stale(fleet, now)
+        due += self._stale_from
         # One look for many links: each costs a pass over all of them.
         return max(min(due), now + self._policy.silence / LOOKS) if due else None
 
-    async def _end_stale(self) -> None:
+    async def _end_stale(self, fleet: Fleet, now: datetime) -> None:
+        """Rules 2 and 3."""
         stale = [
             node
-            for node in self._commits.fleet.nodes.values()
-            if node.link_up and self._links.of(node.node_id) is None
+            for node in fleet.nodes.values()
+            if node.link_up and self._links.of(node.node_id) is None and self._is_stale(fleet, node, now)
         ]
         for start in range(0, len(stale), TOGETHER):
-            await asyncio.gather(
+            written = await asyncio.gather(
                 *(
                     self._ingest.link_down(node.node_id, node.link_epoch)
                     for node in stale[start : start + TOGETHER]
                 )
             )
+            if not all(written):
+                self.stale_from(now + self._policy.silence)
+
+    def _is_stale(self, fleet: Fleet, node: NodeRow, now: datetime) -> bool:
+        replicas = fleet.replicas
+        if replicas is not None and node.link_replica == replicas.mine:
+            return fleet.grace_ends_at is None or now >= fleet.grace_ends_at
+        return self._plans() and fleet.link(node.node_id, now) is Link.DOWN

@@ -333,7 +333,8 @@ class MemoryStore:
         while self._open:
             await moved.wait()
             moved = self.disk.moved
-            yield
+            if self._known != self._newest():  # or it was this handle's own, and the last
+                yield
 
     async def events(
         self, after_seq: int, *, limit: int, rollout_id: str = "", node_id: str = ""

@@ -1,0 +1,253 @@
+"""Keeps this replica's view of the store: loaded, fresh, and given up when it is neither.
+
+Rules
+1. load() once; afterwards `changes` since the batch that is known, on every hint, after every own
+   commit that left a gap, on every conflict, and behind every beat that tells of a lost hint.
+2. One read at a time: whoever asks while one is under way shares the next, which begins after he
+   asked.
+3. A beat renews the replica's own lease, tells who else lives and what the store's clock says. Who
+   could not beat for a lease's length, by its own monotonic clock, is taken for dead by the others,
+   and its nodes dial them: it ends its links, refuses calls, and loads again once it can.
+4. `is_fresh` is asked before anything goes to a node or a caller. So who was stopped (SIGSTOP, a
+   frozen machine) and wakes says nothing before it has beaten again.
+5. Whoever doubts that the fleet stands for the store asks for a reload, which begins with silence:
+   no new commits, links closed (agents dial again within seconds and say where they stand), those
+   commits in flight landed.
+6. A store's clock that was set says nothing of how long nodes have been silent: load again, which
+   begins with a grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from orchestrator.core.facts import Replicas
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.model import NodeRow, Row
+from orchestrator.errors import Conflict, LiverollError, NotServing, StoreUnavailable
+from orchestrator.ports import Beat, Snapshot, Store
+from orchestrator.runtime.alarm import Alarm
+from orchestrator.runtime.commits import Commits, reloading
+from orchestrator.runtime.leader import RENEWALS, RETRY, TROUBLES
+from orchestrator.runtime.store_clock import StoreClock
+
+log = structlog.get_logger("liveroll.runtime")
+
+CLOCK_SET = timedelta(seconds=5)
+"""The store's clock has moved so much against the monotonic one: it was set, or another machine is
+the store now. Well below every lease."""
+
+
+class Follower:
+    """start() once, then run_beats(), run_hints() and run_watch() until cancelled, then leave()."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: StoreClock,
+        replica: str,
+        ttl: timedelta,
+        commits: Commits,
+        begin: Callable[[Snapshot, Replicas], Awaitable[None]],
+        end: Callable[[LiverollError], None],
+        on_replicas: Callable[[Replicas], None],
+        on_beat: Callable[[Beat], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._replica = replica
+        self._ttl = ttl
+        self._commits = commits
+        self._begin = begin
+        self._end = end
+        self._on_replicas = on_replicas
+        self._on_beat = on_beat
+        self._alarm = Alarm(clock)
+        self._renewed = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._asked = 0
+        self._covered = 0
+        self._valid_until_s = 0.0
+        self._serves = False
+        self._doubt = ""
+        self._replicas = Replicas(replica, frozenset({replica}))
+        self.trouble = "not started"
+        """Why this process does not serve, or soon will not; empty if all is well."""
+
+    # --- freshness -----------------------------------------------------------------------
+
+    def is_fresh(self) -> bool:
+        """Rules 3 and 4."""
+        return self._clock.monotonic_s() < self._valid_until_s
+
+    @property
+    def serves(self) -> bool:
+        """The fleet is loaded, and stands for the store as far as is known."""
+        return self._serves and not self._doubt and self.is_fresh()
+
+    def doubt(self, why: str) -> None:
+        """The fleet may not be what the store has: load again, soon."""
+        self._doubt = self._doubt or why
+        self.trouble = why
+        self._alarm.wake()
+
+    # --- life ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """NotServing, StoreUnavailable, CorruptState: nothing is kept."""
+        await self._beat()
+        await self._load()
+        self.trouble = self._doubt
+
+    async def run_beats(self) -> None:
+        while True:
+            await self._alarm.wait_for(self._ttl / RENEWALS if not self.trouble else RETRY)
+            await self.turn()
+
+    async def turn(self) -> None:
+        """One beat, and what it shows to be necessary."""
+        try:
+            beat = await self._beat()
+            if self._doubt or not self._serves:
+                await self._load()
+            elif beat.batch > self._commits.batch:
+                await self.catch_up()
+            if not self._doubt:
+                self.trouble = ""
+        except (*TROUBLES, NotServing) as error:
+            self.trouble = self._doubt or error.message
+            log.warning("the store does not answer as it should", reason=error.reason, error=error.message)
+
+    async def run_hints(self) -> None:
+        async for _ in self._store.hints():
+            await self.try_catch_up()
+
+    async def run_watch(self) -> None:
+        """Stands down in time, even while a beat waits for an answer."""
+        while True:
+            left_s = self._valid_until_s - self._clock.monotonic_s()
+            if left_s > 0:
+                await self._clock.sleep(timedelta(seconds=left_s))
+                continue
+            if self._serves:
+                self._stand_down(cut_off())
+            self._renewed.clear()
+            await self._renewed.wait()
+
+    async def leave(self) -> None:
+        """At the end: others need not wait to know that the links here are gone."""
+        self._serves, self._valid_until_s = False, 0.0
+        self.trouble = "stopped"
+        try:
+            await self._store.leave(self._replica)
+        except TROUBLES as error:
+            log.warning("the others were not told of the end", reason=error.reason, error=error.message)
+
+    def _stand_down(self, error: LiverollError) -> None:
+        log.warning("standing down", reason=error.reason, error=error.message, why=self._doubt)
+        self._serves = False
+        self.trouble = self._doubt or error.message
+        self._end(error)
+
+    # --- reading -------------------------------------------------------------------------
+
+    async def catch_up(self) -> None:
+        """Returns when all that was committed before the call is applied. NotServing,
+        StoreUnavailable, CorruptState."""
+        self._asked += 1
+        ticket = self._asked
+        async with self._turn:
+            if self._covered >= ticket:
+                return
+            covers, fleet = self._asked, self._commits.fleet
+            try:
+                changes = await self._store.changes(self._commits.batch)
+            except Conflict as conflict:
+                self.doubt("the store was replaced")
+                raise reloading() from conflict
+            # What is under way here may be in what was read: it is judged first, by itself.
+            await self._commits.judged()
+            self._commits.follow(fleet, changes, self._vouched(fleet, changes.rows))
+            self._covered = covers
+
+    async def try_catch_up(self) -> None:
+        """catch_up(), for whom the next beat is soon enough to hear of trouble."""
+        try:
+            await self.catch_up()
+        except LiverollError as error:
+            log.debug("not caught up", reason=error.reason, error=error.message)
+
+    async def _load(self) -> None:
+        if self._serves:
+            self._stand_down(reloading())
+        await self._commits.landed()
+        self._doubt = ""
+        snapshot = await self._store.load()
+        try:
+            await self._begin(snapshot, self._replicas)
+        except Conflict:  # another replica loads and writes, too
+            snapshot = await self._store.load()
+            await self._begin(snapshot, self._replicas)
+        self._serves = True
+        log.info("following", replica=self._replica, batch=snapshot.batch)
+
+    async def _beat(self) -> Beat:
+        asked_s = self._clock.monotonic_s()
+        if self._serves and asked_s >= self._valid_until_s:
+            self._stand_down(cut_off())  # it was stopped, and wakes
+        beat = await self._store.beat(self._replica, self._ttl)
+        answered_s = self._clock.monotonic_s()
+        moved = self._clock.error(beat.now, asked_s, answered_s)
+        if abs(moved) > CLOCK_SET and self._serves:
+            self._doubt = self._doubt or "the store's clock was set"
+            self._stand_down(reloading())
+        self._clock.learn(beat.now, asked_s, answered_s)
+        self._valid_until_s = asked_s + self._ttl.total_seconds()
+        self._renewed.set()
+        self._hear(beat, self._clock.now())
+        self._on_beat(beat)
+        return beat
+
+    def _vouched(self, fleet: Fleet, rows: Sequence[Row]) -> tuple[Replicas, ...]:
+        """A Hello that was taken since the last beat shows that its replica lived: one that has just
+        been started, or was thought gone."""
+        known = self._replicas
+        lives = {
+            row.link_replica
+            for row in rows
+            if isinstance(row, NodeRow)
+            and row.link_up
+            and row.link_replica not in ("", *known.alive)
+            and fleet.nodes.get(row.node_id, NodeRow(row.node_id)).link_epoch < row.link_epoch
+        }
+        if not lives:
+            return ()
+        gone = {r: at for r, at in known.gone.items() if r not in lives}
+        self._replicas = Replicas(self._replica, known.alive | lives, gone)
+        return (self._replicas,)
+
+    def _hear(self, beat: Beat, now: datetime) -> None:
+        known = self._replicas
+        alive = beat.alive | {self._replica}
+        gone = {r: at for r, at in known.gone.items() if r not in alive}
+        gone |= dict.fromkeys(sorted(known.alive - alive), now)
+        heard = Replicas(self._replica, alive, gone)
+        if heard == known:
+            return
+        self._replicas = heard
+        if self._serves and not self._doubt:
+            self._on_replicas(heard)
+
+
+def cut_off() -> StoreUnavailable:
+    """What links and calls are ended with when this replica has lost the store."""
+    return StoreUnavailable(
+        "this orchestrator has not reached the store for too long",
+        reason="CUT_OFF",
+        remedy="dial or call another orchestrator of the same store; this one serves again once it can",
+    )
