@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -46,11 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["LIVEROLL_REWRITE"] = "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real processes take turns: two at a time would only make each other slow."""
-    for item in items:
-        if "integration" in item.path.parts and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("processes"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Tests of real processes take turns (turns.py); any other way to distribute is xdist's own."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from tests.turns import Turns
+
+    return Turns(config, log)
 
 
 def pytest_unconfigure() -> None:
