@@ -44,6 +44,7 @@ def faults(world: World) -> Iterator[asyncio.Task[None]]:
         ("foreign", rates.foreign_s, chaos_nodes.foreign),
         ("clone", rates.clone_s, chaos_nodes.clone),
         ("relabel", rates.relabel_s, chaos_nodes.relabel),
+        ("ambush", rates.ambush_s, lambda world, rng: world.ambushes.lay(rng)),
     ]
     for name, every_s, act in loops:
         if every_s:
@@ -110,9 +111,13 @@ def crash(world: World, rng: random.Random) -> None:
 def stop(world: World, rng: random.Random) -> None:
     """SIGSTOP, and SIGCONT after a while: at times beyond every lease of its."""
     life = _some_life(world, rng)
-    if life is None or life.process.stopped:
+    if life is not None:
+        stop_life(world, life, rng.choice((1, 6, 14, 17, 40, 90)))
+
+
+def stop_life(world: World, life: Life, lasts_s: float) -> None:
+    if life.process.stopped:
         return
-    lasts_s = rng.choice((1, 6, 14, 17, 40, 90))
     story = world.story
     story.tell("orchestrator", f"life {life.name} is stopped for {lasts_s} s")
     story.count("replica stopped")
@@ -132,6 +137,16 @@ def stop(world: World, rng: random.Random) -> None:
             life.process.go()
 
     later(lasts_s, go)
+
+
+def stop_planner(world: World, lasts_s: float) -> None:
+    if (life := world.host.current) is not None:
+        stop_life(world, life, lasts_s)
+
+
+def kill_planner(world: World) -> None:
+    if (life := world.host.current) is not None:
+        life.crash("at a bad moment")
 
 
 def set_clock(world: World, rng: random.Random) -> None:
@@ -175,9 +190,16 @@ def spell(world: World, rng: random.Random) -> None:
 def cut_store(world: World, rng: random.Random) -> None:
     """One replica cannot reach the database."""
     life = _some_life(world, rng)
-    if life is None:
-        return
-    lasts_s = rng.choice((2, 10, 20, 60, 200))
+    if life is not None:
+        cut_life(world, life, rng.choice((2, 10, 20, 60, 200)))
+
+
+def cut_planner(world: World, rng: random.Random) -> None:
+    if (life := world.host.current) is not None:
+        cut_life(world, life, rng.choice((10, 20, 60)))
+
+
+def cut_life(world: World, life: Life, lasts_s: float) -> None:
     world.story.tell("orchestrator", f"life {life.name} cannot reach the store for {lasts_s} s")
     world.story.count("partition of a replica from the store")
     life.cut_from_store = True

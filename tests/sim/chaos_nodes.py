@@ -37,15 +37,16 @@ def sicken(world: World, rng: random.Random) -> None:
 
 def stop(world: World, rng: random.Random) -> None:
     """SIGSTOP to the agent, and SIGCONT after a while: at times beyond the lease of its PROCEED."""
-    node = _some_node(world, rng)
-    process = node.process
+    stop_agent(_some_node(world, rng), rng.choice((1, 6, 12, 30, 90)))
+
+
+def stop_agent(node: SimNode, lasts_s: float) -> None:
+    process, story = node.process, node.world.story
     if process is None or process.stopped or not node.emulated.running:
         return
-    lasts_s = rng.choice((1, 6, 12, 30, 90))
-    phase = node.phase
     node.tell(f"the agent is stopped for {lasts_s} s")
-    world.story.count("agent stopped")
-    world.story.count(f"agent stopped in {phase}")
+    story.count("agent stopped")
+    story.count(f"agent stopped in {node.phase}")
     process.stop()
 
     def go() -> None:

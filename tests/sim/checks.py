@@ -34,6 +34,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
 from orchestrator.ports import Committed
+from tests.sim.promises import Promises
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -86,6 +87,11 @@ class Checks:
     _nodes: dict[str, NodeRow] = field(default_factory=dict)
     _rollouts: dict[str, RolloutRow] = field(default_factory=dict)
     _checker: invariants.Checker | None = None
+    promises: Promises = field(init=False)
+    """What takes a history, the wire or a node's hardware to see."""
+
+    def __post_init__(self) -> None:
+        self.promises = Promises(self.world)
 
     # --- at the disk
 
@@ -111,6 +117,7 @@ class Checks:
                 self._rollout(row)
         for broken in self._checker.committed(committed.rows, committed.events, now):
             self.world.violated(broken.invariant, broken.message, broken.node_id, broken.rollout_id)
+        self.promises.committed(committed)
 
     def regressed(self) -> None:
         """The database has gone back in time, or has begun a new incarnation: what it has now is
@@ -127,6 +134,7 @@ class Checks:
             elif isinstance(row, RolloutRow):
                 self._rollouts[row.rollout_id] = row
         self.events = list(disk.events)
+        self.promises.regressed()
         self._checker = invariants.Checker(
             tuple(row for row in disk.rows.values() if not isinstance(row, IdempotencyRow)),
             policy=self.world.scenario.policy,
@@ -140,6 +148,8 @@ class Checks:
         wanted = self.desired.setdefault(row.node_id, {}).setdefault(row.command_serial, [])
         if row.desired not in wanted:
             wanted.append(row.desired)
+            if row.desired is not None:
+                self.world.ambushes.committed(row, row.desired)
             if isinstance(row.desired, DesiredProceed):
                 self.proceeds.setdefault((row.node_id, row.desired.generation), []).append(row.desired)
 
@@ -211,6 +221,7 @@ class Checks:
 
     def sent(self, node_id: str, message: pb.LinkResponse) -> None:
         """A live orchestrator writes this to the node's stream."""
+        self.promises.sent(node_id, message)
         which = message.WhichOneof("message")
         if which == "ack":
             if message.ack.seq > self._acknowledged.get(node_id, 0):
@@ -273,6 +284,7 @@ class Checks:
         truth = self.truths.setdefault((node.name, generation), Truth())
         truth.reboots += 1
         node.tell(f"reboot for attempt {generation}")
+        self.promises.rebooting(node, generation)
         self.world.story.count("reboot")
         if truth.reboots > 1:
             self.world.violated(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from node_agent.kernel.emulated.phases import PhaseTimes
@@ -39,6 +39,7 @@ from orchestrator.core.spec import (
     Window,
 )
 from orchestrator.errors import Retry
+from orchestrator.runtime.retention import Retention
 from orchestrator.runtime.service import Orchestrator
 from tests.sim.virtual import EPOCH
 
@@ -151,8 +152,18 @@ class Rates:
     """Mean time between somebody else's kexecs; 0 never."""
     clone_s: float = 0.0
     """Mean time between appearances of a node's double; 0 never."""
+    ambush_s: float = 0.0
+    """Mean time between ambushes laid; 0 never."""
+    ambush_nodes: float = 0.0
+    """Whether they strike nodes."""
+    ambush_others: float = 0.0
+    """Whether they strike the orchestrator, and have operators call."""
+    step_s: float = 0.0
+    """Most that an agent's call of a port takes."""
     relabel_s: float = 0.0
     """Mean time between changes of a node's labels; 0 never."""
+    sync_slow: float = 0.0
+    """An fsync of a node's journal takes seconds. Not drawn: provocations ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +182,7 @@ class Scenario:
     same_holder: bool
     """A restarted orchestrator calls itself by the same name."""
     replicas: int = 1
+    retention: Retention = field(default_factory=Retention)
     fair_after_s: float = 0.0
     """After the healing, how long nobody answers what blocks."""
 
@@ -316,6 +328,10 @@ def _more_rates(rng: random.Random, profile: str, rates: Rates, replicas: int) -
         foreign_s=some("nodes", 200, 600),
         clone_s=some("nodes", 300, 900, often=0.15),
         relabel_s=some("operators", 100, 300),
+        ambush_s=rng.choice((0.0, 20, 60)) if profile not in ("calm", "links") else 0.0,
+        ambush_nodes=float(profile in ("nodes", "storm")),
+        ambush_others=float(profile != "nodes"),
+        step_s=rng.choice((0.0, 0.0, 0.3, 1.5)),
     )
 
 

@@ -65,6 +65,7 @@ class Life:
             clock=self.clock,
             catalogue=Catalogue(),
             policy=world.scenario.policy,
+            retention=world.scenario.retention,
             **_names(world, self.name),
         )
         self._service = AgentService(self.orchestrator, verified=False, stopping=self._stopping)

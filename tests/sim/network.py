@@ -175,9 +175,11 @@ class ServerSide:
 
     async def read(self) -> Any:
         try:
-            return pb.LinkRequest.FromString(await self._stream.up.get())
+            message = pb.LinkRequest.FromString(await self._stream.up.get())
         except Ended:
             return grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
+        self._world.checks.promises.heard(self._stream.node_id, message)
+        return message
 
     async def write(self, message: pb.LinkResponse) -> None:
         life = self._life

@@ -92,6 +92,8 @@ class SimNode:
         self.set_aside = 0
         """Journals that were corrupt."""
         self.flipped = False
+        self.forgotten: set[str] = set()
+        """Sessions that were in the kernel when the journal that knew them was lost."""
         self.row = ""
         """Of the saga, whose record is being written: from, event, to."""
         self.disk = MemoryDisk()
@@ -213,10 +215,14 @@ class SimNode:
     def take_chance(self, rate: float) -> bool:
         return rate > 0 and self.world.chaos and self.rng.random() < rate
 
-    async def point(self, name: str) -> None:
-        """The agent passes here, and may not get beyond."""
+    async def point(self, name: str, *, at_once: bool = False) -> None:
+        """The agent passes here, and may not get beyond. at_once: no time passes, for there is none
+        between two instructions."""
         rates = self.world.rates
         self.world.checks.standing(self)
+        self.world.ambushes.passing(self)
+        if rates.step_s and not at_once:
+            await asyncio.sleep(self.rng.uniform(0, rates.step_s))
         if self.take_chance(rates.agent_crash):
             self.world.story.count(f"agent crashed at {name}")
             self.world.story.count(f"agent crashed in {self.phase}")
@@ -237,6 +243,9 @@ class SimNode:
 
     async def _syncing(self) -> None:
         """Between a journal's write and its fsync."""
+        if self.take_chance(self.world.rates.sync_slow):
+            self.world.story.count("slow fsync")
+            await asyncio.sleep(self.rng.uniform(1, 8))
         await self.point("journal")
         if self.take_chance(self.world.rates.sync_fails):
             self.world.story.count("fsync failed")
@@ -313,6 +322,8 @@ class SimNode:
             self.tell(f"its journal is corrupt: {error.message}")
             self.world.story.count("journal set aside")
             self.world.checks.journal_lost(self)
+            self.forgotten.update(self.emulated.model.sessions())
+            self.world.checks.promises.set_aside(self)
             self.disk.data = MAGIC + encode_record(self._first_record(problem))
             return SimJournal(self, MemoryJournal(self.disk, self.installation)), problem
 

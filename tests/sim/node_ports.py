@@ -141,7 +141,7 @@ class SimKernel:
 
     async def reboot_kexec(self) -> NoReturn:
         node = self._node
-        await node.point("reboot")
+        await node.point("reboot", at_once=True)
         node.world.checks.rebooting(node)
         node.vanishing = True
         try:
@@ -151,6 +151,7 @@ class SimKernel:
             node.world.checks.reboot_refused(node)
             node.tell(f"reboot refused: {error.message}")
             node.world.story.count("freeze refused")
+            await node.point("reboot done")
             raise
 
 
@@ -174,6 +175,7 @@ class SimWorkloads(InProcessWorkloads):
         await self.node.passing("suspend", super().suspend)
 
     async def finish(self) -> None:
+        self.node.world.checks.promises.finishing(self.node)
         await self.node.passing("finish", super().finish)
 
     async def release(self) -> None:
@@ -222,12 +224,17 @@ class SimHooks:
         await node.point(f"{what} done")
 
     async def healthy(self) -> tuple[bool, str]:
+        why = self._sick()
+        self._node.world.checks.promises.probed(self._node, healthy=not why)
+        return not why, why
+
+    def _sick(self) -> str:
         node = self._node
         if self._release in node.sick_on:
-            return False, f"sick on {self._release}"
+            return f"sick on {self._release}"
         if asyncio.get_running_loop().time() < node.sick_until_s:
-            return False, "a spell of ill health"
-        return True, ""
+            return "a spell of ill health"
+        return ""
 
 
 class SimFirmware:

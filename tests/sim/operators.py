@@ -132,6 +132,10 @@ class Operator:
                 await self.on_nodes(method, lambda f, n: ops.exclude_nodes(f, rollout, nodes, why, who, n))
             case "commit":
                 await self.on_nodes(method, lambda f, n: ops.commit_nodes(f, rollout, nodes, why, who, n))
+            case "remove":
+                # For good: out of the rollout, then out of the count.
+                await self.on_nodes(method, lambda f, n: ops.exclude_nodes(f, rollout, nodes, why, who, n))
+                await self.on_nodes(method, lambda f, n: ops.write_off(f, nodes, why, who, n))
             case "write off":
                 await self.on_nodes(method, lambda f, n: ops.write_off(f, nodes, why, who, n))
             case "maintenance" | "take out":
@@ -171,12 +175,24 @@ VERBS = (
     ("commit", 3),
     ("write off", 3),
     ("maintenance", 3),
+    ("end maintenance", 2),
+    ("remove", 1),
 )
+
+
+def press(world: World, verb: str, rng: random.Random) -> None:
+    """Somebody calls this now, about some rollout and some node."""
+    operator = world.mallory
+    fleet = operator.fleet
+    if fleet is None or not fleet.rollouts:
+        return
+    rollout = rng.choice(sorted(fleet.rollouts))
+    world.start(operator.try_to(verb, rollout, [rng.choice(sorted(fleet.nodes))]))
 
 
 async def press_buttons(world: World, every_s: float) -> None:
     """Random calls, until cancelled."""
-    operator = Operator(world, "mallory")
+    operator = world.mallory
     rng = operator.rng
     verbs, weights = zip(*VERBS, strict=True)
     while True:

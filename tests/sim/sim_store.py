@@ -86,6 +86,10 @@ class SimStore(MemoryStore):
             "events", lambda: call(after_seq, limit=limit, rollout_id=rollout_id, node_id=node_id)
         )
 
+    async def trim(self, *, keep_events_after: int, idempotency_before: datetime) -> None:
+        await super().trim(keep_events_after=keep_events_after, idempotency_before=idempotency_before)
+        self._life.world.checks.promises.trimmed(await self.first_seq())
+
     async def recall(self, actor: str, idempotency_key: str) -> IdempotencyRow | None:
         call = super().recall
         return await self._passing("recall", lambda: call(actor, idempotency_key))

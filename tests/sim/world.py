@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +25,7 @@ from node_agent.kernel.faults import FaultPlan
 from orchestrator.errors import LiverollError
 from orchestrator.store.memory import Disk
 from tests.sim import chaos
+from tests.sim.ambush import Ambushes
 from tests.sim.checks import Checks
 from tests.sim.database import Database
 from tests.sim.draw import Rates, Scenario, draw
@@ -35,7 +36,7 @@ from tests.sim.network import Network
 from tests.sim.node import SimNode, leaves
 from tests.sim.operators import Operator, Unanswered, press_buttons
 from tests.sim.story import Story, Violation
-from tests.sim.virtual import VirtualClock, run
+from tests.sim.virtual import NOBODY, VirtualClock, run
 from tests.sim.watcher import Watcher
 
 LOOK_S = 20.0
@@ -85,6 +86,9 @@ class World:
         self.host = Host(self)
         self.nodes = {spec.node_id: SimNode(self, spec) for spec in scenario.nodes}
         self.watcher = Watcher(self)
+        self.ambushes = Ambushes(self)
+        self.mallory = Operator(self, "mallory")
+        self._started: set[asyncio.Task[object]] = set()
         self._clones = 0
         self._doubles: dict[asyncio.Task[None], SimNode] = {}
         self._broken: asyncio.Future[None]
@@ -124,6 +128,18 @@ class World:
             self._doubles[task].heal()
             task.cancel()
 
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Beside everything else, of no process; what it raises ends the world."""
+        task = asyncio.get_running_loop().create_task(work, context=NOBODY.copy())
+        self._started.add(task)
+
+        def done(ended: asyncio.Task[object]) -> None:
+            self._started.discard(ended)
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                self.fail(error)
+
+        task.add_done_callback(done)
+
     # --- verdicts
 
     def fail(self, error: BaseException) -> None:
@@ -144,6 +160,7 @@ class World:
             asyncio.create_task(self.host.run(), name="host"),
             *(asyncio.create_task(node.run(), name=node.node_id) for node in self.nodes.values()),
             asyncio.create_task(self.watcher.run(), name="watcher"),
+            asyncio.create_task(self.checks.promises.run(), name="promises"),
         ]
         copying = asyncio.create_task(self.database.run(), name="database")
         script = asyncio.create_task(self._script(), name="script")
@@ -159,9 +176,10 @@ class World:
             tasks += self._doubles
             for double in self._doubles.values():
                 double.heal()
-            for task in (script, copying, *tasks):
+            everything = (script, copying, *tasks, *self._started)
+            for task in everything:
                 task.cancel()
-            await asyncio.wait((script, copying, *tasks))
+            await asyncio.wait(everything)
             if self._broken.done():
                 self._broken.exception()
 

@@ -1,0 +1,342 @@
+"""Further promises, watched from outside as checks.py watches the others: what the committed rows of one
+moment do not show, because it takes a history, the wire or the node's hardware to see it.
+
+ADMITS  after QUARANTINED, COLD_BOOTED or LOST an attempt begins by a person's word only; a node that is
+        AWAITING_ROLLBACK is rolled back.
+I1   no forward start makes more nodes bake, now or soon, than max_uncommitted.
+I4   a PROCEED carries a stamp that the node itself has said.
+I5   a kernel pair passes because an attempt of its kind was committed.
+I6   nothing goes forward beyond the failure budget.
+I7   a rollout that has ended holds nobody who is open or bakes.
+I8   nobody jumps while a session that came in is unfinished: it would be lost.
+I9   a node is called LOST only after its silence lease of somebody's listening.
+I10  at the reboot the JumpIntent is on the disk, and a journal that was torn is not taken for damaged.
+I11  health held for as long as the rollout asks before the attempt counts as good.
+I12  what retention takes is of no rollout that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from liveroll.v1 import agent_pb2 as pb
+
+from node_agent.core.history import JUMP_INTENT
+from node_agent.runtime.journal_format import decode_file
+from orchestrator.core.model import (
+    AttemptRow,
+    DesiredProceed,
+    MemberRow,
+    NodeRow,
+    RolloutRow,
+    Row,
+)
+from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
+from orchestrator.core.spec import Amount
+from orchestrator.ports import Committed
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+    from tests.sim.world import World
+
+NEEDS_WORD = frozenset({Phase.QUARANTINED, Phase.COLD_BOOTED, Phase.LOST})
+UPDATED = frozenset({Phase.BAKING, Phase.COMMITTED})
+UNFINISHED = frozenset({Outcome.PENDING, Outcome.OPEN, Outcome.BAKING})
+KNOWN = timedelta(seconds=2)
+"""What changed less than this before a start may be news to whoever planned it."""
+LISTENS_S = 1.0
+"""How often it is looked whether anybody serves."""
+STOPPED_S = 3.0
+"""A process that stands still for longer does not listen."""
+ON_THE_WAY_S = 2.0
+"""Between an acknowledgement's writing and the beat that the planner has counted."""
+
+
+def limit_of(amount: Amount, members: int) -> int:
+    """Reckoned here, by the words of the design: rounded down, at least one."""
+    if amount.count is not None:
+        return amount.count
+    assert amount.percent is not None
+    return max(1, int(members * amount.percent / 100 + 1e-9))
+
+
+@dataclass(slots=True)
+class _Health:
+    """A node's probes in one boot."""
+
+    boot: int
+    good_since_s: float | None = None
+    last_good_s: float = 0.0
+
+    @property
+    def held_s(self) -> float:
+        return self.last_good_s - self.good_since_s if self.good_since_s is not None else -1.0
+
+
+@dataclass(slots=True)
+class Promises:
+    """Told by the same as Checks, and by it."""
+
+    world: World
+    _attempts: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
+    _newest: dict[str, int] = field(default_factory=dict)
+    _members: dict[str, dict[str, MemberRow]] = field(default_factory=dict)
+    _rollouts: dict[str, RolloutRow] = field(default_factory=dict)
+    _nodes: dict[str, NodeRow] = field(default_factory=dict)
+    _words: set[tuple[str, str]] = field(default_factory=set)
+    """(rollout, node): a person has asked for it to be tried again."""
+    _proven: set[tuple[str, str]] = field(default_factory=set)
+    """(rollout, pair) of which an attempt was committed."""
+    _said: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    """Node → boot → milliseconds of the stamps that it has sent."""
+    _word_s: dict[str, float] = field(default_factory=dict)
+    """Node → when an orchestrator last answered it."""
+    _deaf_until_s: float = 0.0
+    """Until then nobody served."""
+    _health: dict[str, _Health] = field(default_factory=dict)
+    _held_s: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    # --- at the disk
+
+    def committed(self, committed: Committed) -> None:
+        for event in committed.events:
+            if event.new.kind == "node.retry_wanted":
+                self._words.add((event.new.rollout_id, event.new.node_id))
+        begun: list[tuple[AttemptRow | None, AttemptRow]] = []
+        for row in committed.rows:
+            match row:
+                case AttemptRow():
+                    newest = self._attempts.get((row.node_id, self._newest.get(row.node_id, 0)))
+                    if self._attempt(row):
+                        begun.append((newest, row))
+                case RolloutRow():
+                    self._rollout(row)
+                case NodeRow():
+                    self._node(row)
+            self._put(row)
+        for row in committed.rows:
+            if isinstance(row, RolloutRow) and row.ended_at is not None:
+                self._ended(row)
+        for before, attempt in begun:
+            for invariant, text in self._start(before, attempt):
+                self.world.violated(invariant, text, attempt.node_id, attempt.rollout_id)
+
+    def regressed(self) -> None:
+        """The database has gone back in time. A person's word that it has forgotten was given."""
+        for known in (self._attempts, self._newest, self._members, self._rollouts, self._nodes):
+            known.clear()  # type: ignore[attr-defined]
+        for row in self.world.disk.rows.values():
+            self._put(row)
+
+    def _put(self, row: Row) -> None:
+        match row:
+            case AttemptRow():
+                self._attempts[row.node_id, row.generation] = row
+                self._newest[row.node_id] = max(self._newest.get(row.node_id, 0), row.generation)
+                if row.phase is Phase.COMMITTED and row.kind is Kind.FORWARD:
+                    self._proven.add((row.rollout_id, _pair(row)))
+            case MemberRow():
+                self._members.setdefault(row.rollout_id, {})[row.node_id] = row
+            case RolloutRow():
+                self._rollouts[row.rollout_id] = row
+            case NodeRow():
+                self._nodes[row.node_id] = row
+
+    def _node(self, row: NodeRow) -> None:
+        before = self._nodes.get(row.node_id)
+        desired = row.desired
+        if not isinstance(desired, DesiredProceed) or (before is not None and before.desired == desired):
+            return
+        said = self._said.get(row.node_id, {}).get(desired.stamp.boot_id, set())
+        at_ms = round(desired.stamp.boottime.total_seconds() * 1000)
+        if said.isdisjoint((at_ms - 1, at_ms, at_ms + 1)):
+            self.world.violated(
+                "I4",
+                f"PROCEED of {row.node_id} carries a stamp that it never said: {desired.stamp}",
+                row.node_id,
+            )
+
+    def _attempt(self, row: AttemptRow) -> bool:
+        """Whether it begins with this."""
+        key = (row.node_id, row.generation)
+        before = self._attempts.get(key)
+        rollout = self._rollouts.get(row.rollout_id)
+        if rollout is None:
+            return before is None
+        if row.phase in UPDATED and before is not None and before.phase not in UPDATED:
+            held_s, wanted_s = self._held_s.get(key), rollout.spec.health_hold.total_seconds()
+            if held_s is not None and held_s < wanted_s - 1e-3:
+                text = (
+                    f"{row.node_id} is {row.phase} after {held_s:.3f} s of health, {wanted_s:g} s are asked"
+                )
+                self.world.violated("I11", text, row.node_id)
+        if row.phase is Phase.LOST and before is not None and before.phase not in SETTLED:
+            self._lost(row, rollout)
+        return before is None
+
+    def _lost(self, row: AttemptRow, rollout: RolloutRow) -> None:
+        node = self._nodes.get(row.node_id)
+        if node is None or node.written_off:
+            return
+        now_s = asyncio.get_running_loop().time()
+        since_s = max(self._word_s.get(row.node_id, 0.0), self._deaf_until_s)
+        lease_s = rollout.spec.silence_lease.total_seconds()
+        if now_s - since_s < lease_s - ON_THE_WAY_S:
+            listened = f"{now_s - since_s:.0f} s of listening"
+            text = f"{row.node_id} is called LOST after {listened}, its lease is {lease_s:g} s"
+            self.world.violated("I9", text, row.node_id)
+
+    def _rollout(self, row: RolloutRow) -> None:
+        before = self._rollouts.get(row.rollout_id)
+        passed = row.pairs_passed - (before.pairs_passed if before is not None else frozenset())
+        for pair in sorted(passed):
+            if (row.rollout_id, "|".join(pair)) not in self._proven:
+                text = (
+                    f"{' → '.join(pair[:2])} on {pair[2]} passes in {row.rollout_id}, and nobody has shown it"
+                )
+                self.world.violated("I5", text, row.rollout_id)
+
+    def _ended(self, row: RolloutRow) -> None:
+        members = self._members.get(row.rollout_id, {}).values()
+        left = sorted(m.node_id for m in members if m.outcome in UNFINISHED and not _waits_to_go_back(m))
+        if left:
+            outcome = self._members[row.rollout_id][left[0]].outcome
+            text = f"{row.rollout_id} has ended as {row.ended_as}, and {left[0]} is {outcome}"
+            self.world.violated("I7", text, row.rollout_id, left[0])
+
+    def _start(self, before: AttemptRow | None, attempt: AttemptRow) -> Iterator[tuple[str, str]]:
+        name, rollout = attempt.node_id, self._rollouts.get(attempt.rollout_id)
+        word = (attempt.rollout_id, name) in self._words
+        self._words.discard((attempt.rollout_id, name))
+        if before is not None and not word:
+            if before.phase in NEEDS_WORD:
+                yield "ADMITS", f"{name} is {before.phase}, and nobody has asked for another attempt"
+            if before.phase is Phase.AWAITING_ROLLBACK and attempt.kind is Kind.FORWARD:
+                yield "ADMITS", f"{name} waits to be rolled back, and is sent forward"
+        if rollout is None or attempt.kind is not Kind.FORWARD:
+            return
+        members = self._members.get(attempt.rollout_id, {})
+        failed = sum(member.failed for member in members.values()) - rollout.failures_forgiven
+        allowed = limit_of(rollout.spec.budgets.failures.max, len(members))
+        if failed > allowed:
+            yield (
+                "I6",
+                f"{name} starts in {rollout.rollout_id} after {failed} failures, {allowed} are allowed",
+            )
+        uncommitted = sorted(n for n in members if self._will_bake(n, attempt))
+        allowed = limit_of(rollout.spec.budgets.max_uncommitted, rollout.members)
+        if len(uncommitted) > allowed:
+            yield "I1", f"{name} makes {len(uncommitted)} that bake or will, {allowed} are allowed"
+
+    def _will_bake(self, node_id: str, start: AttemptRow) -> bool:
+        newest = self._attempts.get((node_id, self._newest.get(node_id, 0)))
+        node = self._nodes.get(node_id)
+        if newest is None or newest.rollout_id != start.rollout_id or newest.kind is not Kind.FORWARD:
+            return False
+        if newest.phase is Phase.BAKING:
+            known = newest.phase_at <= start.opened_at - KNOWN
+            return known and node is not None and not node.written_off
+        return newest.phase not in SETTLED
+
+    def trimmed(self, first_seq: int) -> None:
+        """Retention has taken everything before first_seq."""
+        for event in self.world.checks.events:
+            if event.seq >= first_seq:
+                return
+            rollout = self._rollouts.get(event.new.rollout_id)
+            if rollout is not None and rollout.ended_at is None:
+                text = f"event {event.seq} of {rollout.rollout_id} is gone, and it still runs"
+                self.world.violated("I12", text, rollout.rollout_id)
+                return
+
+    # --- at the wire
+
+    def heard(self, node_id: str, message: pb.LinkRequest) -> None:
+        """An orchestrator reads this."""
+        stamps = []
+        match message.WhichOneof("message"):
+            case "heartbeat" if message.heartbeat.HasField("stamp"):
+                stamps.append(message.heartbeat.stamp)
+            case "reports":
+                stamps += [report.stamp for report in message.reports.reports if report.HasField("stamp")]
+            case "report" if message.report.HasField("stamp"):
+                stamps.append(message.report.stamp)
+        for stamp in stamps:
+            at_ms = round(stamp.boottime.ToTimedelta().total_seconds() * 1000)
+            self._said.setdefault(node_id, {}).setdefault(stamp.boot_id, set()).add(at_ms)
+
+    def sent(self, node_id: str, message: pb.LinkResponse) -> None:
+        """An orchestrator answers."""
+        if message.WhichOneof("message") in ("welcome", "ack"):
+            self._word_s[node_id] = asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Looks whether anybody serves, until cancelled. What comes to one that is stopped for a moment
+        waits in its socket."""
+        loop = asyncio.get_running_loop()
+        stopped_s = 0.0
+        while True:
+            serving = any(life.serving for life in self.world.host.lives)
+            stopped_s = stopped_s + LISTENS_S if self.world.host.current is None else 0.0
+            if not serving or stopped_s > STOPPED_S:
+                self._deaf_until_s = loop.time() + LISTENS_S
+            await asyncio.sleep(LISTENS_S)
+
+    # --- at the node
+
+    def probed(self, node: SimNode, *, healthy: bool) -> None:
+        """Its health was asked for."""
+        known = self._health.get(node.name)
+        if known is None or known.boot != node.boots:
+            known = self._health[node.name] = _Health(node.boots)
+        if not healthy:
+            known.good_since_s = None
+            return
+        known.last_good_s = asyncio.get_running_loop().time()
+        if known.good_since_s is None:
+            known.good_since_s = known.last_good_s
+
+    def finishing(self, node: SimNode) -> None:
+        """It is done with its verification."""
+        known, attempt = self._health.get(node.name), _attempt_of(node)
+        if known is not None and known.boot == node.boots and attempt:
+            self._held_s.setdefault((node.name, attempt), known.held_s)
+
+    def rebooting(self, node: SimNode, generation: int) -> None:
+        """It is about to call reboot for this attempt."""
+        left = sorted(name.decode() for name in node.emulated.model._incoming)
+        attempt = node.life.runner.attempt if node.life is not None else None
+        # After QUARANTINED a person has looked at the node, and said that it goes on without.
+        if left and attempt is not None and not attempt.was_quarantined:
+            text = f"{node.node_id} jumps, and loses {', '.join(left)}, which it never finished"
+            self.world.violated("I8", text, node.node_id)
+        decoded = decode_file(node.disk.data[: node.disk.synced])
+        intents = [record for record in decoded.records if record.kind == JUMP_INTENT]
+        if decoded.corrupt is None and not any(r.body.get("generation") == generation for r in intents):
+            text = f"{node.node_id} jumps in attempt {generation}, and its disk knows of no JumpIntent"
+            self.world.violated("I10", text, node.node_id)
+
+    def set_aside(self, node: SimNode) -> None:
+        """It takes its journal for damaged."""
+        if not node.flipped:
+            text = f"{node.node_id} sets its journal aside, and no bit of it was ever changed"
+            self.world.violated("I10", text, node.node_id)
+
+
+def _pair(attempt: AttemptRow) -> str:
+    return f"{attempt.from_release}|{attempt.to_release}|{attempt.hardware_model}"
+
+
+def _waits_to_go_back(member: MemberRow) -> bool:
+    """It could not be brought back, and the end says so."""
+    return member.outcome is Outcome.PENDING and member.crossed
+
+
+def _attempt_of(node: SimNode) -> int:
+    if node.life is None or node.life.runner.attempt is None:
+        return 0
+    return node.life.runner.attempt.ref.generation
