@@ -267,10 +267,29 @@ class Client:
         request = pb.WriteOffRequest(nodes=nodes, reason=reason, idempotency_key=key)
         return self.call("WriteOff", request, pb.WriteOffResponse).nodes
 
-    def fleet_stop(self, reason: str, *, stop: bool = True, key: str = "") -> pb.FleetStopResponse:
-        """stop False releases it."""
-        request = pb.FleetStopRequest(stop=stop, reason=reason, idempotency_key=key)
+    def fleet_stop(
+        self, reason: str, *, stop: bool = True, accept_differences: bool = False, key: str = ""
+    ) -> pb.FleetStopResponse:
+        """stop False releases it; accept_differences: whatever nodes know beyond the store."""
+        request = pb.FleetStopRequest(
+            stop=stop, reason=reason, accept_differences=accept_differences, idempotency_key=key
+        )
         return self.call("FleetStop", request, pb.FleetStopResponse)
+
+    def differences(self) -> pb.ListDifferencesResponse:
+        """All pages as one."""
+        whole = pb.ListDifferencesResponse()
+        token = ""
+        while True:
+            request = pb.ListDifferencesRequest(page_size=1000, page_token=token)
+            page = self.call("ListDifferences", request, pb.ListDifferencesResponse)
+            found = [*whole.differences, *page.differences]
+            whole = page
+            del whole.differences[:]
+            whole.differences.extend(found)
+            token = page.next_page_token
+            if not token:
+                return whole
 
     def nodes(self, selector: str = "", rollout: str = "") -> Sequence[pb.Node]:
         """All that match, page by page, by name."""

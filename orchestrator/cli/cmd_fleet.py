@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         ("maintenance", maintenance),
         ("write-off", write_off),
         ("stop", stop),
+        ("differences", differences),
         ("release", release),
     ):
         app.command(name)(command)
@@ -118,12 +119,36 @@ def stop(context: typer.Context, reason: MustReason, output: Output = Format.TAB
     show(answer, output, f"the fleet is stopped: {answer.reason}; `liveroll release` ends it")
 
 
+def differences(context: typer.Context, output: Output = Format.TABLE) -> None:
+    """After the store went back in time: what nodes have done that it does not know, and what becomes of it.
+
+    \b
+    liveroll differences
+    liveroll differences -o json | jq -r '.differences[] | select(.remedy != "") | .nodeId'
+    """
+    from orchestrator.cli import render_differences
+
+    found = client_of(context).differences()
+    show(found, output, render_differences.differences_view(found))
+
+
 def release(
     context: typer.Context,
     reason: Annotated[str, typer.Option("--reason", "-m", help="Kept in the audit trail")] = "",
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-differences", help="You have seen what nodes know beyond the store (differences)"
+        ),
+    ] = False,
     output: Output = Format.TABLE,
     key: Key = "",
 ) -> None:
-    """End a fleet stop; every rollout goes on where it stood."""
-    answer = client_of(context).fleet_stop(reason, stop=False, key=key)
+    """End a fleet stop; every rollout goes on where it stood.
+
+    \b
+    liveroll release -m "storage is back"
+    liveroll release --accept-differences -m "restored from Monday's backup"
+    """
+    answer = client_of(context).fleet_stop(reason, stop=False, accept_differences=accept, key=key)
     show(answer, output, "the fleet is released" if not answer.stopped else f"stopped: {answer.reason}")

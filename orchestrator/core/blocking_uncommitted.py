@@ -29,6 +29,8 @@ def waiting(fleet: Fleet, index: RolloutIndex) -> Iterator[Blocker]:
         for _, node_id in queue.waiting.get(Place.UNCOMMITTED, ()):
             newest = fleet.newest_attempt(node_id)
             assert newest is not None, "what is uncommitted is an attempt"
+            if not newest.rollout_id:
+                continue  # of a lost future: `liveroll differences` says what becomes of it
             by_rollout.setdefault((newest.rollout_id, newest.kind), []).append(node_id)
         for (other, kind), nodes in by_rollout.items():
             few = " ".join(nodes[:FEW])

@@ -79,6 +79,11 @@ class Fleet:
         self.blackout = 0
         self.staging = 0
         self.stale_desires: set[str] = set()
+        self.incarnations: set[str] = set()
+        """That rows are known to be of: this store's, and those that it was before it went back in
+        time. They are forgotten no sooner than the process ends; a node's row names its own."""
+        self.unclaimed: set[str] = set()
+        """Nodes whose newest attempt was adopted, and is of no rollout yet (adoption.py)."""
         self.standings: dict[str, Standing] = {}
         self._down: dict[str, datetime] = {}
         self._generations: dict[str, list[int]] = {}
@@ -205,6 +210,7 @@ class Fleet:
         match fact:
             case NodeRow():
                 self.nodes[fact.node_id] = fact
+                self.incarnations.add(fact.incarnation)
                 self._reindex(fact.node_id)
             case AttemptRow():
                 self._attempt(fact)
@@ -249,6 +255,10 @@ class Fleet:
         self.attempts[row.node_id, row.generation] = row
         if not known:
             self._generations.setdefault(row.node_id, []).append(row.generation)
+        self.incarnations.add(row.incarnation)
+        newest = self.newest_attempt(row.node_id)
+        unclaimed = newest is not None and newest.adopted and not newest.rollout_id
+        (self.unclaimed.add if unclaimed else self.unclaimed.discard)(row.node_id)
         self._reindex(row.node_id)
 
     def _member(self, row: MemberRow) -> None:

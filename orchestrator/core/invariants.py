@@ -20,6 +20,9 @@ the rows that changed (cost: those, and the unavailable nodes of a rollout that 
 it can run beside the service. A violation there means fleet stop, never a crash. `check` is the
 same from scratch, for tests.
 
+An attempt that was adopted (core/transitions_forgotten.py) is no start: the store had forgotten it, and
+its node told of it. It is of no rollout until one takes it in, once.
+
 What rows cannot say: links that are silent but not known to have ended, so I1 counts fewer
 unavailable nodes than the planner does, never more. A node that became unavailable within
 `tolerance` before a PREPARE does not count against it: its report may have been committed after
@@ -106,7 +109,7 @@ class Checker:
                 case AttemptRow():
                     before = known.attempts.get((row.node_id, row.generation))
                     broken += _attempt(before, row, highest[row.node_id])
-                    if before is None:
+                    if before is None and not row.adopted:
                         prepared.append(row)
                 case _:
                     pass
@@ -235,11 +238,12 @@ def _attempt(before: AttemptRow | None, after: AttemptRow, highest: int) -> Iter
     where = {"node_id": after.node_id, "rollout_id": after.rollout_id}
     name = f"{after.node_id}: attempt {after.generation}"
     if before is None:
-        if after.generation <= highest:
+        if after.generation <= highest and not after.adopted:
             yield Broken("I3", f"{name} begins, but {highest} was given out before", **where)
     else:
         for field in ("incarnation", "rollout_id", "kind", "method", "from_release", "to_release"):
-            if getattr(before, field) != getattr(after, field):
+            taken_in = field == "rollout_id" and before.adopted and not before.rollout_id
+            if getattr(before, field) != getattr(after, field) and not taken_in:
                 yield Broken("I3", f"{name} changed its {field}", **where)
         if (before.failed and not after.failed) or (before.ever_lost and not after.ever_lost):
             yield Broken("I11", f"{name} had failed, and no longer has", **where)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from orchestrator.core.model import EMPTY, Mark, Problem, Sample, Stamp
-from orchestrator.core.phases import Phase, Verdict
+from orchestrator.core.model import EMPTY, Artifact, Mark, Problem, Sample, Stamp
+from orchestrator.core.phases import Kind, Phase, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,17 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptMemory:
+    """What a node remembers of its attempt, for a store that has forgotten it."""
+
+    kind: Kind
+    artifact: Artifact
+    from_release: str
+    from_boot_id: str
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """Who is calling and where it stands; the first message of a link."""
 
@@ -57,6 +68,10 @@ class Hello:
     staged_artifacts: frozenset[str] = frozenset()
     rollback_artifact: str = ""
     command_line: str = ""
+    acknowledged_seq: int = 0
+    """Reports up to here were acknowledged to the node; it does not send them again."""
+    memory: AttemptMemory | None = None
+    """Of the attempt in status."""
 
 
 @dataclass(frozen=True, slots=True)

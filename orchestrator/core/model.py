@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
+from orchestrator.core.beyond import Beyond
 from orchestrator.core.phases import Goal, Kind, Method, Outcome, Phase, Verdict, WaveState
 from orchestrator.core.spec import RolloutSpec
 from orchestrator.errors import Retry
@@ -185,6 +186,10 @@ class NodeRow:
     maintenance: Maintenance | None = None
     written_off: str = ""
     """The operator's reason; empty if it counts."""
+    incarnation: str = ""
+    """Of the store, when it last took the node's link; empty if that was before it was kept."""
+    beyond: Beyond | None = None
+    """What the node has lived through that this store did not know, until its next attempt."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -249,6 +254,9 @@ class AttemptRow:
     memory_bytes: int = 0
     operator_word: bool = False
     """Sent with PREPARE: admits it where the last attempt settled in QUARANTINED or COLD_BOOTED."""
+    adopted: bool = False
+    """Not prepared by this store as it is now: it went back in time, and the node has told of the
+    attempt. Its rollout_id is empty until a rollout takes it in (adoption.py)."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -370,6 +378,9 @@ class FleetRow:
     regressed_serial: int = 0
     """Newest incarnation serial that a node knew and this store did not; accepted once a person
     has released that stop."""
+    unheard: frozenset[str] = frozenset()
+    """Nodes that had not said Hello when a person last accepted differences: what they bring is
+    accepted too."""
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from orchestrator.core import resolve, validate
 from orchestrator.core.gates import FAIL
 from orchestrator.core.halts import GATE_FAILED
 from orchestrator.core.model import Artifact, Change, MemberRow, NewEvent, RolloutRow
+from orchestrator.core.operations_fleet import fleet_stop
 from orchestrator.core.operations_nodes import (
     OnNodes,
     commit_nodes,
@@ -66,7 +67,6 @@ __all__ = [
 ]
 
 NOTHING = Change()
-OPERATOR = "OPERATOR"
 GATES = frozenset({"blackout", "health"})
 """Names of gates on a whole wave; a late pair's add which pair."""
 
@@ -228,22 +228,6 @@ def roll_back(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datet
         ended_as="",
     )
     return _changed(back, "rollout.rollback_wanted", "roll back", reason, actor)
-
-
-def fleet_stop(fleet: Fleet, stop: bool, reason: str, actor: str, now: datetime) -> Change:
-    """The red button: no rollout starts anything or jumps. stop False releases it."""
-    row = fleet.row
-    if stop == bool(row.stopped):
-        return unchanged(row)
-    if stop:
-        why = _why(reason, actor)
-        stopped = replace(row, stopped=OPERATOR, stop_message=why, stopped_by=actor, stopped_at=now)
-        event = NewEvent("fleet.stopped", f"all rollouts stop: {why}", actor=actor, cause=OPERATOR)
-        return Change((stopped,), events=(event,))
-    released = replace(row, stopped="", stop_message="", stopped_by="", stopped_at=None)
-    text = f"the fleet stop ({row.stopped}) is released" + (f": {reason}" if reason else "")
-    event = NewEvent("fleet.released", text, actor=actor, cause=row.stopped)
-    return Change((released,), events=(event,))
 
 
 def _admitted(fleet: Fleet, rollout_id: str, operation: Operation) -> tuple[RolloutRow, RolloutState]:

@@ -1,8 +1,8 @@
 """What to do now: a pure function of the fleet and an instant.
 
 Rules
-1. Evidence first: attempts that are lost or settled are written down, and halt what they must,
-   before anything of their rollout starts.
+1. Evidence first: attempts of a lost future find their rollout (adoption.py); attempts that are lost
+   or settled are written down, and halt what they must, before anything of their rollout starts.
 2. Then every rollout's own progress; then what undoes; then what goes on; then what starts,
    oldest rollout first; staging last.
 3. The same fleet at the same instant gives the same plan. Nothing is chosen in execution.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from types import MappingProxyType
 
-from orchestrator.core import attempts, blocking_uncommitted, endings, starts, waves
+from orchestrator.core import adoption, attempts, blocking_uncommitted, endings, starts, waves
 from orchestrator.core.actions import Action, Plan
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.blocking import blockers_of, wakes_of
@@ -49,6 +49,7 @@ def plan(fleet: Fleet, now: datetime) -> Plan:
     draft = Draft(fleet, fleet.now)
     indexes = sorted(fleet.indexes.values(), key=lambda i: (i.row.created_at, i.row.rollout_id))
     active = [index for index in indexes if index.row.ended_at is None]
+    adoption.take_in(draft)
     for step in _ALL:
         for index in indexes:
             step(draft, index)

@@ -172,6 +172,7 @@ def _prepare(draft: Draft, index: RolloutIndex, lane: Lane, node_id: str) -> boo
         desiring(node, DesiredPrepare(generation, artifact, attempt.command_line)),
         attempt=generation,
         highest_generation=generation,
+        beyond=None,
     )
     told = event(
         "attempt.prepared",

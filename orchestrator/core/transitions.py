@@ -15,6 +15,9 @@ Rules
 4. Heartbeats write nothing but the edge of a node's health. A phase that contradicts the row
    is ignored: the report that explains it is on its way.
 5. A luoctl attempt (incarnation `local`) is not ours: it raises the generation, no more.
+6. Whatever a message changes it writes together with the node's row, and PREPARE, PROCEED, CANCEL
+   write that row, too. So the node's revision guards what was read of its attempts; only LOST is
+   written on the attempt alone, and a Hello guards against that.
 """
 
 from __future__ import annotations
@@ -31,18 +34,29 @@ from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
 from orchestrator.core.model import (
     AttemptRow,
     Change,
+    Guard,
     NewEvent,
     NodeRow,
     Row,
     RowKey,
     Sample,
+    guarding,
     row_key,
 )
 from orchestrator.core.phases import Phase
 from orchestrator.core.transitions_attempt import learn
+from orchestrator.core.transitions_forgotten import take_in
 from orchestrator.core.transitions_hello import baking_edge, gap_of, seen_again
 from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
-from orchestrator.core.transitions_regression import LOCAL_INCARNATION, kept_and_stopped, regression, stopped
+from orchestrator.core.transitions_regression import (
+    LOCAL_INCARNATION,
+    STOPPED,
+    kept_and_stopped,
+    noticed,
+    regression,
+    stopped,
+    told,
+)
 from orchestrator.errors import LiverollError, NodeIdConflict, StaleGeneration, StoreRegressed
 
 if TYPE_CHECKING:
@@ -84,16 +98,33 @@ def hello(
     replica = fleet.replicas.mine if fleet.replicas is not None else ""
     node = described(known, message, now, replica)
     if found is not None:
-        enrolled = _link_events(None, node, actor) if known is None else ()
-        return Observation(kept_and_stopped(fleet.row, known, node, found, enrolled, now), refusal=found)
-    writes: list[Row] = [node]
+        node = noticed(fleet, known, node, message, found, now)
+        if found.refused:
+            enrolled = _link_events(None, node, actor) if known is None else ()
+            change = kept_and_stopped(fleet, known, node, found, enrolled, now)
+            return Observation(change, refusal=found.error)
+    node = replace(node, incarnation=fleet.incarnation)
     gap = gap_of(fleet, known, message, now, came)
     events = list(_link_events(known, node, actor, gap))
-    learnt = seen_again(fleet, known, node, message, gap, now)
-    if learnt is not None:
+    late = known is not None and known.beyond is not None and known.beyond.refused
+    taken = take_in(fleet, known, node, message, now) if found is not None or late else None
+    learnt = seen_again(fleet, known, node, message, gap, now) if taken is None else None
+    writes: list[Row] = []
+    if found is not None:
+        events.append(told(fleet, node.node_id, found))
+        if not found.known and fleet.row.stopped != STOPPED:
+            writes.append(stopped(fleet.row, found.error, now))
+    elif late and node.beyond is not None:
+        node = replace(node, beyond=replace(node.beyond, refused=False))
+    if taken is not None:
+        node = replace(taken.node, beyond=node.beyond)
+        writes += taken.attempts
+        events += taken.events
+    elif learnt is not None:
         node = answered(node, learnt.attempt)
-        writes = [node, learnt.attempt]
+        writes.append(learnt.attempt)
         events += learnt.events
+    writes.insert(0, node)
     welcome = Welcome(
         incarnation=fleet.incarnation,
         incarnation_serial=fleet.incarnation_serial,
@@ -103,7 +134,7 @@ def hello(
         acknowledged_seq=node.acknowledged_seq,
     )
     return Observation(
-        Change(tuple(writes), events=tuple(events)),
+        Change(tuple(writes), _silent_word(fleet, node, writes), tuple(events)),
         facts=(Heard(node.node_id, now, came=came),),
         welcome=welcome,
     )
@@ -261,6 +292,15 @@ def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Obs
     down = replace(node, link_up=False, link_changed_at=now)
     event = NewEvent("node.unlinked", f"{node_id}: the link ended", node_id=node_id)
     return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
+
+
+def _silent_word(fleet: Fleet, node: NodeRow, writes: Sequence[Row]) -> tuple[Guard, ...]:
+    """The newest attempt as a guard, where the Hello says nothing of it: the planner writes LOST on
+    the attempt alone, and a node that is back must not be left LOST by a Hello that did not see it."""
+    newest = fleet.newest_attempt(node.node_id)
+    if newest is None or any(isinstance(row, AttemptRow) and row.key == newest.key for row in writes):
+        return ()
+    return (guarding(newest),)
 
 
 def _attempt_of(fleet: Fleet | _Ahead, message: Report) -> AttemptRow | None:

@@ -67,7 +67,7 @@ def _proved(
     forgot = said.attempt is None and (afresh or said.phase is Phase.QUARANTINED)
     if forgot and attempt.acknowledged and under_way:
         broken = replace(message, status=replace(said, phase=Phase.QUARANTINED))
-        return _told(attempt, broken, "JournalLost", now)
+        return told_by(attempt, broken, "JournalLost", now)
     before = said.attempt is None or said.attempt.generation < attempt.generation
     if before and not attempt.acknowledged:
         floor_raised = message.highest_generation >= attempt.generation
@@ -76,13 +76,15 @@ def _proved(
     if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
         return Learnt(baking_edge(attempt, node.healthy, now), ())
     if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
-        return _told(attempt, message, "Returned", now)
+        return told_by(attempt, message, "Returned", now)
     return None
 
 
-def _told(attempt: AttemptRow, message: Hello, event: str, now: datetime) -> Learnt:
+def told_by(attempt: AttemptRow, message: Hello, event: str, now: datetime) -> Learnt:
     """A Hello taken for a report on the attempt; the reports' own seq stays as it was."""
     said = message.status
+    mine = said.attempt is not None and said.attempt.generation == attempt.generation
+    remembered = message.memory.verdict if message.memory is not None and mine else None
     told = Report(
         seq=max(attempt.seq + 1, said.seq),
         event=event,
@@ -92,7 +94,7 @@ def _told(attempt: AttemptRow, message: Hello, event: str, now: datetime) -> Lea
         boot_id=message.boot_id,
         release=message.release,
         healthy=said.healthy,
-        boot_verdict=message.boot_verdict,
+        boot_verdict=remembered or message.boot_verdict,
     )
     learnt = learn(attempt, told, newest=True, now=now)
     return Learnt(replace(learnt.attempt, seq=attempt.seq), learnt.events)

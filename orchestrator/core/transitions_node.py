@@ -73,6 +73,8 @@ def described(known: NodeRow | None, message: Hello, now: datetime, replica: str
         staged=message.staged_artifacts,
         rollback_artifact=message.rollback_artifact,
         written_off="",
+        # What was acknowledged is not sent again, by whomever it was.
+        acknowledged_seq=max(node.acknowledged_seq, message.acknowledged_seq),
     )
 
 

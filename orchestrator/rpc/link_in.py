@@ -13,8 +13,8 @@ from types import MappingProxyType
 from liveroll.v1 import agent_pb2, common_pb2
 
 from orchestrator.core import messages as core
-from orchestrator.core.model import Mark, Problem, Sample, Stamp
-from orchestrator.core.phases import Phase, Verdict
+from orchestrator.core.model import Artifact, Mark, Problem, Sample, Stamp
+from orchestrator.core.phases import Kind, Phase, Verdict
 from orchestrator.errors import Retry
 from orchestrator.wire.check import Checker
 
@@ -33,6 +33,7 @@ MAX_UPTIME = timedelta(days=36500)
 
 _PHASES = {v.number: v.name for v in common_pb2.Phase.DESCRIPTOR.values}
 _VERDICTS = {v.number: v.name for v in common_pb2.BootVerdict.DESCRIPTOR.values}
+_KINDS = {v.number: v.name for v in agent_pb2.Prepare.Kind.DESCRIPTOR.values}
 _RETRIES = {v.number: v.name for v in common_pb2.RetryClass.DESCRIPTOR.values}
 _VANTAGES = {
     common_pb2.BlackoutSample.VANTAGE_WORKLOAD: "workload",
@@ -70,6 +71,8 @@ def read_hello(proto: agent_pb2.Hello) -> core.Hello:
             proto.rollback_artifact, "hello.rollback_artifact", required=False, most=128
         ),
         command_line=check.prose(proto.command_line, "hello.command_line", most=MAX_COMMAND_LINE),
+        acknowledged_seq=check.count(proto.acknowledged_seq, "hello.acknowledged_seq", most=MAX_SEQ),
+        memory=_remembered(check, proto.attempt_memory) if proto.HasField("attempt_memory") else None,
     )
     check.done("the hello is malformed")
     return hello
@@ -152,6 +155,26 @@ def _attempt(check: Checker, proto: common_pb2.AttemptRef, path: str) -> core.At
         node_id=check.name(proto.node_id, f"{path}.node_id"),
         generation=check.count(proto.generation, f"{path}.generation", least=1, most=MAX_SEQ),
         incarnation=check.name(proto.incarnation, f"{path}.incarnation", most=128),
+    )
+
+
+def _remembered(check: Checker, proto: agent_pb2.AttemptMemory) -> core.AttemptMemory:
+    path = "hello.attempt_memory"
+    artifact = Artifact(
+        name=check.prose(proto.artifact.name, f"{path}.artifact.name", most=128),
+        digest=check.name(proto.artifact.digest, f"{path}.artifact.digest", required=False, most=128),
+        release=check.name(
+            proto.artifact.kernel_release, f"{path}.artifact.kernel_release", required=False, most=128
+        ),
+        url="",
+        emulated=proto.emulated,
+    )
+    return core.AttemptMemory(
+        kind=check.member(Kind, proto.kind, _KINDS, "KIND_", f"{path}.kind", None),
+        artifact=artifact,
+        from_release=check.name(proto.from_release, f"{path}.from_release", required=False, most=128),
+        from_boot_id=check.name(proto.from_boot_id, f"{path}.from_boot_id", required=False, most=64),
+        verdict=_verdict(check, proto.boot_verdict, f"{path}.boot_verdict"),
     )
 
 

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from liveroll.v1 import rollout_pb2 as pb
 
-from orchestrator.core import dryrun, operations, views
+from orchestrator.core import differences, dryrun, operations, views
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import Change, Maintenance
+from orchestrator.core.transitions_regression import STOPPED
 from orchestrator.rpc.auth import Peer, Role
 from orchestrator.rpc.boundary import Context, caller, refuse
+from orchestrator.rpc.differences_out import difference_of
 from orchestrator.rpc.selection import matching_nodes, page_of
 from orchestrator.rpc.views_out import explanation_of, node_of, plan_of
 from orchestrator.rpc.watches import Watches
@@ -32,6 +34,8 @@ A = TypeVar("A")
 MAX_KEY = 200
 ROLLOUTS_PAGE, ROLLOUTS_PAGE_MOST = 50, 200
 NODES_PAGE, NODES_PAGE_MOST = 200, 1000
+UNHEARD_TOLD = 20
+"""Names of nodes that have not said Hello; the rest is a count."""
 
 
 def call(
@@ -43,6 +47,7 @@ def call(
     async def served(self: RolloutService, request: Message, context: Context) -> A:
         try:
             peer = caller(Role.OPERATOR, context, verified=self.verified)
+            await self.orchestrator.refresh()
             return await method(self, request, peer)
         except Exception as error:  # noqa: BLE001 - the boundary: every error gets a status
             await refuse(context, error, method=method.__name__, peer=context.peer())
@@ -212,11 +217,37 @@ class RolloutService(Watches):
             "FleetStop",
             request,
             peer,
-            lambda f, n: (operations.fleet_stop(f, request.stop, reason, peer.actor, n), ""),
+            lambda f, n: (
+                operations.fleet_stop(
+                    f, request.stop, reason, peer.actor, n, accept_differences=request.accept_differences
+                ),
+                "",
+            ),
         )
         stopped = self.orchestrator.fleet.row.stopped
         message = self.orchestrator.fleet.row.stop_message
         return pb.FleetStopResponse(stopped=bool(stopped), reason=message or stopped)
+
+    @call
+    async def ListDifferences(
+        self, request: pb.ListDifferencesRequest, peer: Peer
+    ) -> pb.ListDifferencesResponse:
+        o = self.orchestrator
+        found = {d.node_id: d for d in differences.differences(o.fleet)}
+        missing = list(differences.unheard(o.fleet, o.now()))
+        names = sorted(found)
+        page, token = page_of(names, request.page_size, request.page_token, NODES_PAGE, NODES_PAGE_MOST)
+        row = o.fleet.row
+        return pb.ListDifferencesResponse(
+            differences=[difference_of(found[name]) for name in page],
+            next_page_token=token,
+            unheard=missing[:UNHEARD_TOLD],
+            unheard_count=len(missing),
+            difference_count=len(found),
+            node_count=len(o.fleet.nodes),
+            stopped=row.stopped == STOPPED,
+            stop_reason=row.stop_message if row.stopped == STOPPED else "",
+        )
 
     @call
     async def ListNodes(self, request: pb.ListNodesRequest, peer: Peer) -> pb.ListNodesResponse:

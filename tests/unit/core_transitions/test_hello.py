@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from orchestrator.core import transitions
 from orchestrator.core.messages import Hello, NodeStatus
-from orchestrator.core.model import AttemptRow, DesiredPrepare, FleetRow, NodeRow, Problem
+from orchestrator.core.model import AttemptRow, DesiredPrepare, NodeRow, Problem
 from orchestrator.core.phases import Phase, Verdict
-from orchestrator.errors import NodeIdConflict, Retry, StoreRegressed
+from orchestrator.errors import NodeIdConflict, Retry
 from tests.unit.core_ops.build import ARTIFACT, LATER, NOW, apply, attempt, fleet, hello, node, ref
 
 
@@ -80,58 +78,6 @@ def test_a_written_off_node_that_returns_counts_again() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        hello(highest_incarnation_serial=2, highest_incarnation="inc-b"),
-        hello(highest_generation=8),
-        hello(status=NodeStatus(ref(generation=8), Phase.BAKING)),
-        hello(status=NodeStatus(ref(generation=8, incarnation="inc-0"), Phase.PRESERVED)),
-    ],
-    ids=["newer incarnation", "higher generation", "unknown attempt", "driven by another store"],
-)
-def test_a_store_that_went_back_in_time_stops_the_fleet(said: Hello) -> None:
-    made = fleet(node("n00", highest_generation=7))
-    seen = transitions.hello(made, said, "", NOW)
-    assert isinstance(seen.refusal, StoreRegressed)
-    assert seen.welcome is None
-    assert row(seen, FleetRow).stopped == "STORE_REGRESSED"  # type: ignore[attr-defined]
-    highest = (
-        8 if "incarnation serial" not in seen.refusal.message and said.highest_incarnation_serial == 1 else 7
-    )
-    apply(made, seen.change)
-    assert made.nodes["n00"].highest_generation == highest
-    released = replace(made.row, stopped="")
-    made.apply(released)
-    assert transitions.hello(made, said, "", NOW).welcome is not None, "once a person has looked, it may link"
-
-
-def test_a_node_that_the_store_has_forgotten_is_held_against_it_once() -> None:
-    made = fleet()
-    said = hello(highest_generation=8)
-    seen = transitions.hello(made, said, "", NOW)
-    assert isinstance(seen.refusal, StoreRegressed)
-    apply(made, seen.change)
-    made.apply(replace(made.row, stopped=""))
-    again = transitions.hello(made, said, "", NOW)
-    assert again.welcome is not None, "once a person has looked, it may link"
-    apply(made, again.change)
-    assert (made.nodes["n00"].highest_generation, made.row.stopped) == (8, "")
-
-
-def test_a_fleet_that_has_stopped_for_it_is_not_written_again_by_every_node_that_dials() -> None:
-    made = fleet(node("n00"), node("n01"))
-    newer: dict[str, Any] = {"highest_incarnation_serial": 2, "highest_incarnation": "inc-b"}
-    apply(made, transitions.hello(made, hello(**newer), "", NOW).change)
-    assert made.row.stopped == "STORE_REGRESSED"
-    for said in (hello(**newer), replace(hello(**newer), node_id="n01", installation_id="inst-n01")):
-        seen = transitions.hello(made, said, "", NOW)
-        assert isinstance(seen.refusal, StoreRegressed)
-        assert seen.change == transitions.NOTHING
-    seen = transitions.hello(made, hello(highest_generation=9), "", NOW)
-    assert [type(w) for w in seen.change.writes] == [NodeRow], "the fleet's one row is left alone"
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
         hello(highest_generation=9, status=NodeStatus(ref(generation=9, incarnation="local"), Phase.LOADING)),
         hello(highest_incarnation="inc-0", highest_generation=8),
         hello(
@@ -183,13 +129,6 @@ def test_a_lost_node_with_news_waits_for_its_reports() -> None:
     verdict = Verdict.LIVE_UPDATED
     seen = transitions.hello(made, hello(highest_generation=1, status=status, boot_verdict=verdict), "", NOW)
     assert len(seen.change.writes) == 1
-
-
-def test_a_node_that_the_store_forgot_stops_the_fleet_too() -> None:
-    seen = transitions.hello(fleet(), hello(highest_generation=8), "", NOW)
-    assert isinstance(seen.refusal, StoreRegressed)
-    assert [type(r) for r in seen.change.writes] == [NodeRow, FleetRow]
-    assert not row(seen, NodeRow).link_up  # type: ignore[attr-defined]
 
 
 def test_a_node_that_was_lost_before_its_prepare_came_has_not_started() -> None:
