@@ -125,7 +125,10 @@ class Operator:
             case "rollback":
                 await self.change(method, lambda f, n: ops.roll_back(f, rollout, why, who, n))
             case "stop" | "release":
-                await self.change(method, lambda f, n: ops.fleet_stop(f, method == "stop", why, who, n))
+                stop = method == "stop"
+                await self.change(
+                    method, lambda f, n: ops.fleet_stop(f, stop, why, who, n, accept_differences=True)
+                )
             case "retry":
                 await self.on_nodes(method, lambda f, n: ops.retry_nodes(f, rollout, nodes, why, who, n))
             case "exclude":
