@@ -58,6 +58,7 @@ def stream(
     async def served(self: Watches, request: Message, context: Context) -> None:
         try:
             caller(Role.OPERATOR, context, verified=self.verified)
+            await self.orchestrator.refresh()
             async with _opened(self, context) as opened:
                 await method(self, request, opened)
         except Exception as error:  # noqa: BLE001 - the boundary: every error gets a status

@@ -4,18 +4,19 @@ Rules
 1. The idempotency row is committed in the same change as the effect, so a repetition either
    finds both or neither.
 2. An operation that loses to another commit is asked again, on the fleet as it then is.
-3. An operation that raises has written nothing, and its key stays free.
+3. An operation that raises has written nothing, and its key stays free. Before it is believed, the
+   fleet catches up with the other replicas: a pipeline behind a load balancer reads its own writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import Change, IdempotencyRow
-from orchestrator.errors import AlreadyExists, Conflict
+from orchestrator.errors import AlreadyExists, Conflict, LiverollError
 from orchestrator.ports import Clock, Store
 from orchestrator.runtime.commits import Commits
 
@@ -38,18 +39,30 @@ a string of the caller's (for instance node ids as JSON). Called again on Confli
 
 
 async def operate(
-    call: IdempotencyRow, operation: Operation, store: Store, commits: Commits, clock: Clock
+    call: IdempotencyRow,
+    operation: Operation,
+    store: Store,
+    commits: Commits,
+    clock: Clock,
+    refresh: Callable[[], Awaitable[None]],
 ) -> Operated:
     """call carries who, which key, method and hash; no key: nothing is remembered. AlreadyExists
     (IDEMPOTENCY_KEY_REUSED), Conflict after TRIES, and what the operation raises."""
-    tries = 0
+    tries, refreshed = 0, False
     while True:
         if call.idempotency_key:
             first = await store.recall(call.actor, call.idempotency_key)
             if first is not None:
                 return _repeated(first, call)
-        now = clock.now()
-        change, response = operation(commits.fleet, now)
+        fleet, now = commits.fleet, clock.now()
+        try:
+            change, response = operation(fleet, now)
+        except LiverollError:
+            if refreshed:
+                raise
+            refreshed = True
+            await refresh()
+            continue
         if call.idempotency_key:
             answer = replace(call, response=response, at=now)
             change = replace(change, writes=(*change.writes, answer))

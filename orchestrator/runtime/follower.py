@@ -96,6 +96,16 @@ class Follower:
         self.trouble = why
         self._alarm.wake()
 
+    @property
+    def alone(self) -> bool:
+        """No other replica is known to live: nothing is written but by this process."""
+        return self._replicas.alive == {self._replica}
+
+    async def refresh(self) -> None:
+        """catch_up(), where anybody else may have written."""
+        if not self.alone:
+            await self.catch_up()
+
     # --- life ----------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -111,12 +121,13 @@ class Follower:
 
     async def turn(self) -> None:
         """One beat, and what it shows to be necessary."""
+        known = self._commits.batch
         try:
             beat = await self._beat()
             if self._doubt or not self._serves:
                 await self._load()
-            elif beat.batch > self._commits.batch:
-                await self.catch_up()
+            elif not known <= beat.batch <= self._commits.batch:
+                await self.catch_up()  # a hint was lost, or the store has gone back
             if not self._doubt:
                 self.trouble = ""
         except (*TROUBLES, NotServing) as error:

@@ -239,7 +239,7 @@ class Orchestrator:
         grace_ends_at = now + self._policy.restart_grace
         fleet.apply(GraceEnds(grace_ends_at))
         batch, head_seq = snapshot.batch, snapshot.head_seq
-        if snapshot.regressed and not fleet.row.stopped:
+        if snapshot.regressed:
             stop = stop_regressed(fleet.row, snapshot.regressed, now)
             committed = await self._store.commit(None, stop)
             fleet.take(committed.rows)
@@ -374,6 +374,12 @@ class Orchestrator:
         )
         return not reasons, reasons
 
+    async def refresh(self) -> None:
+        """Whatever was committed before the call, by any replica, is in `fleet` when it returns, unless
+        the store does not answer: then `fleet` is as fresh as it can be, or refuses."""
+        if not self._follower.alone:
+            await self._follower.try_catch_up()
+
     def violations(self) -> tuple[str, ...]:
         """Invariants that the checker has seen broken since this process began."""
         return tuple(self._checker.violations)
@@ -392,7 +398,8 @@ class Orchestrator:
         if the key came with another request; whatever `operation` raises. Survives the caller's
         cancellation."""
         call = IdempotencyRow(idempotency_key, method, actor, request_hash, "", self._clock.now())
-        return await self._tasks.finish(operate(call, operation, self._store, self._commits, self._clock))
+        work = operate(call, operation, self._store, self._commits, self._clock, self._follower.refresh)
+        return await self._tasks.finish(work)
 
     # --- agents --------------------------------------------------------------------------
 
