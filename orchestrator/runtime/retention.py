@@ -6,6 +6,9 @@ Rules
 2. The cut stays below the first kept event of every rollout that has not ended. As it is one cut,
    everything else that happened since then, of the fleet and of other rollouts, is kept with it.
 3. An idempotency row is kept for `answers`: longer than any client retries.
+4. One replica trims, that which plans. One that is behind the store cuts less, never more: what it
+   has not heard of is newer than all that it would cut. Where the store does not have the newest event
+   that is known here, it has gone back in time, and nothing is cut by what was known.
 """
 
 from __future__ import annotations
@@ -65,6 +68,8 @@ async def trim(store: Store, fleet: Fleet, head: int, now: datetime, rules: Rete
 async def find_cut(store: Store, fleet: Fleet, head: int, now: datetime, rules: Retention) -> int:
     """Events up to and including this seq may go."""
     first = await store.first_seq()
+    if first <= head and not await store.events(head - 1, limit=1):
+        return first - 1
     cut = max(head - rules.count, await seq_before(store, first, head, now - rules.age))
     for rollout in fleet.rollouts.values():
         if rollout.ended_at is None:
