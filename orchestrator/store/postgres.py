@@ -4,7 +4,7 @@ Rules
 1. Any number of processes have it open. Their write transactions are serial: each locks the fence
    row first (writer.py), at READ COMMITTED, so that what it reads after that is the newest.
 2. A process that freezes in mid-transaction holds that lock. The server ends its session after
-   FROZEN, whatever it was doing, and the others wait for longer than that (LOCK_WAIT).
+   FROZEN, whatever it was doing, and the others wait for longer than that.
 3. synchronous_commit is on (or stronger) on every connection; that, fsync and full_page_writes are
    read back when the store opens; one that is not in force refuses the start.
 4. Reads are REPEATABLE READ and read-only: one moment, however many statements.
@@ -58,9 +58,6 @@ FROZEN = timedelta(seconds=3)
 """How long a silent process may hold up the others. Well below a lease, well above a pause of the
 garbage collector."""
 
-LOCK_WAIT = 2 * FROZEN
-"""So that who waits behind a frozen process outlives it."""
-
 STATEMENT = timedelta(seconds=10)
 """Of the writer. A batch takes milliseconds; what takes this long will not do better."""
 
@@ -100,8 +97,10 @@ class Postgres:
 
     exclusive = False
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, frozen: timedelta = FROZEN) -> None:
         self.address = address
+        self._frozen = frozen
+        self._lock_wait = 2 * frozen  # so that who waits behind a frozen process outlives it
         self._writer_pid = 0
 
     def __str__(self) -> str:
@@ -148,12 +147,12 @@ class Postgres:
         connection = await self.address.connect(
             timeout=CONNECT.total_seconds(),
             # The server's own bounds come first; this one is for a server that does not answer.
-            command_timeout=(statement + LOCK_WAIT).total_seconds(),
+            command_timeout=(statement + self._lock_wait).total_seconds(),
             server_settings={
                 "application_name": f"liveroll {what}",
                 "statement_timeout": _ms(statement),
-                "lock_timeout": _ms(LOCK_WAIT),
-                "idle_in_transaction_session_timeout": _ms(FROZEN),
+                "lock_timeout": _ms(self._lock_wait),
+                "idle_in_transaction_session_timeout": _ms(self._frozen),
                 "tcp_keepalives_idle": "5",
                 "tcp_keepalives_interval": "2",
                 "tcp_keepalives_count": "3",
@@ -163,7 +162,7 @@ class Postgres:
         )
         try:
             await connection.execute(_STRONGER)
-            await connection.fetch(_WHOLE, _ms(statement + LOCK_WAIT))
+            await connection.fetch(_WHOLE, _ms(statement + self._lock_wait))
         except BaseException:
             connection.terminate()
             raise

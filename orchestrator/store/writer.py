@@ -8,11 +8,12 @@ Rules
    statement that waits for a lock reads beside it may be older than the lock.
 2. A commit that is refused leaves no trace and does not disturb its neighbours. If the database
    itself refuses a row that was admitted, the batch is rolled back and made again one by one.
-3. A failure before COMMIT: nothing was written. If the connection was lost it is tried once more
-   on a new one (the server may be back already), else StoreUnavailable. A failure *of* COMMIT is looked
-   up on a new connection: the fence is locked, which waits for the lost transaction's end, then
-   its batch's token is compared (another process's batch may have got its number). Only if that
-   fails too is it COMMIT_IN_DOUBT, after which the caller must load again before it plans.
+3. A failure before COMMIT: nothing was written. A failure *of* COMMIT is looked up on a new
+   connection: the fence is locked, which waits for the lost transaction's end, then its batch's
+   token is compared (another process's batch may have got its number). If nothing was written
+   because the connection was lost, it is tried once more (the server may be back already), else
+   StoreUnavailable. If it cannot be looked up it is COMMIT_IN_DOUBT, after which the caller must
+   load again before it plans.
 4. Cancelling a waiting commit(): before its transaction began it is dropped, after that it may
    be committed. The caller cannot tell, so it must not cancel without loading again
    (runtime/tasks.py carries such work to its end).
@@ -230,7 +231,7 @@ class Writer:
         except Exception as error:  # any failure of COMMIT leaves it open whether it happened
             await self._disconnect()
             if not await self._happened(number, token, error):
-                raise self._database.trouble(error) from error
+                raise
         outcome.remember(self._foreign)
         self._lineage.advance(Seen(head.seen.incarnation, head.seen.serial, number, token))
         return outcome.results(head.seen.incarnation, number, first_seq, instant(head.now_us))
