@@ -185,4 +185,5 @@ def story(
                 f"the log has no attempt {attempt} of {node}",
                 f"It has: {known}; older ones may have been trimmed.",
             )
-    show(messages.ListEventsResponse(events=found), output, render_nodes.story(node, found))
+    told = render_nodes.story(node, found, whole=not (rollout or attempt))
+    show(messages.ListEventsResponse(events=found), output, told)

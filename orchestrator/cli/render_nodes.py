@@ -169,7 +169,7 @@ def event_line(event: pb.Event) -> Text:
 
 def _whence(line: Text, event: pb.Event) -> None:
     """Why and by whom, where that is news: nodes and the orchestrator itself are not."""
-    if event.cause:
+    if event.cause and event.cause not in event.message:
         line.append(f"  because of {event.cause}", "dim")
     if event.actor.removeprefix("local:").removeprefix("agent:") not in ("", "orchestrator", event.node_id):
         line.append(f"  by {event.actor}", "dim")
@@ -183,11 +183,16 @@ def _event_style(kind: str) -> str:
     return "cyan"
 
 
-def story(node_id: str, events: Sequence[pb.Event]) -> RenderableType:
-    """A node's history as attempts, each with its events and how long after its begin they came."""
+def story(node_id: str, events: Sequence[pb.Event], *, whole: bool = False) -> RenderableType:
+    """A node's history as attempts, each with its events and how long after its begin they came.
+
+    whole: it is meant to be all of it; if it does not begin with the node's, that is said.
+    """
     if not events:
         return Text(f"nothing is known of {node_id}; events may have been trimmed")
     parts: list[RenderableType] = [Text(f"the story of {node_id}", "bold")]
+    if whole and events[0].kind != "node.enrolled":
+        parts.append(Text("its beginning is no longer kept", "dim"))
     for generation, chapter in chapters(events):
         parts += ["", *_chapter(generation, chapter)]
     return Group(*parts)

@@ -219,7 +219,13 @@ def write_off(fleet: Fleet, nodes: Sequence[str], reason: str, actor: str, now: 
     writes = [replace(n, written_off=reason) for n in rows if n.written_off != reason]
     as_is = unchanged(*(n for n in rows if n.written_off == reason))
     events = tuple(
-        NewEvent("node.written_off", f"{n.node_id} is written off: {reason}", node_id=n.node_id, actor=actor)
+        NewEvent(
+            "node.written_off",
+            f"{n.node_id} is written off: {reason}",
+            node_id=n.node_id,
+            actor=actor,
+            cause=reason,
+        )
         for n in writes
     )
     return OnNodes(Change(tuple(writes), as_is.guards, events), tuple(n.node_id for n in rows))
@@ -255,8 +261,10 @@ def set_maintenance(
     word = (
         f"in maintenance: {maintenance.reason} ({maintenance.owner})" if maintenance else "out of maintenance"
     )
+    why = maintenance.reason if maintenance else ""
     events = tuple(
-        NewEvent("node.maintenance", f"{n.node_id} is {word}", node_id=n.node_id, actor=actor) for n in writes
+        NewEvent("node.maintenance", f"{n.node_id} is {word}", node_id=n.node_id, actor=actor, cause=why)
+        for n in writes
     )
     return OnNodes(Change(tuple(writes), as_is.guards, events), tuple(n.node_id for n in rows))
 
