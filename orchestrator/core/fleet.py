@@ -9,13 +9,7 @@ Rules
 2. Time never goes back: an instant before the newest one seen counts as the newest one.
 3. A node's standing (standing.py) is asked for when a fact about it arrives, and when the
    standing's own end is reached; hearing of a node that is already UP costs nothing.
-4. Links of this process are UNKNOWN until the node is heard of or the grace ends, DOWN after LinkDown
-   or when nothing was carried for policy.silence (idle nodes: on top of their heartbeat interval).
-5. A link at another replica is what its row says, as long as that replica's own lease runs: it ends
-   silent links itself, and heartbeats are never written. Once the lease has run out, nobody knows:
-   UNKNOWN for policy.restart_grace from then on (or until this process's own grace ends), then DOWN.
-6. No silence lease is counted while a living replica vouches for the link; afterwards it counts from
-   the instant at which the link was known to have ended.
+4. What is known of links: link_states.py.
 """
 
 from __future__ import annotations
@@ -28,6 +22,7 @@ from typing import assert_never
 from orchestrator.core.facts import Deleted, Fact, GraceEnds, Heard, LinkDown, Replicas
 from orchestrator.core.index import RolloutIndex
 from orchestrator.core.link_gap import heard_after
+from orchestrator.core.link_states import LinkStates
 from orchestrator.core.model import (
     AttemptRow,
     CapacityRow,
@@ -37,7 +32,7 @@ from orchestrator.core.model import (
     NodeRow,
     RolloutRow,
 )
-from orchestrator.core.phases import Kind, Link, Phase
+from orchestrator.core.phases import Kind, Link
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.standing import (
     Flag,
@@ -68,11 +63,9 @@ class Fleet:
         self.rollouts: dict[str, RolloutRow] = {}
         self.indexes: dict[str, RolloutIndex] = {}
         """By rollout id; all rollouts that are stored, ended ones too."""
-        self.heard: dict[str, Heard] = {}
+        self._links = LinkStates(policy)
+        self.heard = self._links.heard
         """The newest sign of life of each node since this process began."""
-        self.grace_ends_at: datetime | None = None
-        self.replicas: Replicas | None = None
-        """None: this process is the only one there ever was."""
         self.now = BEGINNING
         self.uncounted = 0
         self.unavailable = 0
@@ -85,7 +78,7 @@ class Fleet:
         self.unclaimed: set[str] = set()
         """Nodes whose newest attempt was adopted, and is of no rollout yet (adoption.py)."""
         self.standings: dict[str, Standing] = {}
-        self._down: dict[str, datetime] = {}
+        self._down = self._links.down
         self._generations: dict[str, list[int]] = {}
         self._rollouts_of: dict[str, set[str]] = {}
         self._names: dict[str, str] = {}
@@ -140,6 +133,20 @@ class Fleet:
         """Nodes that were enrolled later than at, in the order of their names."""
         late = (n for n in self.nodes.values() if n.enrolled_at is not None and n.enrolled_at > at)
         return sorted(late, key=lambda n: n.node_id)
+
+    @property
+    def grace_ends_at(self) -> datetime | None:
+        """Until then links of which nothing is known are UNKNOWN."""
+        return self._links.grace_ends_at
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """As this process knows them; None: it is the only one there ever was."""
+        return self._links.replicas
+
+    def unvouched_until(self, replica: str) -> datetime | None:
+        """When the links of a replica whose lease has run out count as down; None: never yet."""
+        return self._links.unvouched_until(replica)
 
     def last_heard(self, node_id: str) -> Heard | None:
         """Newest sign of life since this process began, whatever became of the link since."""
@@ -227,10 +234,10 @@ class Fleet:
             case Heard():
                 self._hear(fact)
             case LinkDown():
-                self._down[fact.node_id] = fact.at
+                self._links.end(fact)
                 self._reindex(fact.node_id)
             case GraceEnds():
-                self.grace_ends_at = fact.at
+                self._links.grace_ends_at = fact.at
                 for node_id in self.nodes:
                     self._reindex(node_id)
             case Replicas():
@@ -298,9 +305,9 @@ class Fleet:
             self._reindex(fact.node_id)
 
     def _replicas(self, fact: Replicas) -> None:
-        self.replicas = fact
-        for node_id in self.nodes:
-            if self._elsewhere(node_id) is not None:
+        self._links.replicas = fact
+        for node_id, node in self.nodes.items():
+            if self._links.is_elsewhere(node):
                 self._reindex(node_id)
 
     def _delete(self, fact: Deleted) -> None:
@@ -329,8 +336,9 @@ class Fleet:
             case "nodes":
                 (node_id,) = fact.key
                 self._withdraw(node_id)
-                for forgotten in (self.nodes, self.heard, self._down, self._wake_of):
-                    forgotten.pop(node_id, None)
+                self.nodes.pop(node_id, None)
+                self._links.forget(node_id)
+                self._wake_of.pop(node_id, None)
             case _:
                 pass
 
@@ -338,71 +346,8 @@ class Fleet:
 
     def _link(self, node_id: str, now: datetime) -> tuple[Link, datetime | None]:
         """The link's state, and when it changes unless something is heard."""
-        elsewhere = self._elsewhere(node_id)
-        if elsewhere is not None:
-            return self._link_elsewhere(elsewhere, now)
-        heard = self.heard.get(node_id)
-        down = self._down.get(node_id)
-        if down is not None and (heard is None or down >= heard.at):
-            return Link.DOWN, None
-        if heard is None:
-            if self.grace_ends_at is None:
-                return Link.UNKNOWN, None
-            return (Link.UNKNOWN, self.grace_ends_at) if now < self.grace_ends_at else (Link.DOWN, None)
-        until = self._silent_at(node_id, heard.at)
-        return (Link.UP, until) if now < until else (Link.DOWN, None)
-
-    def _elsewhere(self, node_id: str) -> NodeRow | None:
-        """The node's row, if its newest link is or was another process's."""
-        node = self.nodes.get(node_id)
-        if node is None or self.replicas is None or node.link_replica in ("", self.replicas.mine):
-            return None
-        return node
-
-    def _link_elsewhere(self, node: NodeRow, now: datetime) -> tuple[Link, datetime | None]:
-        assert self.replicas is not None, "a link is elsewhere if there are replicas"
-        if node.link_replica in self.replicas.alive:
-            return (Link.UP if node.link_up else Link.DOWN), None
-        until = self.unvouched_until(node.link_replica)
-        if until is None or now < until:
-            return Link.UNKNOWN, until
-        return Link.DOWN, None
-
-    def unvouched_until(self, replica: str) -> datetime | None:
-        """When the links of a replica whose lease has run out count as down; None: never yet."""
-        gone = self.replicas.gone.get(replica) if self.replicas is not None else None
-        if gone is None:
-            return self.grace_ends_at
-        ends = gone + self.policy.restart_grace
-        return ends if self.grace_ends_at is None else max(ends, self.grace_ends_at)
-
-    def _silent_at(self, node_id: str, heard_at: datetime) -> datetime:
         newest = self.newest_attempt(node_id)
-        if newest is not None and (is_open(newest) or newest.phase is Phase.BAKING):
-            return max(heard_at, newest.opened_at) + self.policy.silence
-        since = max(heard_at, newest.settled_at or heard_at) if newest is not None else heard_at
-        return since + self.idle_interval() + self.policy.silence
-
-    def _alive_at(self, node_id: str, link: Link) -> datetime | None:
-        """What a silence lease counts from: the newest sign of life or, of nodes not heard of
-        since this process began, the end of the grace."""
-        elsewhere = self._elsewhere(node_id)
-        if elsewhere is not None:
-            return self._ended_elsewhere(elsewhere) if link is Link.DOWN else None
-        heard = self.heard.get(node_id)
-        if heard is not None:
-            return heard.at
-        down = self._down.get(node_id)
-        if down is not None:
-            return down
-        return self.grace_ends_at if link is Link.DOWN else None
-
-    def _ended_elsewhere(self, node: NodeRow) -> datetime | None:
-        """When a link that is down at another replica was known to have ended."""
-        assert self.replicas is not None, "a link is elsewhere if there are replicas"
-        if node.link_replica in self.replicas.alive:
-            return node.link_changed_at
-        return self.unvouched_until(node.link_replica)
+        return self._links.state(node_id, self.nodes.get(node_id), newest, self.idle_interval(), now)
 
     # --- indexes ---------------------------------------------------------------------
 
@@ -421,7 +366,7 @@ class Fleet:
             memberships=tuple(memberships),
             link=link,
             link_until=until,
-            alive_at=self._alive_at(node_id, link),
+            alive_at=self._links.alive_at(node_id, node, link),
         )
 
     def _look(self, node_id: str) -> tuple[Standing, datetime | None]:
