@@ -45,8 +45,8 @@ class Place:
         try:
             return cls(at=friendly.parse_instant(text))
         except ValueError as error:
-            incarnation, colon, seq = text.rpartition(":")
-            if not incarnation or not colon or not seq.isdigit():
+            incarnation, _, seq = text.partition(":")
+            if not incarnation or not seq.isdigit():
                 raise invalid(
                     f"{text!r} is no place in the log",
                     "Give an event's cursor, so long ago (10m), or an instant (2026-08-01T12:00:00Z).",

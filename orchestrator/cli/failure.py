@@ -77,7 +77,7 @@ class Failed(Exception):
             return told
         told.append(f"liveroll: {self.message}" + (f"; {self.nothing}" if self.nothing else ""))
         if self.remedy:
-            told.append(f"    {self.remedy}")
+            told += [f"    {line}" for line in self.remedy.splitlines()]
         elif self.allowed:
             told.append(f"    allowed now: {', '.join(self.allowed)}")
         if self.blockers:

@@ -90,5 +90,5 @@ class Follow(Generic[T]):
         """A cursor out of range, with the commands that go on."""
         first, head = failed.fields.get("first_available"), failed.fields.get("head")
         if first and head:
-            failed.remedy = f"All that is kept: {self._again} {first}; only what is new: {self._again} {head}"
+            failed.remedy = f"All that is kept: {self._again} {first}\nOnly what is new: {self._again} {head}"
         return failed

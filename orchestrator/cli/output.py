@@ -57,7 +57,26 @@ def text_of(message: Message, output: Format) -> str:
 def plain_of(message: Message) -> Any:
     from google.protobuf.json_format import MessageToDict
 
-    return MessageToDict(message, always_print_fields_with_no_presence=True)
+    return _in_order(MessageToDict(message, always_print_fields_with_no_presence=True), message.DESCRIPTOR)
+
+
+def _in_order(plain: Any, descriptor: Any) -> Any:
+    """Fields as the proto has them, maps by key: the same message is the same text."""
+    if not isinstance(plain, dict) or descriptor.full_name.startswith("google.protobuf."):
+        return plain
+    made: dict[str, Any] = {}
+    for field in descriptor.fields:
+        if field.json_name not in plain:
+            continue
+        value, inner = plain[field.json_name], field.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            value = dict(sorted(value.items()))
+        elif isinstance(value, list) and inner is not None:
+            value = [_in_order(item, inner) for item in value]
+        elif inner is not None:
+            value = _in_order(value, inner)
+        made[field.json_name] = value
+    return made
 
 
 def json_line(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""The kinds of events that code makes, the command line completes and docs/events.md explains are the same."""
+"""The kinds of events that code makes, `liveroll` completes and docs/events.md explains are the same."""
 
 from __future__ import annotations
 
