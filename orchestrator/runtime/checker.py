@@ -28,6 +28,7 @@ from orchestrator.core.model import Change, Event, NewEvent, Row
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import Conflict, LiverollError
 from orchestrator.ports import Clock, Committed
+from orchestrator.runtime.known import all_rows
 from orchestrator.runtime.observer import Observer
 
 log = structlog.get_logger("liveroll.runtime")
@@ -79,12 +80,16 @@ class Checker:
     def __init__(
         self,
         *,
+        make: MakeCheck,
+        policy: FleetPolicy,
         clock: Clock,
         observer: Observer,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         commit: Commit,
         fleet: Callable[[], Fleet],
     ) -> None:
+        self._make = make
+        self._policy = policy
         self._check: Check | None = None
         self._clock = clock
         self._observer = observer
@@ -95,9 +100,11 @@ class Checker:
         self.violations: list[str] = []
         """As sentences, for readiness."""
 
-    def begin(self, check: Check) -> None:
+    def begin(self, fleet: Fleet, head_seq: int) -> None:
         """This replica plans from now on: it knows all that the fleet does."""
-        self._check = check
+        self._check = self._make(
+            all_rows(fleet), policy=self._policy, incarnation=fleet.incarnation, head_seq=head_seq
+        )
 
     def end(self) -> None:
         """It does not plan, or what was committed is not known for certain: nothing is judged until

@@ -19,7 +19,7 @@ from datetime import timedelta
 import structlog
 
 from orchestrator.errors import Capacity, Conflict, CorruptState, NotLeader, StoreUnavailable
-from orchestrator.ports import Clock, Lease, Store
+from orchestrator.ports import Beat, Clock, Lease, Store
 from orchestrator.runtime.alarm import Alarm
 
 log = structlog.get_logger("liveroll.runtime")
@@ -80,6 +80,12 @@ class Leader:
         """A commit was refused under the lease's epoch: another has it, or nobody."""
         self._end("another planner has taken over")
         self._alarm.wake()
+
+    def hear(self, beat: Beat) -> None:
+        """How the replicas stand."""
+        self.planner = beat.planner
+        if not beat.planner:
+            self._alarm.wake()
 
     def look(self) -> None:
         """The lease may be free, or this replica serves again."""

@@ -13,7 +13,6 @@ wakes who must know.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -21,18 +20,14 @@ from typing import Self
 
 from orchestrator.core import invariants
 from orchestrator.core.actions import Plan
-from orchestrator.core.facts import GraceEnds, Replicas
+from orchestrator.core.facts import Replicas
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.messages import Hello, Welcome
-from orchestrator.core.model import (
-    DesiredStage,
-    IdempotencyRow,
-    NodeRow,
-)
+from orchestrator.core.messages import Hello
+from orchestrator.core.model import IdempotencyRow
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import LiverollError
-from orchestrator.ports import ArtifactCatalogue, Beat, Clock, Lease, Snapshot, Store
-from orchestrator.runtime.agent_link import AgentLink, Closed
+from orchestrator.ports import ArtifactCatalogue, Clock, Lease, Snapshot, Store
+from orchestrator.runtime.agent_link import AgentLink
 from orchestrator.runtime.alarm import Alarm
 from orchestrator.runtime.calls import Operated, Operation, operate
 from orchestrator.runtime.checker import Checker, MakeCheck
@@ -41,9 +36,10 @@ from orchestrator.runtime.eventlog import EventLog, EventsPage
 from orchestrator.runtime.feed import Feed
 from orchestrator.runtime.follower import Follower
 from orchestrator.runtime.ingest import Ingest
-from orchestrator.runtime.known import all_rows
 from orchestrator.runtime.leader import TTL, Leader
-from orchestrator.runtime.links import MAX_LINKS, Command, LinkHandle, Links, replaced
+from orchestrator.runtime.link_desk import LinkDesk, command_of
+from orchestrator.runtime.links import MAX_LINKS, Command, Links
+from orchestrator.runtime.loading import loaded
 from orchestrator.runtime.observer import NullObserver, Observer
 from orchestrator.runtime.reconciler import Planner, Reconciler, planned
 from orchestrator.runtime.regressed import stop_regressed
@@ -86,12 +82,11 @@ class Orchestrator:
         self._clock = clock = StoreClock(clock)
         self.replica = replica or holder
         self._policy = policy
-        self._make_check = make_check
         self._observer = observer or NullObserver()
         self._retention = retention or Retention()
         self._feed = Feed()
         self._alarm = Alarm(clock)
-        self._links = Links(self._command_of, max_links=max_links)
+        self._links = Links(lambda node_id: command_of(self._commits, node_id), max_links=max_links)
         self._events = EventLog(store, self._feed)
         self._group = asyncio.TaskGroup()
         self._tasks = Tasks(self._group)
@@ -107,6 +102,8 @@ class Orchestrator:
             serves=lambda: self._follower.serves,
         )
         self._checker = Checker(
+            make=make_check,
+            policy=policy,
             clock=clock,
             observer=self._observer,
             spawn=self._tasks.spawn,
@@ -125,7 +122,7 @@ class Orchestrator:
             on_fenced=self._leader.fenced,
             on_gap=self._catch_up_soon,
             catch_up=lambda: self._follower.catch_up(),
-            on_nodes=self._end_replaced,
+            on_nodes=lambda nodes: self._desk.end_replaced(nodes),
             is_fresh=lambda: self._follower.is_fresh(),
         )
         self._follower = Follower(
@@ -137,7 +134,7 @@ class Orchestrator:
             begin=self._begin,
             end=self._end,
             on_replicas=self._hear_of_replicas,
-            on_beat=self._hear_beat,
+            on_beat=self._leader.hear,
         )
         self._reconciler = Reconciler(
             clock=clock,
@@ -152,17 +149,27 @@ class Orchestrator:
         self._ingest = Ingest(
             clock=clock, commits=self._commits, links=self._links, tasks=self._tasks, plans=self.plans
         )
+        self._desk = LinkDesk(
+            clock=clock,
+            commits=self._commits,
+            links=self._links,
+            ingest=self._ingest,
+            tasks=self._tasks,
+            observer=self._observer,
+            plans=self.plans,
+            catch_up=self._follower.catch_up,
+            on_open=lambda: self._silence.look(),
+            on_unwritten=lambda: self._silence.stale_from(clock.now() + policy.silence),
+        )
         self._silence = Silence(
             clock=clock,
             policy=policy,
             commits=self._commits,
             links=self._links,
             ingest=self._ingest,
-            end=lambda handle, error: self._end_link(handle, error, "silent"),
+            end=lambda handle, error: self._desk.end(handle, error, "silent"),
             plans=self.plans,
         )
-        self.planner = ""
-        """Who plans, as the last beat told; empty if nobody did."""
 
     # --- life ----------------------------------------------------------------------------
 
@@ -222,22 +229,14 @@ class Orchestrator:
     async def run_until(self, stop: asyncio.Event) -> None:
         await stop.wait()
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        async with self:
-            await asyncio.get_running_loop().create_future()
-
     # --- loading -------------------------------------------------------------------------
 
     async def _begin(self, snapshot: Snapshot, replicas: Replicas) -> None:
         """The store was read as a whole. Conflict: to be read again."""
         now = self._clock.now()
         self._events.incarnation = snapshot.incarnation
-        fleet = Fleet.rebuild(self._policy, snapshot.incarnation, snapshot.rows)
-        fleet.incarnation_serial = snapshot.incarnation_serial
-        fleet.apply(replicas)
         grace_ends_at = now + self._policy.restart_grace
-        fleet.apply(GraceEnds(grace_ends_at))
+        fleet = loaded(snapshot, self._policy, replicas, grace_ends_at)
         batch, head_seq = snapshot.batch, snapshot.head_seq
         if snapshot.regressed:
             stop = stop_regressed(fleet.row, snapshot.regressed, now)
@@ -248,7 +247,7 @@ class Orchestrator:
         self._feed.restart(head_seq)
         self._commits.begin(fleet, batch)
         if self._leader.epoch is not None:
-            self._begin_checker()
+            self._checker.begin(fleet, head_seq)
         self._silence.begin(grace_ends_at)
         self._leader.look()
         self._alarm.wake()
@@ -268,48 +267,22 @@ class Orchestrator:
         """This replica has the planner lease anew: nothing is planned before all is known that was
         committed under the epochs before."""
         await self._follower.catch_up()
-        self._begin_checker()
+        self._checker.begin(self._commits.fleet, self._feed.head_seq)
         self._silence.stale_from(self._clock.now())
         self._alarm.wake()
 
     def _catch_up_soon(self) -> None:
         self._tasks.spawn(self._follower.try_catch_up())
 
-    def _begin_checker(self) -> None:
+    def _hear_of_replicas(self, replicas: Replicas) -> None:
         fleet = self._commits.fleet
-        self._checker.begin(
-            self._make_check(
-                all_rows(fleet),
-                policy=self._policy,
-                incarnation=fleet.incarnation,
-                head_seq=self._feed.head_seq,
-            )
-        )
+        before = fleet.replicas
+        self._commits.hear((replicas,))
+        self._silence.hear_of(fleet, before)
 
     def _follow_only(self) -> None:
         self._checker.end()
         self._alarm.wake()
-
-    def _hear_of_replicas(self, replicas: Replicas) -> None:
-        fleet = self._commits.fleet
-        before = fleet.replicas.gone if fleet.replicas is not None else {}
-        self._commits.hear((replicas,))
-        for replica in replicas.gone.keys() - before.keys():
-            ends = fleet.unvouched_until(replica)
-            if ends is not None:
-                self._silence.stale_from(ends)
-
-    def _hear_beat(self, beat: Beat) -> None:
-        self.planner = beat.planner
-        if not beat.planner:
-            self._leader.look()
-
-    def _end_replaced(self, nodes: Sequence[NodeRow]) -> None:
-        """Links that other replicas have taken over."""
-        for node in nodes:
-            handle = self._links.of(node.node_id)
-            if handle is not None and handle.link_epoch < node.link_epoch:
-                self._end_link(handle, replaced(node.node_id), "replaced")
 
     # --- what is known -------------------------------------------------------------------
 
@@ -322,6 +295,11 @@ class Orchestrator:
     def plans(self) -> bool:
         """This replica is the planner."""
         return self._leader.epoch is not None and self._follower.serves
+
+    @property
+    def planner(self) -> str:
+        """Who plans, as far as is known here; empty if nobody does."""
+        return self._leader.planner
 
     @property
     def role(self) -> str:
@@ -406,54 +384,7 @@ class Orchestrator:
     async def open_link(self, hello: Hello, *, actor: str = "") -> AgentLink:
         """Committed when it returns. Raises the Hello's refusal. The newest link wins: an older
         one of the same node is closed."""
-
-        def abandoned(opened: tuple[LinkHandle, Welcome]) -> None:
-            self._end_link(opened[0], Closed("its caller is gone"), "abandoned")
-
-        work = self._ingest.hello(hello, actor or hello.node_id)
-        handle, welcome = await self._tasks.finish(work, abandoned=abandoned)
-        self._observer.link_opened()
-        self._silence.look()
-        return AgentLink(
-            handle,
-            welcome,
-            ingest=self._ingest,
-            tasks=self._tasks,
-            now=self._clock.now,
-            stands=self._still_stands,
-            end=self._end_link,
-        )
-
-    def _end_link(self, handle: LinkHandle, error: LiverollError, cause: str) -> None:
-        was_open = handle.closed is None
-        handle.close(error)
-        if was_open:
-            self._observer.link_closed(cause)
-        if self._links.remove(handle):
-            self._tasks.spawn(self._link_down(handle))
-
-    async def _link_down(self, handle: LinkHandle) -> None:
-        if not await self._ingest.link_down(handle.node_id, handle.link_epoch):
-            self._silence.stale_from(self._clock.now() + self._policy.silence)
-
-    async def _still_stands(self, command: Command) -> bool:
-        """Whether the command is the node's newest, as the store has it now."""
-        if self.plans():
-            return True
-        await self._follower.catch_up()
-        newest = self._command_of(command.node_id)
-        return newest is not None and newest.command_id == command.command_id
-
-    def _command_of(self, node_id: str) -> Command | None:
-        fleet = self._commits.fleet
-        node = fleet.nodes.get(node_id)
-        if node is None or node.desired is None:
-            return None
-        attempt = rollout = None
-        if not isinstance(node.desired, DesiredStage):
-            attempt = fleet.attempts.get((node_id, node.desired.generation))
-            rollout = fleet.rollouts.get(attempt.rollout_id) if attempt is not None else None
-        return Command(f"{fleet.incarnation}:{node.command_serial}", node_id, node.desired, attempt, rollout)
+        return await self._desk.open(hello, actor)
 
     # --- events --------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
+from orchestrator.core.facts import Replicas
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import NodeRow
 from orchestrator.core.phases import Link
@@ -69,6 +70,14 @@ class Silence:
         """From then on some rows may tell of links that are none."""
         self._stale_from.append(at)
         self._alarm.wake()
+
+    def hear_of(self, fleet: Fleet, before: Replicas | None) -> None:
+        """The fleet has heard of other replicas: the links of one that is gone are down in the end."""
+        known = before.gone if before is not None else {}
+        for replica in fleet.replicas.gone.keys() - known.keys() if fleet.replicas is not None else ():
+            ends = fleet.unvouched_until(replica)
+            if ends is not None:
+                self.stale_from(ends)
 
     def look(self) -> None:
         """There is a new link: it falls due after all those that a look is set for."""
