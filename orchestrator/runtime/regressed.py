@@ -6,11 +6,17 @@ from dataclasses import replace
 from datetime import datetime
 
 from orchestrator.core.model import Change, FleetRow, NewEvent
+from orchestrator.core.transitions_regression import STOPPED
 
 
 def stop_regressed(row: FleetRow, why: str, now: datetime) -> Change:
-    """Nothing starts until a person has seen it."""
+    """Nothing starts until a person has seen it, also where another stop stood."""
     stopped = replace(
-        row, stopped="STORE_REGRESSED", stop_message=why, stopped_by="orchestrator", stopped_at=now
+        row,
+        stopped=STOPPED,
+        stop_message=why,
+        stopped_by="orchestrator",
+        stopped_at=now,
+        unheard=frozenset(),
     )
-    return Change((stopped,), events=(NewEvent("fleet.stopped", why, cause="STORE_REGRESSED"),))
+    return Change((stopped,), events=(NewEvent("fleet.stopped", why, cause=STOPPED),))
