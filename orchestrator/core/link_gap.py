@@ -5,8 +5,8 @@ Rules
 1. Only a boot that brought memory along ends a blackout (CROSSED); after any other there is no
    sample.
 2. Both ends are read on the monotonic clock of the process that listened. One that did not listen
-   all the while (it was restarted, or read its store anew) cannot say: the sample is rejected, and
-   never made again for that boot.
+   all the while (it was restarted, read its store anew, or the node was linked to another replica)
+   cannot say: the sample is rejected, and never made again for that boot.
 3. The node died somewhere between its last word and the beat that did not come. So the uncertainty
    is its heartbeat interval, or the longest wait between two of its words in this attempt where
    that was longer; never more than the whole silence. Where nothing was heard of workloads being
@@ -54,14 +54,15 @@ def blackout(
     message: Hello,
     heard: Heard | None,
     *,
+    replica: str,
     heartbeat: timedelta,
     now: datetime,
     came: Arrival | None,
 ) -> Sample | None:
     """What this Hello says of the attempt's blackout; None if it ends none.
 
-    known: the node as it was before this Hello. heard: its last word before, to this process.
-    heartbeat: how often it was asked to beat. now, came: when the Hello was taken, and when it
+    known: the node as it was before this Hello. heard: its last word before, to this process, which
+    is `replica`. heartbeat: how often it was asked to beat. now, came: when the Hello was taken, and when it
     came; where either end has no arrival, the wall clock counts.
     """
     if known is None or message.boot_id in ("", known.boot_id, attempt.expected_boot_id):
@@ -70,6 +71,9 @@ def blackout(
         return None
     if message.boot_verdict not in CROSSED:
         return None
+    if known.link_replica not in ("", replica):
+        since = attempt.phase_at
+        return _sample(attempt, now - since, now - since, _ELSEWHERE)
     if heard is None:
         since = attempt.phase_at
         return _sample(attempt, now - since, now - since, _NOT_LISTENING)
@@ -104,4 +108,5 @@ def _sample(attempt: AttemptRow, duration: timedelta, uncertainty: timedelta, re
 
 
 _NOT_LISTENING = "the orchestrator began to listen while the node was silent"
+_ELSEWHERE = "the node was linked to another replica before it fell silent"
 _CLOCK_WAS_SET = "the orchestrator's clock was set while the node was silent"

@@ -32,6 +32,7 @@ def gap_of(
         attempt,
         message,
         fleet.last_heard(message.node_id),
+        replica=fleet.replicas.mine if fleet.replicas is not None else "",
         heartbeat=fleet.policy.active_heartbeat,
         now=now,
         came=came,
