@@ -11,8 +11,9 @@ Rules
 2. Room is taken by a node that becomes unavailable, takes a blackout slot again, is under way or
    bakes again, or fails; that leaves the count (percentages are of fewer nodes); whose labels
    change (it counts in another domain, and one domain has fewer nodes).
-3. A start (a new attempt) is no loss: starts are one planner's, under one epoch, and it counts
-   them itself. So starts never stand in each other's way.
+3. A start (a new attempt with its PREPARE) is no loss, and LOST is none: both are the one
+   planner's own, under one epoch, and it counts them itself. So nothing that a plan does stands in
+   the way of its starts.
 4. Whoever commits asks here, once, for every Change (runtime/commits.py); nobody else sets shrinks.
 5. The row is raised by whoever shrinks without having read it. So who shrinks learns a revision,
    yet not of the losses before it: `seen_whole` tells whether it may be taken in.
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from orchestrator.core.model import AttemptRow, CapacityRow, Change, NodeRow
+from orchestrator.core.model import AttemptRow, CapacityRow, Change, DesiredPrepare, NodeRow
 from orchestrator.core.phases import UNAVAILABLE, Kind, Link, Phase
 from orchestrator.core.standing import holds_blackout_slot, in_maintenance, is_open, is_unavailable
 
@@ -82,12 +83,12 @@ def measured(fleet: Known, change: Change, now: datetime) -> Change:
     """
     nodes = {row.node_id: row for row in change.writes if isinstance(row, NodeRow)}
     attempts = [row for row in change.writes if isinstance(row, AttemptRow)]
-    if any(row.revision == 0 for row in attempts):
+    if any(row.revision == 0 and _is_start(nodes.get(row.node_id), row) for row in attempts):
         return change
     newest = dict[str, AttemptRow]()
     for row in attempts:
         before = fleet.attempts.get((row.node_id, row.generation))
-        if row.failed and before is not None and not before.failed:
+        if before is not None and row.failed and not before.failed and row.phase is not Phase.LOST:
             return replace(change, shrinks=True)
         known = fleet.newest_attempt(row.node_id)
         if known is None or row.generation >= known.generation:
@@ -96,6 +97,11 @@ def measured(fleet: Known, change: Change, now: datetime) -> Change:
         if _takes_room(fleet, node_id, nodes.get(node_id), newest.get(node_id), now):
             return replace(change, shrinks=True)
     return change
+
+
+def _is_start(node: NodeRow | None, attempt: AttemptRow) -> bool:
+    desired = node.desired if node is not None else None
+    return isinstance(desired, DesiredPrepare) and desired.generation == attempt.generation
 
 
 def _takes_room(

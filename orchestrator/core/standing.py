@@ -338,7 +338,8 @@ _DONE = frozenset({Outcome.OPEN, Outcome.ALREADY, Outcome.EXCLUDED, Outcome.WRIT
 
 
 def _taken(s: Surroundings, m: Membership) -> bool:
-    """Another rollout has an open attempt on the node, or still watches it bake."""
+    """Another rollout has an open attempt on the node, or still watches it bake (or will, once it
+    has taken note that the attempt bakes)."""
     newest = s.newest
     if newest is None or newest.rollout_id == m.rollout.rollout_id:
         return False
@@ -349,7 +350,10 @@ def _taken(s: Surroundings, m: Membership) -> bool:
     return any(
         other.rollout.rollout_id == newest.rollout_id
         and other.rollout.ended_at is None
-        and other.member.outcome is Outcome.BAKING
+        and (
+            other.member.outcome is Outcome.BAKING
+            or settle_needed(other.rollout, other.member, other.own, s.node)
+        )
         for other in s.memberships
     )
 

@@ -16,8 +16,8 @@ Rules
    is ignored: the report that explains it is on its way.
 5. A luoctl attempt (incarnation `local`) is not ours: it raises the generation, no more.
 6. Whatever a message changes it writes together with the node's row, and PREPARE, PROCEED, CANCEL
-   write that row, too. So the node's revision guards what was read of its attempts; only LOST is
-   written on the attempt alone, and a Hello guards against that.
+   write that row, too. So the node's revision guards what was read of its attempts; only LOST and
+   stamps are written on the attempt alone, and a Hello guards against that.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def hello(
         acknowledged_seq=node.acknowledged_seq,
     )
     return Observation(
-        Change(tuple(writes), _silent_word(fleet, node, writes), tuple(events)),
+        Change(tuple(writes), _unwritten(fleet, node, writes, found is not None), tuple(events)),
         facts=(Heard(node.node_id, now, came=came),),
         welcome=welcome,
     )
@@ -294,13 +294,17 @@ def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Obs
     return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
 
 
-def _silent_word(fleet: Fleet, node: NodeRow, writes: Sequence[Row]) -> tuple[Guard, ...]:
-    """The newest attempt as a guard, where the Hello says nothing of it: the planner writes LOST on
-    the attempt alone, and a node that is back must not be left LOST by a Hello that did not see it."""
+def _unwritten(fleet: Fleet, node: NodeRow, writes: Sequence[Row], differs: bool) -> tuple[Guard, ...]:
+    """What a Hello relied on and does not write.
+
+    The newest attempt: the planner writes LOST on the attempt alone, and a node that is back must not be
+    left LOST by a Hello that did not see it. The fleet's stop, if the node has lived longer than the
+    store: it may have been released, and nobody has accepted this difference.
+    """
+    written = {row_key(row) for row in writes}
     newest = fleet.newest_attempt(node.node_id)
-    if newest is None or any(isinstance(row, AttemptRow) and row.key == newest.key for row in writes):
-        return ()
-    return (guarding(newest),)
+    relied = [row for row in (newest, fleet.row if differs else None) if row is not None]
+    return tuple(guarding(row) for row in relied if row_key(row) not in written)
 
 
 def _attempt_of(fleet: Fleet | _Ahead, message: Report) -> AttemptRow | None:

@@ -200,7 +200,8 @@ def kept_and_stopped(
         kept = replace(known, highest_generation=node.highest_generation, beyond=node.beyond)
     after = stopped(fleet.row, found.error, now)
     writes: list[Row] = [row for row, before in ((kept, known), (after, fleet.row)) if row != before]
-    guards: tuple[Guard, ...] = () if kept != known or known is None else (guarding(known),)
+    as_is = [row for row in (kept, after) if row in (known, fleet.row)]
+    guards: tuple[Guard, ...] = tuple(guarding(row) for row in as_is)
     if not writes:
         return Change()
     return Change(tuple(writes), guards, events=(*enrolled, told(fleet, node.node_id, found)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.core.phases import Outcome, WaveState
+from orchestrator.core.model import row_key
+from orchestrator.core.phases import Outcome, Phase, WaveState
 from orchestrator.core.spec import Amount, DomainBudget
+from orchestrator.core.standing import Place
 from tests.unit.core_planner.builders import NEW, OLD, World, nodes, spec
 
 
@@ -32,3 +34,18 @@ def test_a_start_of_one_rollout_is_spent_in_the_others_domain() -> None:
     w.settle_plans()
     zones = [w.node(n).labels["zone"] for n in w.open_nodes()]
     assert sorted(zones) == ["a", "b"]
+
+
+def test_a_node_that_has_begun_to_bake_is_not_taken_before_its_member_says_so() -> None:
+    """Found by tests/property/test_stale_replicas.py: the first rollout waited for its bake for ever."""
+    w = both(unavailable=1)
+    w.settle_plans()
+    while w.step("n1"):
+        w.settle_plans()
+    assert w.attempt("n1").phase is Phase.BAKING
+    w.set_member("n1", "r1", outcome=Outcome.OPEN)
+    w.set_member("n1", "r2", outcome=Outcome.PENDING)
+    w.set_node("n1", release="6.18.0")
+    starts = [a for a in w.plan().actions if a.kind == "prepare" and a.rollout_id == "r2"]
+    assert not any(row_key(r) == ("nodes", ("n1",)) for a in starts for r in a.change.writes)
+    assert w.fleet.indexes["r2"].standings["n1"].place is Place.OTHER_ROLLOUT
