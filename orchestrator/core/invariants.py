@@ -24,9 +24,9 @@ An attempt that was adopted (core/transitions_forgotten.py) is no start: the sto
 its node told of it. It is of no rollout until one takes it in, once.
 
 What rows cannot say: links that are silent but not known to have ended, so I1 counts fewer
-unavailable nodes than the planner does, never more. A node that became unavailable within
-`tolerance` before a PREPARE does not count against it: its report may have been committed after
-the plan that made the PREPARE. The same slack is given to a window's edge.
+unavailable nodes than the planner does, never more. Capacity is guarded (capacity.py), so I1 and
+I2 know no tolerance; only a window may close between a plan and its commit, which no row tells:
+`slack` is how long that may take.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from orchestrator.core.model import (
 from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Method, Outcome, Phase, RolloutState, Verdict
 from orchestrator.core.policy import FleetPolicy
 
-TOLERANCE = timedelta(seconds=2)
-"""Longer than a commit takes; beyond it a report that was on its way is no excuse."""
+WINDOW_SLACK = timedelta(seconds=2)
+"""Longer than a commit takes; a start that was planned longer before is outside its window."""
 
 _UPDATED = frozenset({Phase.BAKING, Phase.COMMITTED})
 _COUNTS_AS_UPDATED = frozenset({Outcome.BAKING, Outcome.UPDATED, Outcome.UNCOMMITTED})
@@ -72,7 +72,7 @@ class Checker:
 
     Args:
         rows: everything stored at the beginning. head_seq: newest event then.
-        tolerance: zero where commits and plans are never concurrent.
+        slack: at a window's edge; zero where time stands still between a plan and its commits.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Checker:
         policy: FleetPolicy,
         incarnation: str,
         head_seq: int = 0,
-        tolerance: timedelta = TOLERANCE,
+        slack: timedelta = WINDOW_SLACK,
     ) -> None:
         self._rows = Rows()
         for row in rows:
-            self._rows.put(row, None)
+            self._rows.put(row)
         self._policy = policy
         self._incarnation = incarnation
         self._head_seq = head_seq
-        self._tolerance = tolerance
+        self._slack = slack
 
     def committed(self, rows: Sequence[Row], events: Sequence[Event], now: datetime) -> list[Broken]:
         """Take in one commit, in commit order; the promises that it broke."""
@@ -113,7 +113,7 @@ class Checker:
                         prepared.append(row)
                 case _:
                     pass
-            known.put(row, now)
+            known.put(row)
         for row in rows:
             match row:
                 case AttemptRow():
@@ -125,10 +125,10 @@ class Checker:
                 case _:
                     pass
         for attempt in prepared:
-            for invariant, text in check_prepare(known, self._policy, attempt, freed, self._tolerance):
+            for invariant, text in check_prepare(known, self._policy, attempt, freed, self._slack):
                 broken.append(Broken(invariant, text, attempt.node_id, attempt.rollout_id))
         for node in proceeded:
-            for invariant, text in check_proceed(known, node, now, self._tolerance):
+            for invariant, text in check_proceed(known, node, now, self._slack):
                 broken.append(Broken(invariant, text, node.node_id))
         return broken
 
@@ -147,7 +147,7 @@ class Checker:
                     broken += _attempt(before, row, row.generation)
                 case _:
                     pass
-            known.put(row, now)
+            known.put(row)
         for row in rows:
             if isinstance(row, AttemptRow):
                 broken += self._one_open(row)
@@ -209,10 +209,10 @@ def check(
     incarnation: str,
     now: datetime,
     head_seq: int = 0,
-    tolerance: timedelta = timedelta(0),
+    slack: timedelta = timedelta(0),
 ) -> list[Broken]:
     """One commit on top of the rows before it."""
-    checker = Checker(before, policy=policy, incarnation=incarnation, head_seq=head_seq, tolerance=tolerance)
+    checker = Checker(before, policy=policy, incarnation=incarnation, head_seq=head_seq, slack=slack)
     return checker.committed(rows, events, now)
 
 

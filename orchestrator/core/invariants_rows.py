@@ -27,8 +27,7 @@ class Rows:
         self.rollouts: dict[str, RolloutRow] = {}
         self.members: dict[str, dict[str, MemberRow]] = {}
         self.fleet = FleetRow()
-        self.unavailable: dict[str, datetime | None] = {}
-        """Node → when it was first seen so; None: since before the checker began."""
+        self.unavailable: set[str] = set()
         self._newest: dict[str, int] = {}
         self._highest: dict[str, int] = {}
         self._open: dict[str, set[int]] = {}
@@ -37,7 +36,7 @@ class Rows:
         self._labelled: dict[tuple[str, str], Counter[str]] = {}
         """(rollout, label) → members by value; emptied whenever labels or membership change."""
 
-    def put(self, row: Row, now: datetime | None) -> None:
+    def put(self, row: Row) -> None:
         """The row as it is now."""
         match row:
             case NodeRow():
@@ -47,10 +46,10 @@ class Rows:
                 self.nodes[row.node_id] = row
                 self._raise(row.node_id, row.highest_generation)
                 (self._out.add if row.written_off or row.maintenance else self._out.discard)(row.node_id)
-                self._look(row.node_id, now)
+                self._look(row.node_id)
             case AttemptRow():
                 self._attempt(row)
-                self._look(row.node_id, now)
+                self._look(row.node_id)
             case RolloutRow():
                 self.rollouts[row.rollout_id] = row
             case MemberRow():
@@ -103,16 +102,10 @@ class Rows:
         out = [n for n in self._out if n in members and not self.counted(n, now)]
         return counts[value] - sum(1 for n in out if self.nodes[n].labels.get(key, "") == value)
 
-    def unavailable_among(
-        self, node_ids: Mapping[str, object], now: datetime, known_before: datetime
-    ) -> Iterator[str]:
-        """Counted nodes that were unavailable when a plan of known_before was made."""
-        for node_id, since in self.unavailable.items():
-            if (
-                node_id in node_ids
-                and (since is None or since <= known_before)
-                and self.counted(node_id, now)
-            ):
+    def unavailable_among(self, node_ids: Mapping[str, object], now: datetime) -> Iterator[str]:
+        """Counted nodes that are unavailable."""
+        for node_id in self.unavailable:
+            if node_id in node_ids and self.counted(node_id, now):
                 yield node_id
 
     def slots(self, rollout_id: str = "") -> Iterator[str]:
@@ -145,14 +138,11 @@ class Rows:
     def _raise(self, node_id: str, generation: int) -> None:
         self._highest[node_id] = max(self._highest.get(node_id, 0), generation)
 
-    def _look(self, node_id: str, now: datetime | None) -> None:
+    def _look(self, node_id: str) -> None:
         node, newest = self.nodes.get(node_id), self.newest(node_id)
         bad = newest is not None and newest.phase in UNAVAILABLE
         if node is not None and (not node.link_up or not node.healthy):
             bad = True
-        if not bad:
-            self.unavailable.pop(node_id, None)
-        else:
-            self.unavailable.setdefault(node_id, now)
+        (self.unavailable.add if bad else self.unavailable.discard)(node_id)
         holds = newest is not None and newest.phase in BLACKOUT_SLOT and not newest.ever_lost
         (self._slots.add if holds else self._slots.discard)(node_id)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from math import floor
 from zoneinfo import ZoneInfo
 
 from orchestrator.core.invariants_rows import Rows
 from orchestrator.core.model import AttemptRow, DesiredProceed, MemberRow, NodeRow, RolloutRow
 from orchestrator.core.phases import Goal, Kind
 from orchestrator.core.policy import FleetPolicy
-from orchestrator.core.spec import Promotion, Schedule, Window
+from orchestrator.core.spec import Amount, Promotion, Schedule, Window
 
 Finding = tuple[str, str]
 """(invariant, what is wrong)"""
@@ -21,7 +22,7 @@ def check_prepare(
     policy: FleetPolicy,
     attempt: AttemptRow,
     was_unavailable: Mapping[str, bool],
-    tolerance: timedelta,
+    slack: timedelta,
 ) -> Iterator[Finding]:
     """Every promise about a start. rows: as they are with the commit that made the attempt."""
     rollout = rows.rollouts.get(attempt.rollout_id)
@@ -29,14 +30,14 @@ def check_prepare(
         yield "I6", f"{attempt.node_id} was prepared for {attempt.rollout_id}, which does not exist"
         return
     at = attempt.opened_at
-    yield from _gates(rows, rollout, attempt.kind, (at, at - tolerance), f"PREPARE of {attempt.node_id}")
+    yield from _gates(rows, rollout, attempt.kind, (at, at - slack), f"PREPARE of {attempt.node_id}")
     yield from _canary(rollout, attempt)
     yield from _blackout(rows, policy, rollout, attempt)
     if not was_unavailable.get(attempt.node_id, False):
-        yield from _unavailable(rows, policy, rollout, attempt, tolerance)
+        yield from _unavailable(rows, policy, rollout, attempt)
 
 
-def check_proceed(rows: Rows, node: NodeRow, now: datetime, tolerance: timedelta) -> Iterator[Finding]:
+def check_proceed(rows: Rows, node: NodeRow, now: datetime, slack: timedelta) -> Iterator[Finding]:
     """A PROCEED must be as free to go as a PREPARE."""
     assert isinstance(node.desired, DesiredProceed)
     attempt = rows.attempts.get((node.node_id, node.desired.generation))
@@ -44,7 +45,7 @@ def check_proceed(rows: Rows, node: NodeRow, now: datetime, tolerance: timedelta
     if attempt is None or rollout is None:
         yield "I6", f"{node.node_id} was told to jump in an attempt that does not exist"
         return
-    yield from _gates(rows, rollout, attempt.kind, (now, now - tolerance), f"PROCEED of {node.node_id}")
+    yield from _gates(rows, rollout, attempt.kind, (now, now - slack), f"PROCEED of {node.node_id}")
 
 
 def _gates(
@@ -109,51 +110,43 @@ def _blackout(rows: Rows, policy: FleetPolicy, rollout: RolloutRow, attempt: Att
     members = rows.members.get(rollout.rollout_id, {})
     counted = _counted(rows, rollout, members, attempt.opened_at)
     budgets = rollout.spec.rollback if rollout.goal is Goal.BACK else rollout.spec.budgets
-    limit = budgets.max_in_blackout.of(counted)
+    limit = at_most(budgets.max_in_blackout, counted)
     used = sum(1 for _ in rows.slots(rollout.rollout_id))
     if used > limit:
         yield "I2", f"{attempt.node_id} is blackout slot {used} of {limit} of {rollout.rollout_id}"
     if policy.max_in_blackout is not None:
-        limit = policy.max_in_blackout.of(len(rows.nodes))
+        limit = at_most(policy.max_in_blackout, len(rows.nodes))
         used = sum(1 for _ in rows.slots())
         if used > limit:
             yield "I2", f"{attempt.node_id} is blackout slot {used} of {limit} of the fleet"
 
 
 def _unavailable(
-    rows: Rows, policy: FleetPolicy, rollout: RolloutRow, attempt: AttemptRow, tolerance: timedelta
+    rows: Rows, policy: FleetPolicy, rollout: RolloutRow, attempt: AttemptRow
 ) -> Iterator[Finding]:
     """The node was available: it took a slot. Slots of the same plan count, too."""
     members = rows.members.get(rollout.rollout_id, {})
     at = attempt.opened_at
-    used = _spending(rows, members, attempt, tolerance)
+    used = _spending(rows, members, attempt)
     if rollout.goal is Goal.BACK:
-        limit = rollout.spec.rollback.max_unavailable.of(_counted(rows, rollout, members, at))
+        limit = at_most(rollout.spec.rollback.max_unavailable, _counted(rows, rollout, members, at))
         limit += rollout.rollback_baseline
     else:
-        limit = rollout.spec.budgets.max_unavailable.of(_counted(rows, rollout, members, at))
+        limit = at_most(rollout.spec.budgets.max_unavailable, _counted(rows, rollout, members, at))
     if len(used) > limit:
         text = f"{attempt.node_id} makes {len(used)} unavailable members of {rollout.rollout_id}"
         yield "I1", f"{text}, {limit} allowed"
     yield from _domain(rows, rollout, attempt, used)
     if policy.max_unavailable is not None:
-        everywhere = _spending(rows, rows.nodes, attempt, tolerance)
-        limit = policy.max_unavailable.of(len(rows.nodes))
+        everywhere = _spending(rows, rows.nodes, attempt)
+        limit = at_most(policy.max_unavailable, len(rows.nodes))
         if len(everywhere) > limit:
             yield "I1", f"{attempt.node_id} makes {len(everywhere)} unavailable nodes, {limit} allowed"
 
 
-def _spending(
-    rows: Rows, among: Mapping[str, object], attempt: AttemptRow, tolerance: timedelta
-) -> list[str]:
-    """Nodes that spend a slot: all with an open attempt, and those unavailable for long enough
-    to have been known; the attempt's own among them."""
-    at = attempt.opened_at
-    known = set(rows.unavailable_among(among, at, at - tolerance))
-    recent = rows.unavailable_among(among, at, at)
-    known.update(n for n in recent if rows.open_generations(n))
-    known.add(attempt.node_id)
-    return sorted(known)
+def _spending(rows: Rows, among: Mapping[str, object], attempt: AttemptRow) -> list[str]:
+    """Nodes that spend a slot, the attempt's own among them."""
+    return sorted({*rows.unavailable_among(among, attempt.opened_at), attempt.node_id})
 
 
 def _domain(
@@ -170,10 +163,18 @@ def _domain(
         counted = [n for n in used if not back or rows.goes_back(n, rollout.rollout_id)]
         mine = sum(1 for n in counted if value in rows.values(n, domain.key))
         carrying = rows.carrying(rollout.rollout_id, domain.key, value, attempt.opened_at)
-        limit = domain.max_unavailable.of(carrying)
+        limit = at_most(domain.max_unavailable, carrying)
         if mine > limit:
             yield "I1", f"{attempt.node_id} makes {mine} unavailable in {domain.key}={value}, {limit} allowed"
 
 
 def _counted(rows: Rows, rollout: RolloutRow, members: Mapping[str, MemberRow], at: datetime) -> int:
     return max(0, rollout.members - rows.out_of(members, at))
+
+
+def at_most(amount: Amount, members: int) -> int:
+    """A budget in nodes: rounded down, at least one. Reckoned here, and not by Amount itself, whose
+    mistakes the checker is to find."""
+    if amount.percent is None:
+        return amount.count or 0
+    return max(1, floor(members * amount.percent / 100 + 1e-9))

@@ -76,7 +76,7 @@ class Truth:
         self._ledger = Ledger()
         self._seq = 0
         self._mutate = mutate
-        self._checker = Checker([], policy=policy, incarnation=INCARNATION, tolerance=timedelta(0))
+        self._checker = Checker([], policy=policy, incarnation=INCARNATION, slack=timedelta(0))
 
     def commit(self, epoch: int | None, change: Change, now: datetime) -> tuple[Row, ...]:
         """The rows as they are once committed. Conflict; Broken if a promise is."""

@@ -59,7 +59,7 @@ class World:
         self.seq = 0
         self.refusals: list[LiverollError] = []
         self.policy = FleetPolicy()
-        self.checker = Checker([], policy=self.policy, incarnation=INCARNATION, tolerance=timedelta(0))
+        self.checker = Checker([], policy=self.policy, incarnation=INCARNATION, slack=timedelta(0))
         self.fleet = self.restart()
         self.agents = {n: Agent(n, "m1" if i % 3 else "m2") for i, n in enumerate(IDS)}
         for agent in self.agents.values():

@@ -82,7 +82,7 @@ class World:
             policy=self.policy,
             incarnation=INCARNATION,
             head_seq=self.head_seq,
-            tolerance=timedelta(0),
+            slack=timedelta(0),
         )
 
     def commit(self, change: Change) -> None:
