@@ -55,7 +55,13 @@ class Database(Protocol):
         ...
 
     async def alone(self, connection: AsyncConnection) -> None:
-        """Within the transaction: no other process opens the database until it ends."""
+        """Within the transaction: no other process migrates the database until it ends. It may
+        last, and wait, for longer than others."""
+        ...
+
+    def bound(self) -> ColumnElement[Any]:
+        """Executed by who has just locked the fence: from now on the transaction must not last
+        for longer than others wait for the lock."""
         ...
 
     async def notify(self, connection: AsyncConnection) -> None:

@@ -18,13 +18,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, bindparam, column, select, table, text, update
+from sqlalchemy import Select, String, bindparam, column, select, table, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.errors import Conflict
 from orchestrator.store.admission import replaced
+from orchestrator.store.database import Database
 from orchestrator.store.migrate import HEAD, schema_newer
-from orchestrator.store.schema import RING, batches, meta
+from orchestrator.store.schema import RING, batches, fence, meta
 
 _alembic = table("alembic_version", column("version_num", String))
 _newest = batches.alias("newest")
@@ -54,10 +55,19 @@ class Head:
     """The token of the batch that was asked for, None if it is not there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The planner lease, as its row has it."""
+
+    epoch: int
+    holder: str
+    until_us: int
+
+
 class Lineage:
     """One handle's."""
 
-    def __init__(self, now_us: ColumnElement[int]) -> None:
+    def __init__(self, database: Database) -> None:
         self.seen = Seen("", 0, 0, "")
         old = (
             select(batches.c.token)
@@ -69,16 +79,30 @@ class Lineage:
         )
         self._look = select(
             meta,
-            now_us.label("now_us"),
+            database.now_us().label("now_us"),
             old.label("was"),
             newest.scalar_subquery().label("token"),
             select(_alembic.c.version_num).scalar_subquery().label("schema"),
         )
 
+        self._locked = self._look.add_columns(database.bound().label("bound"))
+
     async def look(self, connection: AsyncConnection, seen: Seen) -> Head:
         """In the connection's transaction. Unsupported (SCHEMA_NEWER)."""
+        return await self._found(connection, seen, self._look)
+
+    async def lock(self, connection: AsyncConnection, seen: Seen) -> tuple[Fence, Head]:
+        """First in every transaction that writes: they are serial over all processes (SQLite's have
+        the whole file from their BEGIN IMMEDIATE). The fence is locked by a statement of its own:
+        what the statement that waits for a lock reads beside it may be older than the lock."""
+        found = (await connection.execute(_LOCK)).one()
+        head = await self._found(connection, seen, self._locked)
+        return Fence(found.epoch, found.holder, found.until_us), head
+
+    @staticmethod
+    async def _found(connection: AsyncConnection, seen: Seen, query: Select[Any]) -> Head:
         asked = {"seen_slot": seen.batch % RING, "seen_batch": seen.batch}
-        found: Any = (await connection.execute(self._look, asked)).one()
+        found: Any = (await connection.execute(query, asked)).one()
         if found.schema != HEAD:
             raise schema_newer(found.schema)
         now = Seen(found.incarnation, found.serial, found.batch, found.token or "")
@@ -108,14 +132,6 @@ async def record(connection: AsyncConnection, number: int, token: str) -> None:
     await connection.execute(_RECORD, {"slot": number % RING, "number": number, "token": token})
 
 
-async def recorded(connection: AsyncConnection, number: int) -> str | None:
-    """The token of that batch. Definite only for who holds the fence: a transaction whose COMMIT
-    got lost may be at it still, and holds the fence until it is done."""
-    query = select(batches.c.token).where(batches.c.slot == number % RING, batches.c.number == number)
-    token: str | None = (await connection.execute(query)).scalar_one_or_none()
-    return token
-
-
 async def begin_anew(
     connection: AsyncConnection, head: Head, *, incarnation: str, serial: int, why: str
 ) -> Seen:
@@ -123,6 +139,8 @@ async def begin_anew(
     await connection.execute(update(meta).values(incarnation=incarnation, serial=serial, regressed=why))
     return Seen(incarnation, serial, head.seen.batch, head.seen.token)
 
+
+_LOCK = select(fence).with_for_update()
 
 _RECORD = text(
     "INSERT INTO batches (slot, number, token) VALUES (:slot, :number, :token)"

@@ -3,8 +3,10 @@
 Rules
 1. Any number of processes have it open. Their write transactions are serial: each locks the fence
    row first (writer.py), at READ COMMITTED, so that what it reads after that is the newest.
-2. A process that freezes in mid-transaction holds that lock. The server ends its session after
-   FROZEN, whatever it was doing, and the others wait for longer than that.
+2. A process that freezes in mid-transaction holds that lock. The server ends its session: after
+   FROZEN if it waits for the next statement, after twice that from the lock on whatever it does
+   (in the middle of a message, too; this takes transaction_timeout, of PostgreSQL 17). The others
+   wait for longer than that.
 3. synchronous_commit is on (or stronger) on every connection; that, fsync and full_page_writes are
    read back when the store opens; one that is not in force refuses the start.
 4. Reads are REPEATABLE READ and read-only: one moment, however many statements.
@@ -49,8 +51,8 @@ from orchestrator.store.database import Among, Past
 from orchestrator.store.postgres_trouble import LOST, trouble
 from orchestrator.store.postgres_url import Address
 
-OLDEST = 14
-"""Major version: the oldest that its makers still mend."""
+OLDEST = 17
+"""Major version: the first with transaction_timeout, see rule 2."""
 
 CHANNEL = "liveroll"
 
@@ -88,8 +90,6 @@ _STRONGER = (
     "SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
 )
-_WHOLE = "SELECT set_config(name, $1, false) FROM pg_settings WHERE name = 'transaction_timeout'"
-"""From version 17 on. It also ends a session that fell silent in the middle of a message."""
 
 
 class Postgres:
@@ -100,7 +100,8 @@ class Postgres:
     def __init__(self, address: Address, *, frozen: timedelta = FROZEN) -> None:
         self.address = address
         self._frozen = frozen
-        self._lock_wait = 2 * frozen  # so that who waits behind a frozen process outlives it
+        self._held = 2 * frozen
+        self._lock_wait = 3 * frozen  # so that who waits behind a frozen process outlives it
         self._writer_pid = 0
 
     def __str__(self) -> str:
@@ -141,7 +142,14 @@ class Postgres:
         return connection
 
     async def _connect_reader(self) -> asyncpg.Connection[Any]:
-        return await self._connect("reader", READ, default_transaction_read_only="on")
+        return await self._connect(
+            "reader",
+            READ,
+            default_transaction_read_only="on",
+            # It holds nothing that others wait for, and decodes between its statements.
+            idle_in_transaction_session_timeout=_ms(READ),
+            transaction_timeout=_ms(5 * READ),
+        )
 
     async def _connect(self, what: str, statement: timedelta, **settings: str) -> asyncpg.Connection[Any]:
         connection = await self.address.connect(
@@ -162,7 +170,6 @@ class Postgres:
         )
         try:
             await connection.execute(_STRONGER)
-            await connection.fetch(_WHOLE, _ms(statement + self._lock_wait))
         except BaseException:
             connection.terminate()
             raise
@@ -211,6 +218,11 @@ class Postgres:
             .where(column("name").in_(("statement_timeout", "lock_timeout", "transaction_timeout")))
         )
         await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(CHANNEL))))
+
+    def bound(self) -> ColumnElement[Any]:
+        # Not a setting of the connection: its clock would run while it waits for the lock, and
+        # cannot be set back.
+        return func.set_config("transaction_timeout", _ms(self._held), literal(True))
 
     async def notify(self, connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, "")))

@@ -37,7 +37,7 @@ from orchestrator.store.schema import (
     meta,
     replicas,
 )
-from orchestrator.store.writer import BATCH_BOUND, LOCK, QUEUE_BOUND, Writer
+from orchestrator.store.writer import BATCH_BOUND, QUEUE_BOUND, Writer
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class SqlStore:
     ) -> None:
         self._database = database
         self._make_incarnation = make_incarnation
-        self._lineage = Lineage(database.now_us())
+        self._lineage = Lineage(database)
         self._foreign = Foreign()
         self._hints = Hints()
         self._writer = Writer(
@@ -95,6 +95,8 @@ class SqlStore:
                 await self._database.check(connection)
                 await self._database.alone(connection)
                 await connection.run_sync(migrate)
+                await self._make(connection, past)
+            async with connection.begin():
                 await self._know(connection, past)
             seen = self._lineage.seen
             self._database.remember(Past(seen.incarnation, seen.serial, self._newest_epoch))
@@ -121,8 +123,8 @@ class SqlStore:
             self._read_engine = None
         self._database.unlock()
 
-    async def _know(self, connection: AsyncConnection, past: Past) -> None:
-        """Find out which store this is, or make it one."""
+    async def _make(self, connection: AsyncConnection, past: Past) -> None:
+        """A store, if there is none. As alone as a migration."""
         if (await connection.execute(select(meta.c.id))).one_or_none() is None:
             now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
             serial = _serial(past.serial, now_us)
@@ -131,8 +133,10 @@ class SqlStore:
                 insert(meta).values(id=ONLY, incarnation=incarnation, serial=serial, event_seq=0, batch=0)
             )
             await connection.execute(insert(fence).values(id=ONLY, epoch=0, holder="", until_us=0))
-        found = (await connection.execute(LOCK)).one()
-        head = await self._lineage.look(connection, self._lineage.seen)
+
+    async def _know(self, connection: AsyncConnection, past: Past) -> None:
+        """Find out which store this is, and whether it is older than what is known of it."""
+        found, head = await self._lineage.lock(connection, self._lineage.seen)
         self._lineage.seen = known = head.seen
         older = (
             found.epoch < past.epoch if known.incarnation == past.incarnation else known.serial < past.serial
@@ -156,8 +160,8 @@ class SqlStore:
     async def acquire(self, holder: str, ttl: timedelta) -> Lease:
         async def take(connection: AsyncConnection) -> Lease:
             async with connection.begin():
-                found = (await connection.execute(LOCK)).one()
-                now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
+                found, head = await self._lineage.lock(connection, self._lineage.seen)
+                now_us = head.now_us
                 current = found.until_us > now_us
                 if current and found.holder != holder:
                     raise NotLeader(
@@ -167,8 +171,8 @@ class SqlStore:
                         until=instant(found.until_us).isoformat(),
                     )
                 renews = current and found.epoch == self._held_epoch
-                epoch: int = found.epoch if renews else found.epoch + 1
-                until_us: int = now_us + ttl // MICROSECOND
+                epoch = found.epoch if renews else found.epoch + 1
+                until_us = now_us + ttl // MICROSECOND
                 await connection.execute(update(fence).values(epoch=epoch, holder=holder, until_us=until_us))
             if not renews:
                 seen = self._lineage.seen
@@ -181,6 +185,7 @@ class SqlStore:
     async def release(self, lease: Lease) -> None:
         async def give_back(connection: AsyncConnection) -> None:
             async with connection.begin():
+                await self._lineage.lock(connection, self._lineage.seen)
                 await connection.execute(
                     update(fence).where(fence.c.epoch == lease.epoch).values(holder="", until_us=0)
                 )
@@ -284,8 +289,7 @@ class SqlStore:
 
         async def begin(connection: AsyncConnection) -> Seen:
             async with connection.begin():
-                found = (await connection.execute(LOCK)).one()
-                head = await self._lineage.look(connection, seen)
+                found, head = await self._lineage.lock(connection, seen)
                 now = head.seen
                 if departed(seen, head) is None or now.incarnation != seen.incarnation:
                     return now
@@ -374,9 +378,8 @@ class SqlStore:
 
             async def drop(connection: AsyncConnection, last: int = last) -> None:
                 async with connection.begin():
-                    await connection.execute(LOCK)
-                    now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
-                    gone_us = now_us - REPLICAS_KEPT_US
+                    _, head = await self._lineage.lock(connection, self._lineage.seen)
+                    gone_us = head.now_us - REPLICAS_KEPT_US
                     await connection.execute(delete(events).where(events.c.seq <= last))
                     await connection.execute(delete(idempotency).where(idempotency.c.at_us < before_us))
                     await connection.execute(delete(replicas).where(replicas.c.until_us < gone_us))

@@ -29,6 +29,7 @@ from sqlalchemy import (
     cast,
     event,
     func,
+    literal,
     text,
     tuple_,
 )
@@ -175,6 +176,9 @@ class Sqlite:
 
     async def alone(self, connection: AsyncConnection) -> None:
         """It is: see rule 3."""
+
+    def bound(self) -> ColumnElement[Any]:
+        return literal(0)  # nobody else waits
 
     async def notify(self, connection: AsyncConnection) -> None:
         """Nobody else is there to hear."""

@@ -4,8 +4,7 @@ Rules
 1. commit() encodes, queues and waits. The writer takes all that wait (up to a bound), in order,
    into one transaction: lock the fence, look whether the store is still the one that was seen
    (lineage.py), read the revisions they rely on, admit each by itself (admission.py), write what
-   stands, number the events, commit. The fence is locked by a statement of its own: what the
-   statement that waits for a lock reads beside it may be older than the lock.
+   stands, number the events, commit.
 2. A commit that is refused leaves no trace and does not disturb its neighbours. If the database
    itself refuses a row that was admitted, the batch is rolled back and made again one by one.
 3. A failure before COMMIT: nothing was written. A failure *of* COMMIT is looked up on a new
@@ -33,7 +32,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change
@@ -42,14 +41,10 @@ from orchestrator.ports import Committed
 from orchestrator.store import batch
 from orchestrator.store.database import Database
 from orchestrator.store.foreign import Foreign
-from orchestrator.store.lineage import Lineage, Seen, departed, record, recorded
-from orchestrator.store.schema import events, fence, instant, meta
+from orchestrator.store.lineage import Lineage, Seen, departed, record
+from orchestrator.store.schema import events, instant, meta
 
 T = TypeVar("T")
-
-LOCK = select(fence).with_for_update()
-"""First in every transaction that writes: they are serial over all processes. SQLite knows no such
-lock; there the transaction has the whole file from its BEGIN IMMEDIATE."""
 
 QUEUE_BOUND = 4096
 """Commits that may wait. At 5,000 a second this is under a second's worth."""
@@ -200,14 +195,13 @@ class Writer:
         transaction = await connection.begin()
         token = secrets.token_hex(8)
         try:
-            epoch: int = (await connection.execute(LOCK)).one().epoch
             seen = self._lineage.seen
-            head = await self._lineage.look(connection, seen)
+            fence, head = await self._lineage.lock(connection, seen)
             if (other := departed(seen, head)) is not None:
                 await transaction.rollback()
                 return [copy.copy(other) for _ in entries]
             number = head.seen.batch + 1
-            outcome = await batch.write(connection, self._reads, entries, epoch=epoch, batch=number)
+            outcome = await batch.write(connection, self._reads, entries, epoch=fence.epoch, batch=number)
             await record(connection, number, token)
             await connection.execute(
                 update(meta).values(
@@ -241,8 +235,8 @@ class Writer:
         try:
             connection = await self.connect()
             async with connection.begin():
-                await connection.execute(LOCK)
-                return await recorded(connection, number) == token
+                _, head = await self._lineage.lock(connection, Seen("", 0, number, token))
+                return head.was == token
         except Exception as error:
             raise StoreUnavailable(
                 "it is not known whether a write was made",
