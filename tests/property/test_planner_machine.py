@@ -120,6 +120,17 @@ class Planner(RuleBasedStateMachine):
     def mend(self, node_id: str) -> None:
         self.back(node_id)
 
+    @rule(node_id=st.sampled_from(IDS), replica=st.sampled_from("bc"), up=st.booleans())
+    def move(self, node_id: str, replica: str, up: bool) -> None:
+        """The node is linked to another replica, or its link there has ended."""
+        self.world.silent.discard(node_id)
+        self.world.move(node_id, replica, up=up)
+
+    @rule(alive=st.sampled_from(["b", "bc", "c", ""]))
+    def replicas(self, alive: str) -> None:
+        """Leases of other replicas begin, go on, run out."""
+        self.world.replicas(*alive)
+
     @rule(by=st.sampled_from([1, 10, 60, 400]))
     def wait(self, by: int) -> None:
         self.world.tick(timedelta(seconds=by))
@@ -262,8 +273,9 @@ class Planner(RuleBasedStateMachine):
             return
         w = self.world
         w.scripts.clear()
-        for node_id in list(w.silent):
-            self.back(node_id)
+        for node_id in IDS:
+            if node_id in w.silent or w.fleet.link(node_id, w.now) is not Link.UP:
+                self.back(node_id)
         w.set_fleet(stopped="")
         for _ in range(60):
             w.run(bound=60)

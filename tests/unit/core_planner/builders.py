@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.core.actions import Action, Plan
-from orchestrator.core.facts import GraceEnds, Heard, LinkDown
+from orchestrator.core.facts import GraceEnds, Heard, LinkDown, Replicas
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import (
     Artifact,
@@ -40,7 +40,7 @@ from orchestrator.core.model import (
     Stamp,
     row_key,
 )
-from orchestrator.core.phases import SETTLED, Kind, Phase, Verdict
+from orchestrator.core.phases import SETTLED, Kind, Link, Phase, Verdict
 from orchestrator.core.planner import plan
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.settlement import spared
@@ -53,6 +53,7 @@ from orchestrator.core.spec import (
     Target,
     WaveSpec,
 )
+from orchestrator.core.stamps import renewal
 from orchestrator.errors import Retry
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -241,13 +242,18 @@ class World:
         facts += [LinkDown(n, at) for n, at in self.fleet._down.items()]
         if self.fleet.grace_ends_at is not None:
             facts.append(GraceEnds(self.fleet.grace_ends_at))
+        if self.fleet.replicas is not None:
+            facts.append(self.fleet.replicas)
         fleet = Fleet.rebuild(self.policy, INCARNATION, facts)
         fleet.advance(self.fleet.now)
         return fleet
 
     def crash(self, grace: timedelta = timedelta(0)) -> None:
-        """The orchestrator dies and starts again from its rows; nodes link again."""
+        """The orchestrator dies and starts again from its rows; nodes link again, to where they were."""
+        others = self.fleet.replicas
         self.fleet = Fleet.rebuild(self.policy, INCARNATION, list(self.rows.values()))
+        if others is not None:
+            self.fleet.apply(replace(others, gone={}))
         self.fleet.advance(self.now)
         self.fleet.apply(GraceEnds(self.now + grace))
         for node_id in list(self.fleet.nodes):
@@ -286,8 +292,27 @@ class World:
         return made.name
 
     def hear(self, node_id: str) -> None:
-        boot = self.fleet.nodes[node_id].boot_id
-        self.fleet.apply(Heard(node_id, self.now, Stamp(boot, self.now - START)))
+        """The node beats; here, or where it is linked."""
+        stamp = Stamp(self.fleet.nodes[node_id].boot_id, self.now - START)
+        if not self.is_elsewhere(node_id):
+            self.fleet.apply(Heard(node_id, self.now, stamp))
+        elif self.fleet.link(node_id, self.now) is Link.UP:
+            self.commit(renewal(self.fleet, node_id, stamp, self.now))
+
+    def replicas(self, *alive: str) -> None:
+        """This one is `a`; those that lived and are not named have lost their lease now."""
+        known = self.fleet.replicas or Replicas("a", frozenset("a"))
+        living = frozenset({"a", *alive})
+        gone = {r: at for r, at in known.gone.items() if r not in living}
+        self.fleet.apply(Replicas("a", living, gone | dict.fromkeys(known.alive - living, self.now)))
+
+    def is_elsewhere(self, node_id: str) -> bool:
+        others = self.fleet.replicas
+        return others is not None and self.fleet.nodes[node_id].link_replica not in ("", others.mine)
+
+    def move(self, node_id: str, replica: str, *, up: bool = True) -> None:
+        """The node says Hello to a replica, or (not up) that one tells that the link has ended."""
+        self.set_node(node_id, link_replica=replica, link_up=up, link_changed_at=self.now)
 
     def tick(self, by: timedelta = timedelta(seconds=1)) -> None:
         """Time passes; every linked node beats, every fifth second as it should."""
@@ -305,6 +330,8 @@ class World:
     def mend(self, node_id: str) -> None:
         self.silent.discard(node_id)
         self.now += timedelta(milliseconds=1)
+        if self.is_elsewhere(node_id):
+            self.move(node_id, "a")
         self.hear(node_id)
 
     def script(self, node_id: str, **how: Any) -> None:
