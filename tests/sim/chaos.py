@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.runtime.leader import TTL
 from tests.sim import chaos_nodes
-from tests.sim.draw import REPLICAS
 from tests.sim.life import Life
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def set_clock(world: World, rng: random.Random) -> None:
     """Somebody sets a wall clock: of an orchestrator's machine, or of a node."""
     by_s = rng.choice((-7200, -40, -6, 3, 6, 40, 7200))
     life = _some_life(world, rng)
-    if life is not None and REPLICAS and rng.random() < 0.5:
+    if life is not None and rng.random() < 0.5:
         world.story.tell("orchestrator", f"the clock of life {life.name} is set by {by_s} s")
         world.story.count("orchestrator's clock set")
         life.clock.skew += timedelta(seconds=by_s)

@@ -6,7 +6,6 @@ budgets make more happen in an hour of virtual time.
 
 from __future__ import annotations
 
-import inspect
 import random
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -40,7 +39,6 @@ from orchestrator.core.spec import (
 )
 from orchestrator.errors import Retry
 from orchestrator.runtime.retention import Retention
-from orchestrator.runtime.service import Orchestrator
 from tests.sim.virtual import EPOCH
 
 OLD = ("6.12.1", "6.12.9")
@@ -63,7 +61,6 @@ KERNEL_FAULTS = (
     FaultKind.HANG,
 )
 REGRESSIONS = False
-REPLICAS = "replica" in inspect.signature(Orchestrator.__init__).parameters
 KEXECS = 6
 """reboot calls of a node for which faults are drawn; few nodes make more before the healing."""
 
@@ -210,8 +207,6 @@ def draw(seed: int) -> Scenario:
     zones = tuple(sorted({node.zone for node in nodes}))
     more = random.Random(f"replicas {seed}")
     replicas = more.choice((1, 1, 2, 3)) if profile in ("orchestrator", "storm") else 1
-    if not REPLICAS:
-        replicas = 1
     rollouts = [(rng.uniform(20, 60), _spec(rng, "first", NEW[0], zones, count))]
     if rng.random() < 0.4:
         rollouts.append((rng.uniform(60, 900), _spec(rng, "second", rng.choice(NEW), zones, count)))

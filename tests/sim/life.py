@@ -8,14 +8,13 @@ go, and then goes on as if no time had passed.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.model import Artifact
-from orchestrator.errors import NotFound, NotLeader, StoreUnavailable
+from orchestrator.errors import NotFound, StoreUnavailable
 from orchestrator.rpc.agents import AgentService
 from orchestrator.runtime.service import Orchestrator
 from tests.sim.network import Aborted, ServerSide, Stream, unreachable
@@ -66,7 +65,8 @@ class Life:
             catalogue=Catalogue(),
             policy=world.scenario.policy,
             retention=world.scenario.retention,
-            **_names(world, self.name),
+            holder="orchestrator" if world.scenario.same_holder else f"orchestrator-{self.name}",
+            replica=self.name,
         )
         self._service = AgentService(self.orchestrator, verified=False, stopping=self._stopping)
 
@@ -121,13 +121,8 @@ class Life:
 
     @property
     def plans(self) -> bool:
-        """It has made a plan lately, and thinks that it leads."""
-        if not self.serving or self.process.stopped:
-            return False
-        try:
-            return self.orchestrator.last_plan is not None and self.orchestrator.fleet is not None
-        except NotLeader:
-            return False
+        """It thinks that it is the planner."""
+        return self.serving and not self.process.stopped and self.orchestrator.plans()
 
     @property
     def answers(self) -> bool:
@@ -185,10 +180,3 @@ class Life:
                     handler.cancel()
             if self._handlers:
                 await asyncio.wait(tuple(self._handlers), timeout=DYING_S)
-
-
-def _names(world: World, name: str) -> dict[str, Any]:
-    """What the process calls itself."""
-    known = inspect.signature(Orchestrator.__init__).parameters
-    holder = "orchestrator" if world.scenario.same_holder else f"orchestrator-{name}"
-    return {key: value for key, value in (("holder", holder), ("replica", name)) if key in known}

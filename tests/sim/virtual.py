@@ -238,4 +238,6 @@ class VirtualClock:
         await asyncio.sleep(max(0.0, (at - self.now()).total_seconds()))
 
     async def sleep(self, duration: timedelta) -> None:
-        await asyncio.sleep(duration.total_seconds())
+        # Some time passes in every sleep, also in one that rounds to nothing: a loop that sleeps until an
+        # instant would else never reach it.
+        await asyncio.sleep(max(duration.total_seconds(), GRAIN_S))
