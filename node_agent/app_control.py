@@ -63,6 +63,7 @@ class Control:
             "boot_id": facts.boot_id,
             "verdict": verdict.value if verdict is not None else "",
             "link": self._link(),
+            "orchestrator": life.link.view.address if life.link is not None else "",
             "staged": list(await life.ports.artifacts.staged()),
             "rollback_artifact": await life.ports.artifacts.rollback_artifact(),
         }

@@ -116,7 +116,12 @@ def _status(result: Mapping[str, Any]) -> list[str]:
         ("healthy", "yes" if result["healthy"] else "no"),
         ("kernel", result["release"] + (" (emulated)" if result["emulated"] else "")),
         ("boot", f"{result['boot_id']} ({result['verdict'] or 'unclassified'})"),
-        ("link", result["link"]),
+        (
+            "link",
+            f"up to {at}"
+            if result["link"] == "up" and (at := result.get("orchestrator"))
+            else result["link"],
+        ),
         ("rollback", result["rollback_artifact"][:12] or "none: luoctl load the running kernel's artifact"),
         ("staged", ", ".join(d[:12] for d in result["staged"]) or "nothing"),
     ]

@@ -4,8 +4,8 @@ Rules:
 - The addresses are tried in an order of the node's own, drawn once: links spread over the replicas,
   and those of a replica that is lost spread over all that are left.
 - A node stays where its link works; every end of a link, and every dial that fails, moves it on.
-- Whoever loses a link that was up dials again uniformly within `spread_s`: a lost replica's thousand
-  links must not land as one herd.
+- Whoever loses a link that was up dials again uniformly within `spread_s`, or longer in a large fleet: a
+  lost replica's thousand links must not land as one herd.
 - Within a round over the addresses the next one is tried almost at once; a round without success
   backs off exponentially with full jitter, up to `most_s` or what the caller puts up with.
 - Refused by all of a round, for reasons that only a person mends, the node tries slowly; refused by
@@ -75,13 +75,21 @@ class Rota:
         """The link was a good one: what fails from now on backs off afresh."""
         self._tries = self._refused = self._slow = 0
 
-    def failed(self, *, was_up: bool = False, refused: bool = False, most_s: float | None = None) -> float:
+    def failed(
+        self,
+        *,
+        was_up: bool = False,
+        refused: bool = False,
+        most_s: float | None = None,
+        spread_s: float = 0.0,
+    ) -> float:
         """Move on; the seconds to wait before the next dial.
 
         Args:
             was_up: the link had been welcomed.
             refused: for a reason that only a person mends.
             most_s: the longest wait that the node can afford now, if that is less than the policy's.
+            spread_s: over how long lost links are to come back, if that is longer than the policy's.
         """
         policy = self._policy
         self._at = (self._at + 1) % len(self._addresses)
@@ -98,6 +106,6 @@ class Rota:
             self._slow = 0
             window = policy.first_s * 2.0 ** min(rounds - 1, 16)
         if was_up:
-            window = max(window, policy.spread_s)
+            window = max(window, policy.spread_s, spread_s)
         most_s = policy.most_s if most_s is None else min(policy.most_s, most_s)
         return self._chance.uniform(0.0, min(window, most_s))

@@ -43,6 +43,9 @@ WINDOW = 64
 """Reports under way without an acknowledgement; a node makes about fifteen an attempt."""
 HANDSHAKE_S = 10.0
 SEND_S = 30.0
+HELLOS_A_BEAT = 20
+"""So many Hellos the orchestrators take in the time of one heartbeat. The pause between heartbeats grows
+with the fleet, and with it, beyond some thousand nodes, the time in which lost links come back."""
 STEADY_S = 10.0
 """A link that lasted this long was a good one: the next failure starts backing off afresh."""
 ACTIVE_S = 5.0
@@ -100,6 +103,8 @@ class LinkView:
     connects: int = 0
     refused: bool = False
     """Down for a reason that only a person mends."""
+    address: str = ""
+    """Of the orchestrator at the other end, or that was there last."""
 
 
 class Link:
@@ -142,7 +147,10 @@ class Link:
                 self._rota.lasted()
             refused = fault.reason in TERMINAL
             self._see(replace(self.view, up=False, problem=Problem.of(fault), refused=refused))
-            await asyncio.sleep(self._rota.failed(was_up=was_up, refused=refused, most_s=self._most_s()))
+            spread_s = self.view.terms.idle_heartbeat_s / HELLOS_A_BEAT if self.view.terms else 0.0
+            await asyncio.sleep(
+                self._rota.failed(was_up=was_up, refused=refused, most_s=self._most_s(), spread_s=spread_s)
+            )
 
     def _most_s(self) -> float | None:
         """The longest wait that the node can afford; None: the policy's."""
@@ -161,7 +169,8 @@ class Link:
         """One link, until it breaks. Raises LinkError always."""
         async with self._connect() as transport:
             terms = await self._shake_hands(transport)
-            self._see(LinkView(up=True, terms=terms, connects=self.view.connects + 1))
+            address = self._rota.address
+            self._see(LinkView(up=True, terms=terms, connects=self.view.connects + 1, address=address))
             # No TaskGroup: cut off in the very moment in which a child fails, that of Python 3.11
             # raises the child's error, and the cancellation is lost.
             both = [asyncio.create_task(w) for w in (self._read(transport), self._write(transport, terms))]

@@ -220,7 +220,8 @@ class NodeLife:
         node_id, problem = self.identity.node_id, view.problem
         self.meter.link(node_id, up=view.up, reason=problem.reason if problem is not None else "")
         if view.up and view.terms is not None:
-            self.log.info("linked", node=node_id, epoch=view.terms.link_epoch)
+            at = {"orchestrator": view.address} if view.address else {}
+            self.log.info("linked", node=node_id, epoch=view.terms.link_epoch, **at)
         elif problem is not None:
             say = self.log.error if view.refused else self.log.info
             if view.connects == 0 and not view.refused:

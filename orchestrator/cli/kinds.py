@@ -31,7 +31,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "member.retrying": "its attempt failed and is tried again, not before `not_before`",
         "member.settled": "the node's part in the rollout is over, or over for now; see `outcome`",
         "node.enrolled": "first seen, or seen with another installation id",
-        "node.linked": "its link is up, from now on at this replica",
+        "node.linked": "its link is up",
         "node.unlinked": "its link has ended",
         "node.returned": "it is back, and its write-off ends; or a LOST attempt turns out to live",
         "node.sickened": "its probes fail",

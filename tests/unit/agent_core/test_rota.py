@@ -129,6 +129,14 @@ def test_every_wait_is_bounded_and_every_address_has_its_turn(
             assert wait <= most_s
 
 
+def test_a_large_fleet_comes_back_over_a_longer_time() -> None:
+    assert Rota(THREE, Top()).failed(was_up=True, spread_s=20.0) == 20.0
+    assert Rota(THREE, Top()).failed(was_up=True, spread_s=20.0, most_s=5.0) == 5.0
+    assert Rota(THREE, Top()).failed(was_up=True, spread_s=100.0) == 30.0
+    assert Rota(THREE, Top()).failed(was_up=True, spread_s=1.0) == 3.0
+    assert Rota(THREE, Top()).failed(spread_s=20.0) == 0.5, "nobody was linked, nobody comes back"
+
+
 def test_a_policy_of_ones_own() -> None:
     rota = Rota(("a:1",), Top(), DialPolicy(first_s=0.1, most_s=0.3, spread_s=0.2))
     assert rota.failed(was_up=True) == pytest.approx(0.2)

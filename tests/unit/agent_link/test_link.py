@@ -315,6 +315,42 @@ async def test_a_welcomed_node_dials_again_at_least_as_often_as_it_would_beat(
     assert waits == [3.0, 1.0, 2.0, 3.0, 3.0, 3.0]
 
 
+@pytest.mark.parametrize(("idle_s", "longest"), [(10, 3.0), (400, 20.0), (4000, 30.0)])
+async def test_the_larger_the_fleet_the_longer_its_lost_links_take_to_come_back(
+    monkeypatch: pytest.MonkeyPatch, idle_s: int, longest: float
+) -> None:
+    waits: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await real(0)
+
+    class TopOfRange:
+        def uniform(self, _low: float, high: float, /) -> float:
+            return high
+
+    monkeypatch.setattr(link_module.asyncio, "sleep", sleep)
+    node, network = FakeNode(), FakeNetwork()
+    rota = Rota(("a:1", "b:1"), TopOfRange())
+    link = Link(node, network.connect, rota=rota)
+    task = asyncio.create_task(link.run())
+    transport = await network.next()
+    await transport.sent("hello")
+    terms = pb.Welcome(incarnation="i1")
+    terms.active_heartbeat.FromSeconds(5)
+    terms.idle_heartbeat.FromSeconds(idle_s)
+    transport.down.put_nowait(pb.LinkResponse(welcome=terms))
+    await transport.sent("heartbeat")
+    assert link.view.address == "a:1"
+    transport.end()
+    await network.next()
+    assert (link.view.up, link.view.address, rota.address) == (False, "a:1", "b:1")
+    task.cancel()
+    await asyncio.wait([task])
+    assert waits == [longest]
+
+
 async def test_a_link_that_lasted_and_is_lost_is_sought_at_the_next_address_within_the_spread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
