@@ -60,11 +60,12 @@ class Fate:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(directory: Path, names: Iterable[str], *, sides: Iterable[str] = (BEFORE, AFTER)) -> None:
-    """By the test, before the program starts."""
+def arm(directory: Path, points: Iterable[str]) -> None:
+    """By the test, before the program starts. A point without its side is both."""
     directory.mkdir(parents=True, exist_ok=True)
+    both = [(point,) if " " in point else (f"{BEFORE} {point}", f"{AFTER} {point}") for point in points]
     with (directory / "armed").open("a") as file:
-        file.writelines(f"{when} {name}\n" for name in names for when in sides)
+        file.writelines(f"{point}\n" for sides in both for point in sides)
 
 
 def armed(directory: Path) -> frozenset[str]:

@@ -56,12 +56,10 @@ class MortalFleet:
         run = local.orchestrator_command()[3:]
         local.orchestrator = await local.spawn("orchestrator", mortal_command("orchestrator", fate, *run))
 
-    async def start_node(
-        self, name: str, points: Iterable[str], *arguments: str, sides: Iterable[str] = ("before", "after")
-    ) -> Child:
+    async def start_node(self, name: str, points: Iterable[str], *arguments: str) -> Child:
         """A real agent below an emulated kernel, with one workload."""
         state, fate = self.local.directory / name, self.local.directory / f"{name}.fate"
-        mortal.arm(fate, points, sides=sides)
+        mortal.arm(fate, points)
         self.fates[name] = fate
         workload = (
             f"{sys.executable} -m node_agent.workloads.example --socket {state}/liveupdate.sock "
