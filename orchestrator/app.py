@@ -1,8 +1,9 @@
 """`liveroll-orchestrator`: the composition root, the only place that builds concrete adapters.
 
-Order of start: settings, store (migrated), lease, fleet, HTTP, gRPC, READY. Order of stop: gRPC
-(streams end with a status that tells agents to dial again), HTTP, planner, lease, store. An
-error that an operator can mend is one line on stderr and an exit status, never a traceback.
+Order of start: settings, store (migrated), fleet, planner lease if it is free, HTTP, gRPC, READY.
+Order of stop: gRPC (streams end with a status that tells agents to dial another orchestrator, or
+again), HTTP, planner, leases, store. An error that an operator can mend is one line on stderr and
+an exit status, never a traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import gc
 import importlib.metadata
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -39,8 +41,9 @@ from orchestrator.runtime.notify import notify_service_manager
 from orchestrator.runtime.retention import Retention
 from orchestrator.runtime.service import Orchestrator
 from orchestrator.settings import Settings, load
-from orchestrator.store.factory import make_store
-from orchestrator.web.gauges import FleetGauges
+from orchestrator.store.factory import make_database
+from orchestrator.store.sql import SqlStore
+from orchestrator.web.gauges import FleetGauges, Here
 from orchestrator.web.metrics import Metrics
 from orchestrator.web.server import make_app, serving
 
@@ -81,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
   liveroll-orchestrator run --state-dir ./state
       everything on loopback: operators on 127.0.0.1:7443, agents on :7444, metrics and artifacts on :7480
   liveroll-orchestrator run --config /etc/liveroll/orchestrator.toml
+  liveroll-orchestrator run --store 'postgresql://liveroll@db/liveroll?password_file=/etc/liveroll/db-password'
+      one of several replicas: any takes links and calls, one of them plans
   liveroll-orchestrator pki ./pki --node node-1 --node node-2 --operator alice --host orchestrator.example
   liveroll-orchestrator health
   liveroll-orchestrator backup ./liveroll-monday.backup --config /etc/liveroll/orchestrator.toml
@@ -97,6 +102,9 @@ exit status: 0 ok, 2 invalid settings, 3 store held by another or corrupt, or a 
         "--config", type=Path, help="TOML file (or LIVEROLL_CONFIG); LIVEROLL_* and flags go over it"
     )
     run.add_argument("--state-dir", type=Path, help="database and artifacts (default /var/lib/liveroll)")
+    run.add_argument(
+        "--store", metavar="URL", help="postgresql://… for several replicas (SQLite in the state directory)"
+    )
     run.add_argument("--operators", metavar="HOST:PORT", help="port of the operators' API (127.0.0.1:7443)")
     run.add_argument("--agents", metavar="HOST:PORT", help="port that agents link to (127.0.0.1:7444)")
     run.add_argument("--http", metavar="HOST:PORT", help="metrics, health, artifacts (127.0.0.1:7480)")
@@ -180,6 +188,7 @@ def _run_command(options: argparse.Namespace) -> int:
         _config(options),
         {
             "state_dir": options.state_dir,
+            "store": options.store,
             "operators.address": options.operators,
             "agents.address": options.agents,
             "http.address": options.http,
@@ -212,8 +221,8 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
 async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> None:
     """Runs the whole service until SIGTERM, SIGINT or `stop`.
 
-    Raises SettingsError (a port, a certificate, a directory), NotLeader (another orchestrator
-    has the store), StoreUnavailable, CorruptState.
+    Raises SettingsError (a port, a certificate, a directory), StoreUnavailable (STORE_IN_USE:
+    another orchestrator has the SQLite file), CorruptState.
     """
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -223,17 +232,21 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
     metrics = Metrics()
     clock = SystemClock()
     catalogue = DirectoryCatalogue(settings.artifacts_path, _artifacts_url(settings, settings.http.port))
+    database = make_database(settings.store_url)
+    replica = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     orchestrator = Orchestrator(
-        store=make_store(settings.store_url, on_batch=metrics.batched),
+        store=SqlStore(database, on_batch=metrics.batched),
         clock=clock,
         catalogue=catalogue,
         policy=settings.fleet.policy(),
-        holder=f"{socket.gethostname()}:{os.getpid()}",
+        holder=replica,
         observer=metrics,
         retention=Retention(age=timedelta(days=settings.events_keep_days), count=settings.events_keep_count),
     )
-    metrics.registry.register(FleetGauges(lambda: _fleet_now(orchestrator), _version()))
-    web_app = make_app(metrics.registry, catalogue, orchestrator.ready)
+    metrics.registry.register(
+        FleetGauges(lambda: _fleet_now(orchestrator), _version(), lambda: _here(orchestrator))
+    )
+    web_app = make_app(metrics.registry, catalogue, orchestrator.ready, lambda: orchestrator.role)
     async with (
         orchestrator,
         serving(web_app, settings.http) as (http_host, http_port),
@@ -246,7 +259,9 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
                 operators=f"{settings.operators.host}:{rpc.operators_port}",
                 agents=f"{settings.agents.host}:{rpc.agents_port}",
                 http=f"{http_host}:{http_port}",
-                store=settings.store_url,
+                store=str(database),
+                replica=replica,
+                role=orchestrator.role,
                 incarnation=orchestrator.incarnation,
             )
             notify_service_manager("READY=1")
@@ -261,6 +276,10 @@ def _fleet_now(orchestrator: Orchestrator) -> Any:
     except NotLeader:
         fleet = None
     return fleet, orchestrator.plan_to_show(), orchestrator.now()
+
+
+def _here(orchestrator: Orchestrator) -> Here:
+    return Here(orchestrator.plans(), orchestrator.links, orchestrator.replicas)
 
 
 def _artifacts_url(settings: Settings, port: int) -> str:

@@ -130,7 +130,7 @@ class Settings(_Model):
 
     state_dir: Path = Path("/var/lib/liveroll")
     store: str = ""
-    """SQLAlchemy-style URL; empty: SQLite in state_dir."""
+    """postgresql://… (store/postgres_url.py) or sqlite:///…; empty: SQLite in state_dir."""
     artifacts_dir: Path | None = None
     """Default: artifacts/ in state_dir."""
     artifacts_url: str = ""

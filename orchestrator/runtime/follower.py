@@ -101,6 +101,11 @@ class Follower:
         """No other replica is known to live: nothing is written but by this process."""
         return self._replicas.alive == {self._replica}
 
+    @property
+    def alive(self) -> int:
+        """How many replicas are known to live."""
+        return len(self._replicas.alive)
+
     async def refresh(self) -> None:
         """catch_up(), where anybody else may have written."""
         if not self.alone:

@@ -297,6 +297,11 @@ class Orchestrator:
         return self._leader.epoch is not None and self._follower.serves
 
     @property
+    def replicas(self) -> int:
+        """Known to live, this one too."""
+        return self._follower.alive
+
+    @property
     def planner(self) -> str:
         """Who plans, as far as is known here; empty if nobody does."""
         return self._leader.planner

@@ -1,5 +1,8 @@
 """Gauges of /metrics, read from the fleet when Prometheus asks.
 
+Every replica shows the whole fleet, as it stands in the store; what is its own says so. A sum over
+replicas counts everything once for each of them.
+
 Budgets are shown for the tightest rollout (least headroom), since a label that names rollouts
 would be unbounded; `liveroll get` shows each rollout's own.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -19,6 +23,17 @@ from orchestrator.core.planner import Plan
 from orchestrator.core.report import BudgetUse
 from orchestrator.core.views import rollout_view
 
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What is this replica's own."""
+
+    plans: bool
+    links: int
+    replicas: int
+    """Known to live, this one too."""
+
+
 FleetNow = Callable[[], tuple[Fleet | None, Plan | None, datetime]]
 """The fleet (None before it is loaded), the newest plan, and the time."""
 
@@ -26,8 +41,9 @@ FleetNow = Callable[[], tuple[Fleet | None, Plan | None, datetime]]
 class FleetGauges(Collector):
     """Reads the fleet at each scrape. Costs one pass over the nodes."""
 
-    def __init__(self, fleet_now: FleetNow, version: str) -> None:
+    def __init__(self, fleet_now: FleetNow, version: str, here: Callable[[], Here]) -> None:
         self._fleet_now = fleet_now
+        self._here = here
         self._version = version
 
     def describe(self) -> Iterator[Metric]:
@@ -39,9 +55,13 @@ class FleetGauges(Collector):
         fleet, plan, now = self._fleet_now()
         yield _gauge(
             "liveroll_fleet_loaded",
-            "1 while this process has the fleet loaded and plans",
+            "1 while this replica has the fleet loaded and serves",
             int(fleet is not None),
         )
+        here = self._here()
+        yield _gauge("liveroll_planner", "1 in the replica that plans, 0 in the others", int(here.plans))
+        yield _gauge("liveroll_replica_links", "Nodes that are linked to this replica", here.links)
+        yield _gauge("liveroll_replicas", "Replicas that this one knows to live, itself too", here.replicas)
         if fleet is None:
             return
         yield _gauge("liveroll_fleet_stopped", "1 while the fleet is stopped", int(bool(fleet.row.stopped)))

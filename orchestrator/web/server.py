@@ -1,8 +1,8 @@
 """The HTTP port: /metrics, /healthz, /readyz and /artifacts.
 
-/healthz says that the process runs its loop; /readyz that it may plan (lease held, store
-answering, no regressed database), with the reasons where not. Artifacts are served with ranges,
-and only the files that a verified manifest names.
+/healthz says that the process runs its loop; /readyz that it serves (the store answers and is
+known as it stands), what its role is (planner or follower), and the reasons where it does not.
+Artifacts are served with ranges, and only the files that a verified manifest names.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ Ready = Callable[[], tuple[bool, tuple[str, ...]]]
 REGISTRY = web.AppKey("registry", CollectorRegistry)
 CATALOGUE = web.AppKey("catalogue", DirectoryCatalogue)
 READY: web.AppKey[Ready] = web.AppKey("ready")
+ROLE: web.AppKey[Callable[[], str]] = web.AppKey("role")
 MAX_REQUEST_BYTES = 4096
 """No route takes a body."""
 
 
-def make_app(registry: CollectorRegistry, catalogue: DirectoryCatalogue, ready: Ready) -> web.Application:
-    """The routes. `ready` answers (may plan, why not)."""
+def make_app(
+    registry: CollectorRegistry, catalogue: DirectoryCatalogue, ready: Ready, role: Callable[[], str]
+) -> web.Application:
+    """The routes. `ready` answers (serves, why not); role: Orchestrator.role."""
     app = web.Application(client_max_size=MAX_REQUEST_BYTES)
     app[REGISTRY] = registry
     app[CATALOGUE] = catalogue
     app[READY] = ready
+    app[ROLE] = role
     app.add_routes(
         [
             web.get("/metrics", _metrics),
@@ -95,7 +99,12 @@ async def _healthz(request: web.Request) -> web.Response:
 async def _readyz(request: web.Request) -> web.Response:
     ready, reasons = request.app[READY]()
     return web.json_response(
-        {"status": "ready" if ready else "not ready", "reasons": list(reasons)}, status=200 if ready else 503
+        {
+            "status": "ready" if ready else "not ready",
+            "role": request.app[ROLE](),
+            "reasons": list(reasons),
+        },
+        status=200 if ready else 503,
     )
 
 

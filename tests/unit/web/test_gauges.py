@@ -19,7 +19,7 @@ from orchestrator.core.model import FleetRow, Maintenance
 from orchestrator.core.phases import Link, Outcome, Phase, RolloutState
 from orchestrator.core.planner import plan
 from orchestrator.core.spec import Amount, Budgets
-from orchestrator.web.gauges import FleetGauges
+from orchestrator.web.gauges import FleetGauges, Here
 from orchestrator.web.metrics import Metrics
 from tests.unit.core_ops.build import NEW, NOW, attempt, fleet, member, node, rollout, spec
 
@@ -59,7 +59,11 @@ def halfway() -> Fleet:
 def shown(made: Fleet | None) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(
-        FleetGauges(lambda: (made, plan(made, NOW) if made is not None else None, NOW), "1.2.3")
+        FleetGauges(
+            lambda: (made, plan(made, NOW) if made is not None else None, NOW),
+            "1.2.3",
+            lambda: Here(plans=True, links=7, replicas=3),
+        )
     )
     return registry
 
@@ -82,6 +86,12 @@ def test_nodes_are_counted_by_phase_and_link(value: Callable[..., float | None])
     links = {link: value("liveroll_links", state=link.value.lower()) for link in Link}
     assert links == {Link.UP: 4, Link.DOWN: 0, Link.UNKNOWN: 1}
     assert value("liveroll_nodes_in_maintenance") == 1
+
+
+def test_what_is_the_replica_s_own(value: Callable[..., float | None]) -> None:
+    assert value("liveroll_planner") == 1
+    assert value("liveroll_replica_links") == 7
+    assert value("liveroll_replicas") == 3
 
 
 def test_open_blackouts_have_an_age(value: Callable[..., float | None]) -> None:

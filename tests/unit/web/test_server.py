@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +27,9 @@ async def base(tmp_path: Path) -> AsyncIterator[str]:
     (tmp_path / "k" / "notes").write_text("no")
     registry = CollectorRegistry()
     Counter("liveroll_test", "a test", registry=registry).inc()
-    app = make_app(registry, DirectoryCatalogue(tmp_path, "http://x"), lambda: STATE["ready"])  # type: ignore[arg-type,return-value]
+    app = make_app(
+        registry, DirectoryCatalogue(tmp_path, "http://x"), lambda: STATE["ready"], lambda: "follower"
+    )  # type: ignore[arg-type,return-value]
     async with serving(app, Listen(address="127.0.0.1:0")) as (host, port):
         yield f"http://{host}:{port}"
 
@@ -41,7 +44,9 @@ async def test_metrics_and_health(base: str) -> None:
     assert status == 200
     assert b"liveroll_test_total 1.0" in body
     assert (await get(f"{base}/healthz"))[0] == 200
-    assert (await get(f"{base}/readyz"))[0] == 200
+    status, body = await get(f"{base}/readyz")
+    assert status == 200
+    assert json.loads(body) == {"status": "ready", "role": "follower", "reasons": []}
 
 
 async def test_not_ready_says_why(base: str) -> None:
@@ -71,7 +76,9 @@ async def test_nothing_else_is_served(base: str, path: str) -> None:
 
 
 async def test_a_port_in_use_says_so(tmp_path: Path) -> None:
-    app = make_app(CollectorRegistry(), DirectoryCatalogue(tmp_path, "http://x"), lambda: (True, ()))
+    app = make_app(
+        CollectorRegistry(), DirectoryCatalogue(tmp_path, "http://x"), lambda: (True, ()), lambda: "none"
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError) as caught:
