@@ -63,8 +63,8 @@ def take_in(draft: Draft) -> None:
             fields={"phase": attempt.phase.value, "kind": attempt.kind.value},
         )
         rows: list[Row] = [taken, _joined(member, taken, node.beyond)]
-        if draft.add("take_in", rollout.rollout_id, rows, [event], [rollout, fleet.row, node]):
-            draft.held.add(rollout.rollout_id)
+        draft.add("take_in", rollout.rollout_id, rows, [event], [rollout, fleet.row, node])
+        draft.held.add(rollout.rollout_id)
 
 
 def home_of(fleet: Fleet, attempt: AttemptRow) -> Home | None:

@@ -48,7 +48,7 @@ def take_in(
     ref = message.status.attempt
     if ref is None or ref.incarnation == LOCAL_INCARNATION:
         return None
-    if not of_this_store(fleet, known, message, ref.incarnation):
+    if not of_this_store(fleet, message, ref.incarnation):
         return None
     own = fleet.attempts.get((node.node_id, ref.generation))
     if own is None:
@@ -130,6 +130,7 @@ def _ended(attempt: AttemptRow, by: int, now: datetime) -> AttemptRow:
         spares_budget=True,
         cancel_cause=CAUSE,
         blackout_open_at=None,
+        proceed_until=None,  # whatever boot the node is in by now, it is not this attempt's doing
         problem=Problem(
             "ATTEMPT_FORGOTTEN",
             Retry.REPLAN,

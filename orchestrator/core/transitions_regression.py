@@ -68,7 +68,7 @@ def regression(fleet: Fleet, known: NodeRow | None, message: Hello) -> Regressio
         ref is not None
         and ref.generation > highest
         and message.status.phase not in SETTLED
-        and not of_this_store(fleet, known, message, ref.incarnation)
+        and not of_this_store(fleet, message, ref.incarnation)
         and ref.incarnation != LOCAL_INCARNATION
     ):
         error = _regressed(
@@ -78,7 +78,7 @@ def regression(fleet: Fleet, known: NodeRow | None, message: Hello) -> Regressio
             incarnation=ref.incarnation,
         )
         return Regression(error, refused=True, known=False)
-    if not of_this_store(fleet, known, message, message.highest_incarnation):
+    if not of_this_store(fleet, message, message.highest_incarnation):
         return None
     lived = _lived_longer(known, message, highest)
     if lived is None:
@@ -87,13 +87,11 @@ def regression(fleet: Fleet, known: NodeRow | None, message: Hello) -> Regressio
     return Regression(lived, refused=False, known=before)
 
 
-def of_this_store(fleet: Fleet, known: NodeRow | None, message: Hello, incarnation: str) -> bool:
+def of_this_store(fleet: Fleet, message: Hello, incarnation: str) -> bool:
     """Is an incarnation that the Hello names this store's, or one that this store was?"""
     if not incarnation:
         return False  # it has never been linked
     if incarnation == fleet.incarnation or incarnation in fleet.incarnations:
-        return True
-    if known is not None and incarnation == known.incarnation:
         return True
     # A person has seen that it knows more, and has let the fleet go on.
     return fleet.incarnation_serial < message.highest_incarnation_serial <= fleet.row.regressed_serial

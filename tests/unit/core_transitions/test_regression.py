@@ -187,6 +187,7 @@ def test_what_is_brought_by_nodes_that_had_not_said_hello_is_accepted() -> None:
         hello(highest_generation=9, status=NodeStatus(ref(generation=9, incarnation="local"), Phase.LOADING)),
         hello(highest_incarnation="inc-0", highest_generation=8),
         hello(highest_incarnation="inc-0", acknowledged_seq=500),
+        hello(highest_incarnation="", highest_generation=8),
         hello(
             status=NodeStatus(ref(generation=8, incarnation="inc-0"), Phase.BAKING),
             highest_incarnation="inc-0",
@@ -199,6 +200,7 @@ def test_what_is_brought_by_nodes_that_had_not_said_hello_is_accepted() -> None:
         "luoctl's attempt",
         "an older incarnation",
         "another store's acknowledgement",
+        "never linked",
         "a settled foreign attempt",
         "a trimmed attempt",
         "what the store has acknowledged itself",
