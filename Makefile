@@ -6,11 +6,12 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(sort $(wildcard protos/liveroll/v1/*.proto))
 SCENARIO ?= rollout
 SEEDS  ?= 200
+MINUTES ?= 10
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --dist loadgroup
 MEASURED := tests/unit tests/property tests/scenarios tests/contract
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint protos protos-check buf docs bench bench-lab sim lab test-lab clean
+.PHONY: help install demo test coverage lint protos protos-check buf docs bench bench-lab sim mutants soak lab test-lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +57,12 @@ coverage: $(STAMP) ## the tests without processes; every branch of both core pac
 
 sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+mutants: $(STAMP) ## search a killing seed for every deliberate mistake (SEEDS=60, MUTANTS="a b", RECORD=1)
+	$(BIN)/python -m tests.sim.search $(MUTANTS) $(if $(filter file,$(origin SEEDS)),,--seeds $(SEEDS)) $(if $(RECORD),--record)
+
+soak: $(STAMP) ## 200 nodes, three replicas on PostgreSQL, random kills (MINUTES=10, SEED=, NODES=)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES))
 
 bench: $(STAMP) ## throughput and cost, beside raw limits measured in the same run
 	$(BIN)/python -m tests.bench

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from deploy.local import Child, LocalFleet
+from deploy.local import Child, ChildFailed, LocalFleet
 from orchestrator.artifacts.build import build_emulated
 from orchestrator.cli.client import Client, Connection
 from tests.integration.mortal_fleet import free_address, until
@@ -26,6 +26,11 @@ from tests.integration.wire import Wire
 from tests.postgres import Postgres
 
 FAST = {"min_idle_heartbeat_s": 0.5, "stage_retry_s": 0.5, "silence_s": 5.0}
+
+
+STARTS = 60
+UNREACHABLE = 6
+"""Exit status: no database."""
 
 
 class Replica(LocalFleet):
@@ -153,7 +158,17 @@ async def replica_fleet(
 
 
 async def start_replica(fleet: ReplicaFleet, replica: Replica) -> None:
-    await replica.start_orchestrator(extra=("--artifacts-dir", str(fleet.artifacts_dir)))
+    """As a service manager does: again, while the database is not there and it ends for that."""
+    for left in reversed(range(STARTS)):
+        try:
+            return await replica.start_orchestrator(extra=("--artifacts-dir", str(fleet.artifacts_dir)))
+        except ChildFailed:
+            child = replica.orchestrator
+            assert child is not None
+            if child.process.returncode != UNREACHABLE or not left:
+                raise
+            replica.children.remove(child)
+            await asyncio.sleep(0.5)
 
 
 @contextlib.contextmanager

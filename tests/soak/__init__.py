@@ -1,0 +1,1 @@
+"""`make soak`: a fleet under random kills, judged from the outside only."""

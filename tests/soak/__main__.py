@@ -1,0 +1,236 @@
+"""`make soak`: 200 emulated nodes, three orchestrators on PostgreSQL, and ten minutes of random kills.
+
+    python -m tests.soak [--minutes 10] [--nodes 200] [--seed N] [--replicas 3]
+
+Rollouts go on, one after the other, while replicas, nodes and the database are killed, frozen and cut
+off from each other. Judged from the outside only: the event log is followed all the time and read
+again at the end from every replica, metrics are scraped, journals are read; then everything is mended,
+and a last rollout must bring every node to its target. Prints a report; exit status 1 if anything was
+violated. Leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import re
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.client import Client, Connection
+from orchestrator.cli.failure import Failed
+from tests.integration.replica_fleet import ReplicaFleet, own_database, replica_fleet
+from tests.postgres import Postgres
+from tests.soak.audit import LogAudit, check_journals
+from tests.soak.campaigns import Campaigns, Stalled
+from tests.soak.trouble import Trouble
+
+OLD, NEW = "7.2.13", "7.3.4"
+PROCESSES = 8
+"""That host the nodes: a power cut takes one of them."""
+
+
+class Watcher:
+    """Follows the log and scrapes the metrics."""
+
+    def __init__(self, fleet: ReplicaFleet, audit: LogAudit) -> None:
+        self._fleet = fleet
+        self._audit = audit
+        self.log: list[tuple[str, str, str]] = []
+        """(kind, node, message) of every event."""
+        self.scrapes = 0
+        self.violations: Counter[str] = Counter()
+        """By replica's address: liveroll_invariant_violations_total at its most."""
+
+    async def run(self) -> None:
+        while True:
+            with contextlib.suppress(Failed):
+                await asyncio.to_thread(self._read)
+            await asyncio.to_thread(self._scrape)
+            await asyncio.sleep(1)
+
+    async def catch_up(self) -> None:
+        await asyncio.to_thread(self._read)
+
+    def _read(self) -> None:
+        with Client(self._fleet.connection) as client:
+            cursor = self._cursor if self.log else ""
+            for page in client.events(cursor=cursor):
+                self._audit.take(page.events)
+                self.log += map(_what, page.events)
+                if page.events:
+                    self._cursor = page.events[-1].cursor
+
+    def _scrape(self) -> None:
+        for replica in self._fleet.replicas:
+            with contextlib.suppress(OSError):
+                with urllib.request.urlopen(f"http://{replica.http}/metrics", timeout=2) as answer:
+                    text = answer.read().decode()
+                self.scrapes += 1
+                found = re.findall(r"^liveroll_invariant_violations_total(?:{.*})? (\S+)", text, re.MULTILINE)
+                total = sum(map(float, found))
+                self.violations[replica.http] = max(self.violations[replica.http], int(total))
+
+    async def read_again(self) -> list[str]:
+        """From the beginning, of every replica: the same, or what differs."""
+        wrong = []
+        for replica in self._fleet.replicas:
+            log = await asyncio.to_thread(_whole, replica.connection)
+            if log[: len(self.log)] != self.log:
+                wrong.append(
+                    f"{replica.operators} tells another log: {len(log)} events, {len(self.log)} seen"
+                )
+        return wrong
+
+
+def _what(event: Any) -> tuple[str, str, str]:
+    return (event.kind, event.node_id, event.message)
+
+
+def _whole(connection: Connection) -> list[tuple[str, str, str]]:
+    with Client(connection) as client:
+        return [_what(event) for page in client.events() for event in page.events]
+
+
+async def soak(directory: Path, options: argparse.Namespace) -> int:
+    """The exit status."""
+    audit = LogAudit()
+    began = time.monotonic()
+    with Postgres() as server, own_database(server) as url:
+        async with replica_fleet(directory, url, (OLD, NEW), count=options.replicas) as fleet:
+            share = -(-options.nodes // PROCESSES)
+            for i in range(PROCESSES):
+                await fleet.start_agents(
+                    f"n{i + 1}", share, "--releases", OLD, "--mib", "0.1", "--kexec-s", "0.3",
+                    "--seed", str(options.seed + i), "--log-level", "warning",
+                )  # fmt: skip
+            await fleet.until_linked()
+            print(f"{share * PROCESSES} nodes are linked to {options.replicas} replicas", flush=True)
+            watcher, stop = Watcher(fleet, audit), asyncio.Event()
+            campaigns = Campaigns(fleet, audit, (OLD, NEW), options.seed, share * PROCESSES)
+            trouble = Trouble(fleet, server, options.seed, every_s=options.every_s)
+            tasks = [asyncio.ensure_future(watcher.run()), asyncio.ensure_future(trouble.run())]
+            working = asyncio.ensure_future(campaigns.run(stop))
+            progress = asyncio.ensure_future(_progress(audit, trouble, campaigns))
+            try:
+                await asyncio.wait(
+                    {working, *tasks}, timeout=60 * options.minutes, return_when="FIRST_EXCEPTION"
+                )
+            finally:
+                stop.set()
+                tasks[1].cancel()
+                await trouble.end()
+            wrong = list(trouble.failed)
+            try:
+                await working
+                await fleet.until_linked()
+                await campaigns.calm()
+            except (Stalled, Failed) as error:
+                wrong.append(f"after all was mended: {error}")
+            progress.cancel()
+            tasks[0].cancel()
+            await asyncio.wait([*tasks, progress])
+            await watcher.catch_up()
+            wrong += await watcher.read_again()
+            wrong += await asyncio.to_thread(_nodes_at_the_end, fleet)
+        journals: Counter[str] = Counter()
+        for agents in fleet.agents.values():
+            told, broken = check_journals(directory / agents.name, agents.nodes)
+            journals += told
+            wrong += broken
+        wrong += audit.violations + _tracebacks(directory)
+        wrong += [f"{n} invariants violated, says {who}" for who, n in watcher.violations.items() if n]
+    _report(options, time.monotonic() - began, audit, trouble, campaigns, watcher, journals, wrong)
+    return 1 if wrong else 0
+
+
+def _nodes_at_the_end(fleet: ReplicaFleet) -> list[str]:
+    with Client(fleet.connection) as client:
+        nodes = client.nodes()
+    releases = Counter(node.kernel_release for node in nodes)
+    down = [node.node_id for node in nodes if node.link != "up"]
+    wrong = [f"{dict(releases)}: not every node is on the target"] if len(releases) != 1 else []
+    return wrong + ([f"not linked at the end: {down}"] if down else [])
+
+
+def _tracebacks(directory: Path) -> list[str]:
+    """Programs never show one, whatever is done to them."""
+    return [
+        f"a traceback in {log.name}: …{text[text.index('Traceback') :][:400]}"
+        for log in sorted(directory.rglob("*.log"))
+        if "Traceback" in (text := log.read_text(errors="replace"))
+    ]
+
+
+async def _progress(audit: LogAudit, trouble: Trouble, campaigns: Campaigns) -> None:
+    while True:
+        await asyncio.sleep(30)
+        print(
+            f"  {audit.seq} events, {audit.updates} updates, {sum(trouble.made.values())} troubles, "
+            f"{sum(audit.ends.values())} rollouts ended, {len(audit.violations)} violations",
+            flush=True,
+        )
+
+
+def _report(
+    options: argparse.Namespace,
+    took_s: float,
+    audit: LogAudit,
+    trouble: Trouble,
+    campaigns: Campaigns,
+    watcher: Watcher,
+    journals: Counter[str],
+    wrong: list[str],
+) -> None:
+    def table(title: str, counts: Counter[str]) -> None:
+        print(f"\n{title}: {sum(counts.values())}")
+        for name, count in counts.most_common():
+            print(f"  {count:6}  {name}")
+
+    print(f"\nsoak of {took_s / 60:.1f} minutes, seed {options.seed}, {options.nodes} nodes")
+    table("survived", trouble.made)
+    table("rollouts, as they ended", audit.ends)
+    table("rollouts, as the operator meant them", campaigns.made)
+    print(
+        f"\nupdates (nodes that came to bake): {audit.updates}; attempts lost: {audit.kinds['attempt.lost']}"
+    )
+    print(
+        f"events: {audit.seq}, gapless, the same from every replica; metrics scraped {watcher.scrapes} times"
+    )
+    print(
+        f"journals: {journals['records']} records, {journals['jumps']} jumps, "
+        f"{journals['memories']} memories compared"
+    )
+    print(f"peaks: {dict(audit.peak)}")
+    longest = ", ".join(f"{kind} {seconds:.3f} s" for kind, seconds in sorted(audit.longest.items()))
+    print(f"longest blackouts told (emulated): {longest or 'none'}")
+    print(f"\nviolations: {len(wrong)}")
+    for line in wrong[:50]:
+        print(f"  {line}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--nodes", type=int, default=200)
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--every-s", type=float, default=4.0, help="between two troubles, on average")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    parser.add_argument("--keep", type=Path, help="a directory for all files, which is kept")
+    options = parser.parse_args()
+    if options.keep is not None:
+        options.keep.mkdir(parents=True)
+        return asyncio.run(soak(options.keep, options))
+    with tempfile.TemporaryDirectory(prefix="liveroll-soak-") as directory:
+        return asyncio.run(soak(Path(directory), options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
