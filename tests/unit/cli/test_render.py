@@ -8,7 +8,7 @@ import pytest
 from liveroll.v1 import common_pb2
 from liveroll.v1 import rollout_pb2 as pb
 
-from orchestrator.cli import render, render_nodes
+from orchestrator.cli import render, render_differences, render_nodes
 from orchestrator.cli.output import Format, json_line, text_of
 from tests.unit.cli import samples
 from tests.unit.cli.golden import check, drawn
@@ -121,3 +121,46 @@ def test_markup_in_what_nodes_say_is_text() -> None:
     table = render_nodes.in_flight([node])
     assert table is not None
     assert "[bold red]not markup[/]" in drawn(table)
+
+
+def test_differences() -> None:
+    found = pb.ListDifferencesResponse(
+        stopped=True,
+        stop_reason="restored from the backup of 2026-03-01",
+        difference_count=3,
+        node_count=50,
+        unheard=[f"n{i}" for i in range(10, 17)],
+        unheard_count=7,
+    )
+    had = pb.NodeMemory(
+        kernel_release="6.18.9", attempt=3, highest_generation=3, phase=common_pb2.PHASE_COMMITTED
+    )
+    for node_id, phase, outlook, message, remedy in (
+        (
+            "n1",
+            common_pb2.PHASE_BAKING,
+            "COUNTS_AS_UPDATED",
+            "runs 6.19.3 by attempt 4: counts as updated in k",
+            "",
+        ),
+        ("n2", common_pb2.PHASE_DRAINING, "UNWINDS", "attempt 4 is DRAINING, and is undone", ""),
+        ("n3", common_pb2.PHASE_QUARANTINED, "NEEDS_WORD", "attempt 4 is QUARANTINED", "Look at the node."),
+    ):
+        says = pb.NodeMemory(kernel_release="6.19.3", attempt=4, highest_generation=4, phase=phase)
+        found.differences.add(
+            node_id=node_id, store=had, node=says, outlook=outlook, message=message, remedy=remedy
+        )
+    found.differences.add(
+        node_id="n4",
+        store=pb.NodeMemory(),
+        node=pb.NodeMemory(kernel_release="6.18.9", highest_generation=6),
+        outlook="NUMBERS_ONLY",
+        message="its next attempt is 7",
+    )
+    check("differences.txt", drawn(render_differences.differences_view(found)))
+    agreed = pb.ListDifferencesResponse(stopped=True, stop_reason="restored", node_count=2)
+    told = drawn(render_differences.differences_view(agreed))
+    assert "nothing differs; to go on: liveroll release -m WHY" in told
+    assert drawn(render_differences.differences_view(pb.ListDifferencesResponse(node_count=2))) == (
+        "0 of 2 nodes differ\n"
+    )
