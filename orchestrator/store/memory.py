@@ -133,6 +133,7 @@ class MemoryStore:
         self._turn = asyncio.Lock()
         self._open = False
         self._held_epoch = 0
+        self._newest_epoch = 0
         self._known = self._newest()
         """The newest batch that this handle has seen."""
 
@@ -170,8 +171,10 @@ class MemoryStore:
                 until=disk.until,
             )
         if not (current and disk.epoch == self._held_epoch):
-            disk.epoch += 1
+            # Above all that was ever seen, should the store have gone back in time.
+            disk.epoch = max(disk.epoch, self._newest_epoch) + 1
         self._held_epoch = disk.epoch
+        self._newest_epoch = max(self._newest_epoch, disk.epoch)
         disk.holder, disk.until = holder, now + ttl
         return Lease(disk.epoch, holder, disk.until)
 

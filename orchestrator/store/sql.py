@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import bindparam, delete, func, insert, literal, select, text, union_all, update
+from sqlalchemy import bindparam, delete, func, insert, literal, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change, Event, IdempotencyRow, NewEvent, Row
-from orchestrator.errors import NotLeader, StoreUnavailable
+from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import Beat, Changes, Committed, Lease, Snapshot
 from orchestrator.store import codec
 from orchestrator.store.admission import replaced
 from orchestrator.store.database import Database, Past
 from orchestrator.store.foreign import Foreign
 from orchestrator.store.hints import Hints
+from orchestrator.store.leases import REPLICAS_KEPT_US, Leases
 from orchestrator.store.lineage import Lineage, Seen, begin_anew, departed
 from orchestrator.store.migrate import migrate
 from orchestrator.store.schema import (
@@ -48,9 +49,6 @@ TRIM_CHUNK = 2000
 
 LOAD_CHUNK = 500
 """Rows decoded before the event loop gets its turn."""
-
-REPLICAS_KEPT_US = 3_600_000_000
-"""Leases that ran out longer ago are of processes that are gone."""
 
 
 class SqlStore:
@@ -80,8 +78,7 @@ class SqlStore:
         )
         self._read_engine: AsyncEngine | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._held_epoch = 0
-        self._newest_epoch = 0
+        self._leases = Leases(database, self._lineage, self._writer)
 
     # --- open and close ------------------------------------------------------------------
 
@@ -99,7 +96,7 @@ class SqlStore:
             async with connection.begin():
                 await self._know(connection, past)
             seen = self._lineage.seen
-            self._database.remember(Past(seen.incarnation, seen.serial, self._newest_epoch))
+            self._database.remember(Past(seen.incarnation, seen.serial, self._leases.newest_epoch))
         except self._database.errors as error:
             await self.close()
             raise self._database.trouble(error) from error
@@ -151,79 +148,25 @@ class SqlStore:
                 f"{known.incarnation}, and epoch {past.epoch} of {past.incarnation} has been seen here",
             )
         # Epochs rise over the lost future's too, so that its planner stays fenced.
-        self._newest_epoch = max(past.epoch, found.epoch) if older else found.epoch
+        self._leases.newest_epoch = max(past.epoch, found.epoch) if older else found.epoch
         if self._database.exclusive:
-            await connection.execute(update(fence).values(epoch=self._newest_epoch, holder="", until_us=0))
+            await connection.execute(
+                update(fence).values(epoch=self._leases.newest_epoch, holder="", until_us=0)
+            )
 
     # --- leases --------------------------------------------------------------------------
 
     async def acquire(self, holder: str, ttl: timedelta) -> Lease:
-        async def take(connection: AsyncConnection) -> Lease:
-            async with connection.begin():
-                found, head = await self._lineage.lock(connection, self._lineage.seen)
-                now_us = head.now_us
-                current = found.until_us > now_us
-                if current and found.holder != holder:
-                    raise NotLeader(
-                        f"{found.holder} holds the planner lease",
-                        remedy="nothing to do: this process stands by",
-                        holder=found.holder,
-                        until=instant(found.until_us).isoformat(),
-                    )
-                renews = current and found.epoch == self._held_epoch
-                epoch = found.epoch if renews else found.epoch + 1
-                until_us = now_us + ttl // MICROSECOND
-                await connection.execute(update(fence).values(epoch=epoch, holder=holder, until_us=until_us))
-            if not renews:
-                seen = self._lineage.seen
-                self._database.remember(Past(seen.incarnation, seen.serial, epoch))
-            self._held_epoch = self._newest_epoch = epoch
-            return Lease(epoch, holder, instant(until_us))
-
-        return await self._writer.run(take)
+        return await self._leases.acquire(holder, ttl)
 
     async def release(self, lease: Lease) -> None:
-        async def give_back(connection: AsyncConnection) -> None:
-            async with connection.begin():
-                await self._lineage.lock(connection, self._lineage.seen)
-                await connection.execute(
-                    update(fence).where(fence.c.epoch == lease.epoch).values(holder="", until_us=0)
-                )
-                await self._database.notify(connection)
-
-        await self._writer.run(give_back)
-        if self._held_epoch == lease.epoch:
-            self._held_epoch = 0
+        await self._leases.release(lease)
 
     async def beat(self, replica: str, ttl: timedelta) -> Beat:
-        """Without the fence: it must not wait behind others' writes, and decides nothing."""
-
-        async def live(connection: AsyncConnection) -> Beat:
-            async with connection.begin():
-                now_us: int = (await connection.execute(select(self._database.now_us()))).scalar_one()
-                await connection.execute(_BEAT, {"replica": replica, "until_us": now_us + ttl // MICROSECOND})
-                alive = await connection.execute(
-                    select(replicas.c.replica).where(replicas.c.until_us > now_us)
-                )
-                planner = (
-                    await connection.execute(
-                        select(meta.c.batch, fence.c.holder, fence.c.until_us).join(
-                            fence, fence.c.id == meta.c.id
-                        )
-                    )
-                ).one()
-            holder = planner.holder if planner.until_us > now_us else ""
-            return Beat(instant(now_us), frozenset(alive.scalars()), holder, planner.batch)
-
-        return await self._writer.run(live)
+        return await self._leases.beat(replica, ttl)
 
     async def leave(self, replica: str) -> None:
-        async def end(connection: AsyncConnection) -> None:
-            async with connection.begin():
-                await connection.execute(delete(replicas).where(replicas.c.replica == replica))
-                await self._database.notify(connection)
-
-        await self._writer.run(end)
+        await self._leases.leave(replica)
 
     def hints(self) -> AsyncIterator[None]:
         """Of what other processes commit; this one's commits return what they wrote."""
@@ -294,7 +237,7 @@ class SqlStore:
                 if departed(seen, head) is None or now.incarnation != seen.incarnation:
                     return now
                 # Epochs rise over the lost future's too, so that its planner stays fenced.
-                epoch = max(found.epoch, self._newest_epoch)
+                epoch = max(found.epoch, self._leases.newest_epoch)
                 await connection.execute(update(fence).values(epoch=epoch))
                 await self._database.notify(connection)
                 return await begin_anew(
@@ -393,11 +336,6 @@ def _serial(past: int, now_us: int) -> int:
     """Seconds, so that a later store has the higher serial even if nothing is left of the first."""
     return max(past + 1, now_us // 1_000_000)
 
-
-_BEAT = text(
-    "INSERT INTO replicas (replica, until_us) VALUES (:replica, :until_us)"
-    " ON CONFLICT (replica) DO UPDATE SET until_us = excluded.until_us"
-)
 
 _CHANGES = union_all(
     *(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import BigInteger, ColumnElement, bindparam
 
@@ -42,13 +43,22 @@ class Moved:
 
 
 class Backend(Protocol):
-    """One durable place, opened as often as the test wants (but not twice at once)."""
+    """One durable place, opened as often as the test wants (SQLite: not twice at once)."""
 
     clock: Moved
 
     def store(self) -> Store: ...
+
     def recreate(self) -> None:
         """Throw away what is durable, leaving what lies beside it."""
+        ...
+
+    def copy(self) -> Any:
+        """What is durable now, stores open or not."""
+        ...
+
+    def fall_back(self, copy: Any) -> None:
+        """To that copy, under the stores that are open."""
         ...
 
 
@@ -56,12 +66,23 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.clock = Moved()
         self.disk = Disk()
+        self._stores: list[MemoryStore] = []
 
     def store(self) -> Store:
-        return MemoryStore(self.disk, self.clock, queue_bound=64)
+        store = MemoryStore(self.disk, self.clock, queue_bound=64)
+        self._stores.append(store)
+        return store
 
     def recreate(self) -> None:
         self.disk = self.disk.recreated()
+
+    def copy(self) -> Disk:
+        return self.disk.copy()
+
+    def fall_back(self, copy: Disk) -> None:
+        self.disk = copy
+        for store in self._stores:
+            store.disk = copy
 
 
 class MovedSqlite(Sqlite):
@@ -95,6 +116,19 @@ class SqliteBackend:
     def recreate(self) -> None:
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def copy(self) -> Path:
+        copy = self.path.with_name("copy.db")
+        self._pour(self.path, copy)
+        return copy
+
+    def fall_back(self, copy: Path) -> None:
+        self._pour(copy, self.path)
+
+    @staticmethod
+    def _pour(source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as out, closing(sqlite3.connect(target)) as into:
+            out.backup(into)
 
 
 class MovedPostgres(Postgres):
@@ -133,6 +167,30 @@ class PostgresBackend:
         self.end()
         self.database = self._server.create()
         self.clock.at += timedelta(seconds=1)  # nothing beside it tells one from the other
+
+    def copy(self) -> str:
+        with self._alone():
+            return self._server.create(self.database)
+
+    def fall_back(self, copy: str) -> None:
+        with self._alone():
+            lost = f"{self.database}_lost"
+            self._server.sql(
+                f"ALTER DATABASE {self.database} RENAME TO {lost}",
+                f"ALTER DATABASE {copy} RENAME TO {self.database}",
+            )
+            self._server.drop(lost)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody is connected, nor can be: the server is gone for a moment."""
+        self._server.sql(
+            f"ALTER DATABASE {self.database} ALLOW_CONNECTIONS false",
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            f" WHERE datname = '{self.database}'",
+        )
+        yield
+        self._server.sql(f"ALTER DATABASE {self.database} ALLOW_CONNECTIONS true")
 
     def end(self) -> None:
         self._server.drop(self.database)
