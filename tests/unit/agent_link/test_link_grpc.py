@@ -213,6 +213,21 @@ async def test_the_links_of_a_lost_orchestrator_move_to_those_that_are_left() ->
             await replica.stop()
 
 
+async def test_nodes_spread_over_the_addresses_of_one_name() -> None:
+    """As if a name had resolved to three: without a say, gRPC takes the first one every time."""
+    replicas = [await FakeOrchestrator().start() for _ in range(3)]
+    name = "ipv4:" + ",".join(replica.address for replica in replicas)
+    for _ in range(40):
+        dialer = GrpcDialer([replica.address for replica in replicas], None)
+        assert await hello(dialer, name) == "welcome"
+        await dialer.close()
+    hellos = [replica.nodes["n1"].hellos for replica in replicas]
+    assert sum(hellos) == 40
+    assert min(hellos) > 0
+    for replica in replicas:
+        await replica.stop()
+
+
 async def test_each_address_must_bear_its_own_name(pki: Path) -> None:
     server = grpc.aio.server()
     rpc.add_AgentServiceServicer_to_server(FakeOrchestrator(), server)  # type: ignore[no-untyped-call]
