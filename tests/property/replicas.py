@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from orchestrator.core import operations, transitions
+from orchestrator.core import operations, stamps, transitions
 from orchestrator.core.actions import Action
 from orchestrator.core.capacity import measured, seen_whole
 from orchestrator.core.facts import GraceEnds, Replicas
@@ -285,6 +285,10 @@ class World:
             agent.unsent = ()
         beat = Heartbeat(agent.status(), Stamp(agent.boot_id, timedelta(seconds=agent.seq)))
         self._take(replica, lambda: transitions.heartbeat(fleet, node_id, beat, agent.epoch, self.now))
+        if name != self.planner:
+            self._take(
+                replica, lambda: transitions.Observation(stamps.renewal(fleet, node_id, beat.stamp, self.now))
+            )
         row = fleet.nodes[node_id]
         if row.desired is not None and not isinstance(row.desired, DesiredStage):
             attempt = fleet.attempts.get((node_id, row.desired.generation))

@@ -59,7 +59,7 @@ class Agent:
     to: str = NEW
     problem: Problem | None = None
     fails: str = ""
-    """What goes wrong next: freeze, unhealthy, power, memory, wrong."""
+    """What goes wrong next: freeze, unhealthy, power, memory, relapse."""
     zone: str = ""
     well: bool = True
     staged: frozenset[str] = frozenset({ARTIFACT.digest})
@@ -110,7 +110,10 @@ class Agent:
         self.unsent = (*self.unsent, told)
 
     def step(self) -> None:
-        """One effect of the saga."""
+        """One effect of the saga; or a relapse while it bakes."""
+        if self.phase is Phase.BAKING and self.fails == "relapse":
+            self.fails = ""
+            self.say("Relapsed", Phase.AWAITING_ROLLBACK)
         if self.phase not in AFTER:
             return
         event, phase = AFTER[self.phase]
@@ -133,7 +136,7 @@ class Agent:
         elif self.phase is Phase.FINISHING and wrong == "unhealthy":
             self.say(event, Phase.AWAITING_ROLLBACK if self.kind is Kind.FORWARD else Phase.QUARANTINED)
         else:
-            self.fails = wrong if wrong in ("freeze", "power", "memory", "unhealthy") else ""
+            self.fails = wrong
             self.say(event, phase)
 
     def obey(self, command: object, command_id: str, kind: Kind, word: bool) -> None:

@@ -1,20 +1,20 @@
 """Whatever a replica decides on a stale fleet, what is committed keeps every promise; and once all is
 read and healed, everything ends.
 
-Seeded, not drawn by hypothesis: a schedule that breaks a promise is rare, and two hundred seeds of
-this cost what ten examples do. REPLICA_SEEDS=5000 searches longer.
+Seeded, not drawn by hypothesis: a schedule that breaks a promise is rare, and a hundred seeds of this
+cost what ten examples do. REPLICA_SEEDS=5000 searches longer. test_guards_one_by_one.py shows that
+what it looks for can be found.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from orchestrator.core.model import Artifact, Change
+from orchestrator.core.model import Artifact
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.spec import (
     Amount,
@@ -31,7 +31,7 @@ from tests.property.replicas import Broken, Mutation, World, unharmed
 from tests.property.saga import Agent
 from tests.unit.core_ops.build import ARTIFACT, spec
 
-SEEDS = int(os.environ.get("REPLICA_SEEDS", "200"))
+SEEDS = int(os.environ.get("REPLICA_SEEDS", "96"))
 SHARDS = 8
 STEPS = 140
 OTHER = Artifact("kernel-6.20.1", "e" * 64, "6.20.1", "http://127.0.0.1/artifacts", emulated=True)
@@ -41,7 +41,7 @@ CALLS = (
     *("approve", "approve", "retry", "retry", "exclude", "commit", "cancel", "rollback"),
     *("maintenance", "end maintenance", "end maintenance", "write off", "write off"),
 )
-FAULTS = ("freeze", "unhealthy", "power", "memory")
+FAULTS = ("freeze", "unhealthy", "power", "memory", "relapse", "relapse")
 
 
 def wanted(rng: random.Random, name: str = "k") -> RolloutSpec:
@@ -199,12 +199,3 @@ def test_no_decision_on_a_stale_fleet_breaks_a_promise(shard: int) -> None:
             made.run()
         except Broken as broken:
             raise AssertionError(f"seed {seed}: {broken}\n" + "\n".join(made.story[-30:])) from broken
-
-
-def _without(*tables: str) -> Mutation:
-    """A program that forgets to guard rows of these tables."""
-
-    def mutate(change: Change) -> Change:
-        return replace(change, guards=tuple(g for g in change.guards if g[0][0] not in tables))
-
-    return mutate
