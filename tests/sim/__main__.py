@@ -5,10 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections import Counter
-
-PROGRESS_S = 5.0
 
 
 def main() -> int:
@@ -16,46 +12,61 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--without", default="", help="what that one's world lacks (see edits.py)")
     parser.add_argument("--verbose", action="store_true", help="print the story as it happens")
-    parser.add_argument("--counters", action="store_true", help="print what was reached")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="workers; default: all cores")
+    parser.add_argument("--counters", action="store_true", help="print what was reached, and how often")
+    parser.add_argument("--minimise", type=float, default=60.0, metavar="S", help="at most so long a failure")
     parser.add_argument("--keep-going", type=int, default=10, metavar="N", help="stop after N failures")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets must not matter; replays should not depend on finding out.
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.sim", *sys.argv[1:]])
-    from tests.sim.world import run_seed
+    return _show(options) if options.seed is not None else _search(options)
 
-    chosen = (
-        [options.seed] if options.seed is not None else range(options.start, options.start + options.seeds)
-    )
-    began_s = told_s = time.monotonic()
-    seen: Counter[str] = Counter()
-    failed, hours, done = [], 0.0, 0
-    for seed in chosen:
-        result = run_seed(seed, verbose=options.verbose)
-        seen.update(result.seen)
-        hours += result.virtual_s / 3600
-        done += 1
-        if result.violation is not None:
-            failed.append(result)
-            print(result, f"\nreplay: python -m tests.sim --seed {seed} --verbose\n", flush=True)
-            if len(failed) >= options.keep_going:
-                break
-        elif options.seed is not None:
-            print(result, f"digest {result.digest}, {result.took_s:.2f} s")
-        if time.monotonic() - told_s >= PROGRESS_S:
-            told_s = time.monotonic()
-            print(f"… {done} seeds, {len(failed)} failed, {hours:.0f} h simulated", flush=True)
-    took_s = time.monotonic() - began_s
+
+def _show(options: argparse.Namespace) -> int:
+    from tests.sim.draw import draw
+    from tests.sim.edits import without
+    from tests.sim.world import run_scenario
+
+    edits = [edit for edit in options.without.split(",") if edit]
+    result = run_scenario(without(draw(options.seed), edits), verbose=options.verbose)
+    print(result, f"digest {result.digest}, {result.took_s:.2f} s")
     if options.counters:
-        for name, count in sorted(seen.items()):
+        for name, count in sorted(result.seen.items()):
             print(f"{count:8}  {name}")
-    print(
-        f"{done} seeds in {took_s:.1f} s ({done / took_s:.2f} seeds/s), {hours:.0f} h simulated, "
-        f"{len(failed)} failed" + (f": {', '.join(str(r.seed) for r in failed)}" if failed else "")
+    return 0 if result.violation is None else 1
+
+
+def _search(options: argparse.Namespace) -> int:
+    from tests.sim.campaign import run
+    from tests.sim.counters import DECLARED, unreached
+
+    as_json = options.output == "json"
+    campaign = run(
+        range(options.start, options.start + options.seeds),
+        jobs=max(1, options.jobs),
+        minimise_s=options.minimise,
+        keep_going=options.keep_going,
+        quiet=as_json,
     )
-    return 1 if failed else 0
+    if as_json:
+        print(campaign.as_json())
+        return 1 if campaign.failed else 0
+    if options.counters:
+        for name, count in sorted(campaign.seen.items()):
+            print(f"{count:8}  {name}")
+    missing = unreached(campaign.seen)
+    print(f"reached {len(DECLARED) - len(missing)} of {len(DECLARED)} declared places; not reached:")
+    for name in missing:
+        print(f"          {name}")
+    print(campaign.progress())
+    for outcome in sorted(campaign.failed, key=lambda o: o.seed):
+        print(f"failed: seed {outcome.seed} {outcome.invariant}")
+    return 1 if campaign.failed else 0
 
 
 if __name__ == "__main__":

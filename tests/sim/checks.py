@@ -143,6 +143,15 @@ class Checks:
         )
 
     def _node(self, row: NodeRow) -> None:
+        before = self._nodes.get(row.node_id)
+        newest = self.newest(row.node_id)
+        if (
+            before is not None
+            and before.link_replica != row.link_replica
+            and newest is not None
+            and newest.phase is Phase.PRESERVED
+        ):
+            self.world.story.count("link moved between replicas in PRESERVED")
         self._acknowledged[row.node_id] = max(self._acknowledged.get(row.node_id, 0), row.acknowledged_seq)
         self._nodes[row.node_id] = row
         wanted = self.desired.setdefault(row.node_id, {}).setdefault(row.command_serial, [])

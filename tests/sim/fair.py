@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator.core.actions import Plan
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.model import RolloutRow
 from orchestrator.core.phases import SETTLED, UNAVAILABLE, Goal, Link, Outcome
@@ -42,16 +44,30 @@ class Fair:
         for row in sorted(fleet.rollouts.values(), key=lambda r: r.rollout_id):
             if row.ended_at is not None:
                 continue
-            blockers = plan.blockers.get(row.rollout_id, ()) if plan is not None else ()
-            if not blockers and (plan is None or plan.next_wake is None):
-                self.unexplained[row.rollout_id] += 1
-            else:
-                self.unexplained.pop(row.rollout_id, None)
+            blockers = self._explained(row, plan)
             if give_up and row.goal is Goal.FORWARD:
                 await operator.try_to("cancel", row.rollout_id)
                 continue
             for blocker in blockers:
                 await self._answer(row, blocker)
+
+    def look_only(self) -> None:
+        """As look(), without a word."""
+        fleet, life = self.operator.fleet, self.world.host.current
+        if fleet is None or life is None:
+            return
+        for row in fleet.rollouts.values():
+            if row.ended_at is None:
+                self._explained(row, life.orchestrator.last_plan)
+
+    def _explained(self, row: RolloutRow, plan: Plan | None) -> Sequence[Blocker]:
+        """What stands in its way; counts how often in a row nothing was said to."""
+        blockers = plan.blockers.get(row.rollout_id, ()) if plan is not None else ()
+        if not blockers and (plan is None or plan.next_wake is None):
+            self.unexplained[row.rollout_id] += 1
+        else:
+            self.unexplained.pop(row.rollout_id, None)
+        return blockers
 
     async def _answer(self, row: RolloutRow, blocker: Blocker) -> None:
         operator, rng, name = self.operator, self.operator.rng, row.rollout_id

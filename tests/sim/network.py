@@ -186,6 +186,7 @@ class ServerSide:
         if life.dead or self._crashes(f"before it sends {message.WhichOneof('message')}"):
             return
         network, stream = self._world.network, self._stream
+        self._world.checks.promises.speaks(life, stream.node_id)
         self._world.checks.sent(stream.node_id, message)
         stream.send_down(message)
         if self._crashes(f"after it sends {message.WhichOneof('message')}"):

@@ -58,6 +58,7 @@ class SimJournal:
         record = await self._journal.append(kind, body)
         if node.row:
             node.world.story.count(f"saga {node.row}")
+            node.world.checks.promises.journalled(node, node.row.rpartition(" → ")[2])
         await node.point("journal done")
         node.row = ""
         return record
@@ -73,12 +74,14 @@ def _row(node: SimNode, body: Mapping[str, object]) -> str:
     """The row of the saga that a record stands for: from, event, to. Empty: of none."""
     report, after = body.get("report"), body.get("node")
     attempt = after.get("attempt") if isinstance(after, Mapping) else None
-    if not isinstance(report, Mapping) or not isinstance(attempt, Mapping) or node.life is None:
+    if not isinstance(report, Mapping) or not isinstance(after, Mapping) or node.life is None:
+        return ""
+    if not isinstance(attempt, Mapping):
         return ""
     before = node.life.runner.attempt
     phase = before.phase.value if before is not None else "IDLE"
     if report.get("event") == "BootClassified":
-        return f"{phase} × {attempt.get('verdict')} → {attempt.get('phase')}"
+        return f"{phase} × {after.get('verdict') or 'SAME_BOOT'} → {attempt.get('phase')}"
     return f"{phase} × {report.get('event')} → {attempt.get('phase')}"
 
 

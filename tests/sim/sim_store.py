@@ -38,6 +38,7 @@ class SimStore(MemoryStore):
         outcome = super()._apply(entry, now)
         checks, story = self._life.world.checks, self._life.world.story
         if isinstance(outcome, Committed):
+            checks.promises.accepted(self._life, entry.epoch, outcome.rows)
             checks.committed(outcome, now)
         elif isinstance(outcome, Conflict):
             story.count(f"store {outcome.reason}")

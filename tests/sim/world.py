@@ -110,6 +110,7 @@ class World:
         if copied:
             double.disk.data = node.disk.data
             double.cache.update(node.cache)
+            double.flipped = node.flipped
         self.story.count("clone with the same journal" if copied else "clone")
         self.story.tell(node.node_id, f"has a double, {double.name}, for {lasts_s} s")
         task = asyncio.create_task(double.run(), name=double.name)
@@ -220,8 +221,17 @@ class World:
         loop = asyncio.get_running_loop()
         while loop.time() < limit_s:
             await asyncio.sleep(10)
+            self._look_at_the_plan()
             if creating.done() and not self.unended():
                 return
+
+    def _look_at_the_plan(self) -> None:
+        """What stands in the way."""
+        life = self.host.current
+        plan = life.orchestrator.last_plan if life is not None else None
+        for blockers in plan.blockers.values() if plan is not None else ():
+            for blocker in blockers:
+                self.story.count(f"blocker {blocker.reason}")
 
     def unended(self) -> list[str]:
         """Rollouts that have not ended, as the disk has them."""
@@ -246,6 +256,8 @@ class World:
         began_s = loop.time()
         fair = Fair(self)
         turns: Counter[str] = Counter()
+        await self._wait_for_nobody(fair, turns)
+        began_s = loop.time()
         while self.unended():
             since_s = loop.time() - began_s
             if since_s > BOUND_S:
@@ -255,9 +267,31 @@ class World:
             await asyncio.sleep(LOOK_S)
             self._tend(turns)
             await fair.look(give_up=since_s > GIVE_UP_S)
-            for rollout, looks in fair.unexplained.items():
-                if looks >= 5:
-                    raise Violation("I7", f"{rollout} stands still, with neither blocker nor wake", rollout)
+            self._must_be_explained(fair)
+
+    async def _wait_for_nobody(self, fair: Fair, turns: Counter[str]) -> None:
+        """Nothing is broken and nobody answers, for as long as the seed says: what then stands still
+        names who must do what, or when it goes on by itself."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self.scenario.fair_after_s
+        if not self.scenario.fair_after_s:
+            return
+        while self.unended() and loop.time() < until_s:
+            await asyncio.sleep(LOOK_S)
+            self._tend(turns)
+            fair.look_only()
+            self._must_be_explained(fair)
+        plan = self.host.current.orchestrator.last_plan if self.host.current is not None else None
+        for rollout in self.unended():
+            blockers = plan.blockers.get(rollout, ()) if plan is not None else ()
+            if not any(blocker.remedy or blocker.until is not None for blocker in blockers):
+                raise Violation("I7", f"{rollout} stalls, and nobody is told what to do", rollout)
+            self.story.count("stalled without a fair operator, and told who must do what")
+
+    def _must_be_explained(self, fair: Fair) -> None:
+        for rollout, looks in fair.unexplained.items():
+            if looks >= 5:
+                raise Violation("I7", f"{rollout} stands still, with neither blocker nor wake", rollout)
 
     def _tend(self, turns: Counter[str]) -> None:
         """What a person does who walks past: dead agents are restarted, nodes switched on."""
