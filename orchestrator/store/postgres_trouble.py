@@ -17,7 +17,8 @@ from orchestrator.store.postgres_url import Address
 
 _UNREACHABLE = (
     "DATABASE_UNREACHABLE",
-    "check that the server at {at} runs and that this machine reaches it; it goes on by itself",
+    "check that the server at {at} runs, that this machine reaches it and, if sslmode asks for it, "
+    "that it speaks TLS; it goes on by itself",
 )
 _SLOW = (
     "DATABASE_SLOW",
