@@ -40,6 +40,7 @@ STOP_S = 30.0
 SETTINGS = {
     "shared_buffers": "32MB",
     "max_connections": "200",
+    "dynamic_shared_memory_type": "mmap",  # in its own directory: nothing is left when it is killed
     "min_wal_size": "8MB",
     "max_wal_size": "256MB",
     "autovacuum_naptime": "5s",
