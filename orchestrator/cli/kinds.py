@@ -32,7 +32,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "member.settled": "the node's part in the rollout is over, or over for now; see `outcome`",
         "node.enrolled": "first seen, or seen with another installation id",
         "node.linked": "its link is up",
-        "node.unlinked": "its link has ended",
+        "node.unlinked": "its link has ended; the cause is closed, cut, silent, replaced, replica_lost, …",
         "node.returned": "it is back, and its write-off ends; or a LOST attempt turns out to live",
         "node.sickened": "its probes fail",
         "node.recovered": "its probes hold again",

@@ -284,13 +284,13 @@ class _Ahead:
         return self.attempts[node_id, newest.generation] if newest is not None else None
 
 
-def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime) -> Observation:
+def link_down(fleet: Fleet, node_id: str, link_epoch: int, now: datetime, cause: str = "") -> Observation:
     """A link ended. Nothing happens if a newer one has taken its place."""
     node = fleet.nodes.get(node_id)
     if node is None or node.link_epoch != link_epoch or not node.link_up:
         return Observation()
     down = replace(node, link_up=False, link_changed_at=now)
-    event = NewEvent("node.unlinked", f"{node_id}: the link ended", node_id=node_id)
+    event = NewEvent("node.unlinked", f"{node_id}: the link ended", node_id=node_id, cause=cause)
     return Observation(Change((down,), events=(event,)), (LinkDown(node_id, now),))
 
 

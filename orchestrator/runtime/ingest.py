@@ -117,7 +117,7 @@ class Ingest:
         finally:
             self._writing.discard(node_id)
 
-    async def link_down(self, node_id: str, link_epoch: int) -> bool:
+    async def link_down(self, node_id: str, link_epoch: int, cause: str) -> bool:
         """Record that the link ended, unless it lives after all or a newer one has taken its place.
         False if it could not be written; never raises what the store says."""
         try:
@@ -125,7 +125,7 @@ class Ingest:
                 handle = self._links.of(node_id)
                 if handle is None or handle.link_epoch != link_epoch:
                     await self._take(
-                        lambda fleet, now: transitions.link_down(fleet, node_id, link_epoch, now)
+                        lambda fleet, now: transitions.link_down(fleet, node_id, link_epoch, now, cause)
                     )
         except LiverollError:
             return False

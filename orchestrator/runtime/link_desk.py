@@ -77,7 +77,7 @@ class LinkDesk:
         if was_open:
             self._observer.link_closed(cause)
         if self._links.remove(handle):
-            self._tasks.spawn(self._write_end(handle))
+            self._tasks.spawn(self._write_end(handle, cause))
 
     def end_replaced(self, nodes: Sequence[NodeRow]) -> None:
         """Links that other replicas have taken over, by rows that they wrote."""
@@ -86,8 +86,8 @@ class LinkDesk:
             if handle is not None and handle.link_epoch < node.link_epoch:
                 self.end(handle, replaced(node.node_id), "replaced")
 
-    async def _write_end(self, handle: LinkHandle) -> None:
-        if not await self._ingest.link_down(handle.node_id, handle.link_epoch):
+    async def _write_end(self, handle: LinkHandle, cause: str) -> None:
+        if not await self._ingest.link_down(handle.node_id, handle.link_epoch, cause):
             self._on_unwritten()
 
     async def _still_stands(self, command: Command) -> bool:

@@ -123,7 +123,7 @@ class Silence:
         for start in range(0, len(stale), TOGETHER):
             written = await asyncio.gather(
                 *(
-                    self._ingest.link_down(node.node_id, node.link_epoch)
+                    self._ingest.link_down(node.node_id, node.link_epoch, _why(fleet, node))
                     for node in stale[start : start + TOGETHER]
                 )
             )
@@ -135,3 +135,9 @@ class Silence:
         if replicas is not None and node.link_replica == replicas.mine:
             return fleet.grace_ends_at is None or now >= fleet.grace_ends_at
         return self._plans() and fleet.link(node.node_id, now) is Link.DOWN
+
+
+def _why(fleet: Fleet, node: NodeRow) -> str:
+    """The cause of a link's end that is found in its row: this replica's own, or a lost one's."""
+    ours = fleet.replicas is None or node.link_replica == fleet.replicas.mine
+    return "unwritten" if ours else "replica_lost"

@@ -39,7 +39,8 @@ def test_the_newest_link_wins() -> None:
     assert made.nodes["n00"].boot_id == "boot-x"
     assert made.nodes["n00"].labels == {"zone": "b"}
     assert transitions.link_down(made, "n00", 1, LATER) == transitions.Observation()
-    down = transitions.link_down(made, "n00", 2, LATER)
+    down = transitions.link_down(made, "n00", 2, LATER, "silent")
+    assert [(e.kind, e.cause) for e in down.change.events] == [("node.unlinked", "silent")]
     apply(made, down.change)
     assert not made.nodes["n00"].link_up
     assert transitions.link_down(made, "n00", 2, LATER) == transitions.Observation()

@@ -186,7 +186,8 @@ def test_nobody_vouches_for_the_links_of_a_lost_replica() -> None:
         assert a.fleet.link("n1", a.now()) is Link.DOWN
         assert not a.fleet.nodes["n1"].link_up
         assert a.fleet.link("n2", a.now()) is Link.UP
-        assert world.told().count("node.unlinked") == 1
+        ended = [event.new for event in world.disk.events if event.new.kind == "node.unlinked"]
+        assert [(event.node_id, event.cause) for event in ended] == [("n1", "replica_lost")]
         assert a.violations() == ()
 
     with_replicas(work)
