@@ -369,16 +369,15 @@ class TestDamaged:
     ) -> None:
         await made(place, file)
         before = await contents(place)
-        original = backup._params
+        compared = backup._lost
 
-        def spoil(line: backup_file.Line, batch: int, path: Path) -> object:
-            if batch and line.table == "events":
-                with file.open("r+b") as out:
-                    out.seek(-3, 2)
-                    out.write(b"0")
-            return original(line, batch, path)
+        async def spoil(*arguments: object) -> backup.Lost:
+            found = await compared(*arguments)  # type: ignore[arg-type]
+            content = file.read_bytes()
+            file.write_bytes(content.replace(b"node-3", b"node-9"))
+            return found
 
-        monkeypatch.setattr(backup, "_params", spoil)
+        monkeypatch.setattr(backup, "_lost", spoil)
         assert (await refusal(place, file)).reason == "BACKUP_CORRUPT"
         assert await contents(place) == before
 
