@@ -35,7 +35,7 @@ from orchestrator.core.operations_nodes import (
     unchanged,
     write_off,
 )
-from orchestrator.core.operations_table import Operation, admit, shown_state
+from orchestrator.core.operations_table import Meant, Operation, admit, shown_state
 from orchestrator.core.phases import Goal, Outcome, RolloutState, WaveState
 from orchestrator.core.selectors import near
 from orchestrator.core.spec import Promotion, RolloutSpec
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Created",
+    "Meant",
     "OnNodes",
     "Operation",
     "approve",
@@ -145,10 +146,19 @@ def pause(fleet: Fleet, rollout_id: str, reason: str, actor: str, now: datetime)
     return _changed(paused, "rollout.paused", "paused", reason, actor)
 
 
-def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: str, now: datetime) -> Change:
+def resume(
+    fleet: Fleet,
+    rollout_id: str,
+    reason: str,
+    clear_halt: bool,
+    actor: str,
+    now: datetime,
+    meant: Meant | None = None,
+) -> Change:
     """End a pause and, if clear_halt says so, a halt: the failures so far are accepted.
 
     If a gate called for the halt, the gates of the wave are waived; their verdicts stay on record.
+    meant: of the call, if it is looked at again after it lost. Blocked (MOVED_ON).
     """
     rollout, _ = _admitted(fleet, rollout_id, Operation.RESUME)
     if rollout.halted and not clear_halt and not rollout.paused:
@@ -162,6 +172,8 @@ def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: 
     resumed = replace(rollout, paused="")
     word = "resumed"
     if rollout.halted and clear_halt:
+        if meant is not None:
+            meant.same(rollout, f"the halt {rollout.halted} ({rollout.halt_message})")
         word = f"resumed; halt {rollout.halted} cleared"
         index = fleet.indexes.get(rollout.rollout_id)
         waived = rollout.gates_waived
@@ -177,15 +189,26 @@ def resume(fleet: Fleet, rollout_id: str, reason: str, clear_halt: bool, actor: 
     return _changed(resumed, "rollout.resumed", word, reason, actor)
 
 
-def approve(fleet: Fleet, rollout_id: str, wave: str, remark: str, actor: str, now: datetime) -> Change:
+def approve(
+    fleet: Fleet,
+    rollout_id: str,
+    wave: str,
+    remark: str,
+    actor: str,
+    now: datetime,
+    meant: Meant | None = None,
+) -> Change:
     """Let a wave begin, or waive the gates that hold the current one.
 
-    wave: by name; empty: whatever waits for a person. The verdicts stay on record.
+    wave: by name; empty: whatever waits for a person. The verdicts stay on record. meant: as for resume.
     """
     rollout, _ = _admitted(fleet, rollout_id, Operation.APPROVE)
     index = _named_wave(rollout, wave) if wave else _waiting_wave(rollout)
     name = rollout.wave_names[index]
-    if index == rollout.wave and _held_by_gate(rollout):
+    waives = index == rollout.wave and _held_by_gate(rollout)
+    if meant is not None:
+        meant.same(rollout, f"the gates of wave {name}" if waives else f"the beginning of wave {name}")
+    if waives:
         if index in rollout.gates_waived:
             return unchanged(rollout)
         waived = replace(rollout, gates_waived=rollout.gates_waived | {index})

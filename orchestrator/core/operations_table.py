@@ -4,16 +4,19 @@ Rules
 1. Every state has a row; what it does not list is refused with the state and its row.
 2. A call that would change nothing in an allowed state is no error and changes nothing.
 3. Cancel works in every state that has not ended.
+4. A call that lost to another commit is looked at again. What it would approve or forgive then must
+   be what it was about at first (Meant): nobody clears a halt, or waives a gate, that came in between.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from orchestrator.core.model import MemberRow, RolloutRow
 from orchestrator.core.phases import Goal, Outcome, RolloutState
-from orchestrator.errors import IllegalTransition
+from orchestrator.errors import Blocked, IllegalTransition
 
 
 class Operation(enum.StrEnum):
@@ -85,3 +88,21 @@ def admit(rollout: RolloutRow, state: RolloutState, operation: Operation) -> Non
         state=state.value,
         allowed=words.replace(" ", ""),
     )
+
+
+@dataclass(slots=True)
+class Meant:
+    """What one call was about when it was first looked at (rule 4)."""
+
+    what: str = ""
+
+    def same(self, rollout: RolloutRow, what: str) -> None:
+        """Blocked (MOVED_ON) if it is about something else by now. Empty: about nothing."""
+        if what and self.what not in ("", what):
+            raise Blocked(
+                f"{rollout.rollout_id} has moved on while the call was made: it was about {self.what}, "
+                f"and would be about {what}",
+                reason="MOVED_ON",
+                remedy="Look at the rollout (`liveroll get`), then decide again.",
+            )
+        self.what = self.what or what

@@ -116,13 +116,13 @@ class RolloutService(Watches):
 
     @call
     async def ResumeRollout(self, request: pb.ResumeRolloutRequest, peer: Peer) -> pb.ResumeRolloutResponse:
-        rollout, reason = _rollout(request), _reason(request)
+        rollout, reason, meant = _rollout(request), _reason(request), operations.Meant()
         rollout = await self._on_rollout(
             "ResumeRollout",
             request,
             peer,
             rollout,
-            lambda f, n: operations.resume(f, rollout, reason, request.clear_halt, peer.actor, n),
+            lambda f, n: operations.resume(f, rollout, reason, request.clear_halt, peer.actor, n, meant),
         )
         return pb.ResumeRolloutResponse(rollout=self.show(rollout))
 
@@ -130,13 +130,13 @@ class RolloutService(Watches):
     async def ApproveRollout(
         self, request: pb.ApproveRolloutRequest, peer: Peer
     ) -> pb.ApproveRolloutResponse:
-        rollout, remark = _rollout(request), _reason(request, "remark")
+        rollout, remark, meant = _rollout(request), _reason(request, "remark"), operations.Meant()
         rollout = await self._on_rollout(
             "ApproveRollout",
             request,
             peer,
             rollout,
-            lambda f, n: operations.approve(f, rollout, request.wave, remark, peer.actor, n),
+            lambda f, n: operations.approve(f, rollout, request.wave, remark, peer.actor, n, meant),
         )
         return pb.ApproveRolloutResponse(rollout=self.show(rollout))
 

@@ -406,3 +406,29 @@ def test_a_node_that_is_already_committed_needs_no_command() -> None:
     with pytest.raises(Blocked) as caught:
         op.commit_nodes(made, "k", ["n01"], "", "alice", NOW)
     assert caught.value.reason == "NOT_UNCOMMITTED"
+
+
+def test_an_approval_that_lost_is_not_given_to_something_else() -> None:
+    """Another has approved the wave, it has run, and its gate holds it: nobody has asked to waive that."""
+    meant = op.Meant()
+    waiting = {"wave": 1, "wave_state": WaveState.AWAITING_APPROVAL}
+    made = campaign(spec=spec(promotion=Promotion.MANUAL), **waiting)
+    assert op.approve(made, "k", "", "", "alice", NOW, meant).writes
+    assert op.approve(made, "k", "", "", "alice", NOW, meant).writes, "the same again"
+    gated = campaign(spec=spec(promotion=Promotion.MANUAL), wave=1, wave_state=WaveState.GATED)
+    with pytest.raises(Blocked) as caught:
+        op.approve(gated, "k", "", "", "alice", NOW, meant)
+    assert caught.value.reason == "MOVED_ON"
+    assert op.approve(gated, "k", "", "", "alice", NOW).writes
+
+
+def test_a_halt_that_came_in_between_is_not_cleared() -> None:
+    meant = op.Meant()
+    paused = campaign(State.PAUSED)
+    assert op.resume(paused, "k", "", True, "alice", NOW, meant).writes
+    halted = campaign(State.HALTED)
+    assert op.resume(halted, "k", "", True, "alice", NOW, meant).writes, "what it was about at first"
+    other = campaign(State.HALTED, halted="GATE_FAILED")
+    with pytest.raises(Blocked) as caught:
+        op.resume(other, "k", "", True, "alice", NOW, meant)
+    assert "FAILURE_BUDGET" in caught.value.message
