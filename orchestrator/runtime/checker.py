@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import structlog
 
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.model import Change, Event, NewEvent, Row
+from orchestrator.core.model import Change, Event, NewEvent, Row, guarding
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import Conflict, LiverollError
 from orchestrator.ports import Clock, Committed
@@ -153,7 +153,7 @@ class Checker:
                 row = self._fleet().row
                 event = NewEvent("invariant.violated", message, cause=invariant)
                 if row.stopped:
-                    await self._commit(Change(events=(event,)))
+                    await self._commit(Change(guards=(guarding(row),), events=(event,)))
                     return
                 stopped = replace(
                     row,
