@@ -7,7 +7,8 @@ Rules
    silent links itself, and heartbeats are never written. Once the lease has run out, nobody knows:
    UNKNOWN for policy.restart_grace from then on (or until this process's own grace ends), then DOWN.
 3. No silence lease is counted while a living replica vouches for the link; afterwards it counts from
-   the instant at which the link was known to have ended.
+   the instant at which the link was known to have ended, or from the end of this process's own grace if
+   that is later: whoever vouches may have been stopped as well.
 """
 
 from __future__ import annotations
@@ -97,9 +98,11 @@ class LinkStates:
 
     def _ended_elsewhere(self, node: NodeRow) -> datetime | None:
         """When a link that is down at another replica was known to have ended."""
-        if self._is_vouched_for(node):
-            return node.link_changed_at
-        return self.unvouched_until(node.link_replica)
+        if not self._is_vouched_for(node):
+            return self.unvouched_until(node.link_replica)
+        changed, grace = node.link_changed_at, self.grace_ends_at
+        # The one that vouches now may have been away itself: this process has listened since its grace.
+        return max(changed, grace) if changed is not None and grace is not None else changed
 
     def _is_vouched_for(self, node: NodeRow) -> bool:
         return self.replicas is not None and node.link_replica in self.replicas.alive

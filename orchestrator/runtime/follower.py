@@ -15,6 +15,9 @@ Rules
    commits in flight landed.
 6. A store's clock that was set says nothing of how long nodes have been silent: load again, which
    begins with a grace.
+7. A process that stood still (SIGSTOP, a machine that slept) has not listened: what came for it
+   meanwhile waits in its sockets, and silence proves nothing. Late for its beat, it loads again, which
+   begins with a grace, and plans nothing before.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ from orchestrator.runtime.leader import RENEWALS, RETRY, TROUBLES
 from orchestrator.runtime.store_clock import StoreClock
 
 log = structlog.get_logger("liveroll.runtime")
+
+STOOD_STILL = timedelta(seconds=5)
+"""So late for a beat. An event loop that is merely busy is late by less; with the pause between beats it
+bounds what goes unnoticed to ten seconds, well below every silence lease."""
 
 CLOCK_SET = timedelta(seconds=5)
 """The store's clock has moved so much against the monotonic one: it was set, or another machine is
@@ -73,6 +80,8 @@ class Follower:
         self._asked = 0
         self._covered = 0
         self._valid_until_s = 0.0
+        self._due_s: float | None = None
+        """When the next beat is due; None while it is under way."""
         self._serves = False
         self._doubt = ""
         self._replicas = Replicas(replica, frozenset({replica}))
@@ -88,7 +97,12 @@ class Follower:
     @property
     def serves(self) -> bool:
         """The fleet is loaded, and stands for the store as far as is known."""
-        return self._serves and not self._doubt and self.is_fresh()
+        return self._serves and not self._doubt and self.is_fresh() and not self._stood_still()
+
+    def _stood_still(self) -> bool:
+        """Rule 7: asked by whoever wakes first."""
+        late_s = self._clock.monotonic_s() - self._due_s if self._due_s is not None else 0.0
+        return late_s > STOOD_STILL.total_seconds()
 
     def doubt(self, why: str) -> None:
         """The fleet may not be what the store has: load again, soon."""
@@ -121,7 +135,12 @@ class Follower:
 
     async def run_beats(self) -> None:
         while True:
-            await self._alarm.wait_for(self._ttl / RENEWALS if not self.trouble else RETRY)
+            pause = self._ttl / RENEWALS if not self.trouble else RETRY
+            self._due_s = self._clock.monotonic_s() + pause.total_seconds()
+            await self._alarm.wait_for(pause)
+            if self._serves and self._stood_still():
+                self.doubt("this process stood still")
+            self._due_s = None
             await self.turn()
 
     async def turn(self) -> None:

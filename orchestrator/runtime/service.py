@@ -143,7 +143,7 @@ class Orchestrator:
             hints=self._links,
             observer=self._observer,
             on_doubt=self._doubt,
-            epoch=lambda: self._leader.epoch,
+            epoch=lambda: self._leader.epoch if self._follower.serves else None,
             planner=planner,
         )
         self._ingest = Ingest(
@@ -398,13 +398,15 @@ class Orchestrator:
         return self._events.cursor(self.head_seq if seq is None else seq)
 
     async def events_since(self, instant: datetime) -> str:
-        """The cursor that the first event at or after the instant follows. StoreUnavailable."""
+        """The cursor that the first event at or after the instant follows. NotServing, StoreUnavailable."""
+        self._commits.check_serving()
         return await self._events.since(instant)
 
     async def events_after(
         self, cursor: str, *, limit: int = 500, rollout_id: str = "", node_id: str = ""
     ) -> EventsPage:
         """cursor empty: from the first that is kept. InvalidSpec for a malformed cursor, OutOfRange
-        if events after it were trimmed or it belongs to another incarnation or to the future.
-        Never runs ahead of `fleet`."""
+        if events after it were trimmed or it belongs to another incarnation or to the future; NotServing
+        as `fleet`, which it never runs ahead of."""
+        self._commits.check_serving()
         return await self._events.after(cursor, limit=limit, rollout_id=rollout_id, node_id=node_id)

@@ -253,3 +253,18 @@ def test_hearing_is_only_of_this_process() -> None:
     w.fleet.apply(Heard("n1", w.now + S))
     w.now += timedelta(hours=1)
     assert link(w) is Link.UP
+
+
+def test_a_replica_that_was_away_and_vouches_again_makes_no_silence_longer() -> None:
+    """Both were stopped; the planner has listened since the end of its grace only."""
+    w = in_blackout()
+    w.move("n1", "b", up=False)
+    lease = w.row().spec.silence_lease + POLICY.clock_slack
+    w.now += 10 * lease
+    w.fleet.apply(GraceEnds(w.now))
+    w.replicas()
+    w.replicas("b")
+    assert w.fleet.lost_at("n1") == w.now + lease
+    w.fleet.advance(w.now)
+    assert lost(w) == []
+    assert same(w)
