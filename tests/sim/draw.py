@@ -60,7 +60,6 @@ KERNEL_FAULTS = (
     FaultKind.SLOW_SHUTDOWN,
     FaultKind.HANG,
 )
-REGRESSIONS = False
 KEXECS = 6
 """reboot calls of a node for which faults are drawn; few nodes make more before the healing."""
 
@@ -312,8 +311,8 @@ def _more_rates(rng: random.Random, profile: str, rates: Rates, replicas: int) -
         store_slow=some("orchestrator", 0.003, 0.02),
         hints_lost=rng.choice((0.0, 0.1, 0.9)) if several else 0.0,
         hint_s=rng.choice((0.001, 0.3, 4.0)) if several else 0.001,
-        failover_s=some("orchestrator", 300, 900, often=0.15) if REGRESSIONS else 0.0,
-        restore_s=some("orchestrator", 600, 1200, often=0.1) if REGRESSIONS else 0.0,
+        failover_s=some("orchestrator", 300, 900, often=0.15),
+        restore_s=some("orchestrator", 600, 1200, often=0.1),
         store_cut_s=some("orchestrator", 100, 300),
         replica_cut_s=some("orchestrator", 100, 300) if several else 0.0,
         stopped_s=some("orchestrator", 60, 200),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.model import Artifact
@@ -50,6 +50,8 @@ class Life:
         self.serving = False
         self.woke = False
         """It was stopped beyond the planner's lease, which it held, and has been let go."""
+        self.leased_until: datetime | None = None
+        """Until when the database has last let it speak for its links."""
         self.cut_from_store = False
         self.ended = asyncio.Event()
         """Set by a crash or a polite stop."""

@@ -1,15 +1,23 @@
 """Further promises, watched from outside as checks.py watches the others: what the committed rows of one
 moment do not show, because it takes a history, the wire or the node's hardware to see it.
 
+FRESH   a replica speaks to nodes only while its own lease runs.
+VOUCHED nothing starts on a node whose link was a replica's that is long dead.
+STALE   a report is taken from whoever holds the node's newest link.
 ADMITS  after QUARANTINED, COLD_BOOTED or LOST an attempt begins by a person's word only; a node that is
         AWAITING_ROLLBACK is rolled back.
 I1   no forward start makes more nodes bake, now or soon, than max_uncommitted.
 I4   a PROCEED carries a stamp that the node itself has said.
 I5   a kernel pair passes because an attempt of its kind was committed.
-I6   nothing goes forward beyond the failure budget.
+I6   nothing goes forward beyond the failure budget; pause, halt, stop, window's end and embargo unwind
+     who waits PRESERVED within seconds.
 I7   a rollout that has ended holds nobody who is open or bakes.
-I8   nobody jumps while a session that came in is unfinished: it would be lost.
+I7   a cancel or a way back unwinds who waits PRESERVED within seconds.
+I8   nobody jumps while a session that came in is unfinished: it would be lost; none is left once an
+     attempt has settled otherwise than badly.
 I9   a node is called LOST only after its silence lease of somebody's listening.
+     A store that went back in time behind a node's back has stopped the fleet before anything starts.
+I13  nobody commits under an epoch that is not the database's.
 I10  at the reboot the JumpIntent is on the disk, and a journal that was torn is not taken for damaged.
 I11  health held for as long as the rollout asks before the attempt counts as good.
 I12  what retention takes is of no rollout that runs.
@@ -18,30 +26,30 @@ I12  what retention takes is of no rollout that runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from liveroll.v1 import agent_pb2 as pb
 
-from node_agent.core.history import JUMP_INTENT
-from node_agent.runtime.journal_format import decode_file
+from orchestrator.core.invariants_starts import at_most, is_open
 from orchestrator.core.model import (
     AttemptRow,
     DesiredProceed,
+    FleetRow,
     MemberRow,
     NodeRow,
     RolloutRow,
     Row,
 )
-from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
-from orchestrator.core.spec import Amount
+from orchestrator.core.phases import SETTLED, Goal, Kind, Outcome, Phase
 from orchestrator.ports import Committed
+from tests.sim.promises_node import NodePromises
+from tests.sim.virtual import VirtualClock
 
 if TYPE_CHECKING:
-    from tests.sim.node import SimNode
-    from tests.sim.world import World
+    from tests.sim.life import Life
 
 NEEDS_WORD = frozenset({Phase.QUARANTINED, Phase.COLD_BOOTED, Phase.LOST})
 UPDATED = frozenset({Phase.BAKING, Phase.COMMITTED})
@@ -49,39 +57,21 @@ UNFINISHED = frozenset({Outcome.PENDING, Outcome.OPEN, Outcome.BAKING})
 KNOWN = timedelta(seconds=2)
 """What changed less than this before a start may be news to whoever planned it."""
 LISTENS_S = 1.0
-"""How often it is looked whether anybody serves."""
-STOPPED_S = 3.0
-"""A process that stands still for longer does not listen."""
+"""How often it is looked whether anybody serves, and who waits."""
+AT_ONCE_S = 30.0
+"""Within that an undisturbed planner has taken a PRESERVED node back."""
+STOPPED_S = 10.0
+"""A process that stands still for longer knows it (follower.py, rule 7), and has not listened."""
+HEARD_OF = timedelta(seconds=20)
+"""A lease has run out for longer: the planner has beaten since, and knows."""
 ON_THE_WAY_S = 2.0
 """Between an acknowledgement's writing and the beat that the planner has counted."""
 
 
-def limit_of(amount: Amount, members: int) -> int:
-    """Reckoned here, by the words of the design: rounded down, at least one."""
-    if amount.count is not None:
-        return amount.count
-    assert amount.percent is not None
-    return max(1, int(members * amount.percent / 100 + 1e-9))
-
-
 @dataclass(slots=True)
-class _Health:
-    """A node's probes in one boot."""
-
-    boot: int
-    good_since_s: float | None = None
-    last_good_s: float = 0.0
-
-    @property
-    def held_s(self) -> float:
-        return self.last_good_s - self.good_since_s if self.good_since_s is not None else -1.0
-
-
-@dataclass(slots=True)
-class Promises:
+class Promises(NodePromises):
     """Told by the same as Checks, and by it."""
 
-    world: World
     _attempts: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
     _newest: dict[str, int] = field(default_factory=dict)
     _members: dict[str, dict[str, MemberRow]] = field(default_factory=dict)
@@ -97,10 +87,36 @@ class Promises:
     """Node → when an orchestrator last answered it."""
     _deaf_until_s: float = 0.0
     """Until then nobody served."""
-    _health: dict[str, _Health] = field(default_factory=dict)
-    _held_s: dict[tuple[str, int], float] = field(default_factory=dict)
+    _waiting: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Attempts that wait PRESERVED behind closed gates → since when one planner has left them so."""
+    _fleet: FleetRow = field(default_factory=FleetRow)
+    _forgotten: set[str] = field(default_factory=set)
+    """Nodes that have begun an attempt that the database has lost, and have not been welcomed since."""
+    _stopped_since: bool = False
+    """The fleet was stopped since the database went back last."""
+    _must_stop: str = ""
+    """The node whose Hello has told of the loss, until the fleet stops."""
 
     # --- at the disk
+
+    def accepted(self, life: Life, epoch: int | None, rows: Sequence[Row]) -> None:
+        """The database takes this of a replica."""
+        disk = self.world.disk
+        if epoch is not None and epoch != life.store._held_epoch:
+            text = f"{life.name} held epoch {life.store._held_epoch}, and commits under {epoch}"
+            self.world.violated("I13", text)
+        if epoch is not None and life.store._held_epoch != disk.epoch:
+            text = (
+                f"{life.name} commits under epoch {life.store._held_epoch}, the database is at {disk.epoch}"
+            )
+            self.world.violated("I13", text)
+        for row in rows:
+            if not isinstance(row, NodeRow) or row.link_replica in ("", life.name):
+                continue
+            before = self._nodes.get(row.node_id)
+            if before is not None and row.acknowledged_seq > before.acknowledged_seq:
+                text = f"{life.name} takes a report of {row.node_id}, whose link is at {row.link_replica}"
+                self.world.violated("STALE", text, row.node_id)
 
     def committed(self, committed: Committed) -> None:
         for event in committed.events:
@@ -131,6 +147,13 @@ class Promises:
             known.clear()  # type: ignore[attr-defined]
         for row in self.world.disk.rows.values():
             self._put(row)
+        self._must_stop, self._stopped_since = "", bool(self._fleet.stopped)
+        begun = {key for key, truth in self.world.checks.truths.items() if truth.loads}
+        lost = dict(sorted(begun - self._attempts.keys()))
+        for name, generation in lost.items():
+            node = self._nodes.get(name)
+            if node is not None and node.highest_generation < generation:
+                self._forgotten.add(name)
 
     def _put(self, row: Row) -> None:
         match row:
@@ -145,6 +168,10 @@ class Promises:
                 self._rollouts[row.rollout_id] = row
             case NodeRow():
                 self._nodes[row.node_id] = row
+            case FleetRow():
+                if row.stopped:
+                    self._must_stop, self._stopped_since = "", True
+                self._fleet = row
 
     def _node(self, row: NodeRow) -> None:
         before = self._nodes.get(row.node_id)
@@ -212,6 +239,11 @@ class Promises:
         name, rollout = attempt.node_id, self._rollouts.get(attempt.rollout_id)
         word = (attempt.rollout_id, name) in self._words
         self._words.discard((attempt.rollout_id, name))
+        if self._must_stop:
+            yield "I9", f"{name} starts, though {self._must_stop} has told that the store went back in time"
+        node = self._nodes.get(name)
+        if node is not None and self._is_long_dead(node.link_replica):
+            yield "VOUCHED", f"{name} starts, and {node.link_replica}, which held its link, is dead"
         if before is not None and not word:
             if before.phase in NEEDS_WORD:
                 yield "ADMITS", f"{name} is {before.phase}, and nobody has asked for another attempt"
@@ -221,14 +253,14 @@ class Promises:
             return
         members = self._members.get(attempt.rollout_id, {})
         failed = sum(member.failed for member in members.values()) - rollout.failures_forgiven
-        allowed = limit_of(rollout.spec.budgets.failures.max, len(members))
+        allowed = at_most(rollout.spec.budgets.failures.max, len(members))
         if failed > allowed:
             yield (
                 "I6",
                 f"{name} starts in {rollout.rollout_id} after {failed} failures, {allowed} are allowed",
             )
         uncommitted = sorted(n for n in members if self._will_bake(n, attempt))
-        allowed = limit_of(rollout.spec.budgets.max_uncommitted, rollout.members)
+        allowed = at_most(rollout.spec.budgets.max_uncommitted, rollout.members)
         if len(uncommitted) > allowed:
             yield "I1", f"{name} makes {len(uncommitted)} that bake or will, {allowed} are allowed"
 
@@ -241,6 +273,13 @@ class Promises:
             known = newest.phase_at <= start.opened_at - KNOWN
             return known and node is not None and not node.written_off
         return newest.phase not in SETTLED
+
+    def _is_long_dead(self, replica: str) -> bool:
+        """Its lease ran out longer ago than everybody takes to hear of it."""
+        if not replica:
+            return False
+        until = self.world.disk.replicas.get(replica)
+        return until is None or until < VirtualClock().now() - HEARD_OF
 
     def trimmed(self, first_seq: int) -> None:
         """Retention has taken everything before first_seq."""
@@ -271,8 +310,19 @@ class Promises:
 
     def sent(self, node_id: str, message: pb.LinkResponse) -> None:
         """An orchestrator answers."""
-        if message.WhichOneof("message") in ("welcome", "ack"):
+        which = message.WhichOneof("message")
+        if which in ("welcome", "ack"):
             self._word_s[node_id] = asyncio.get_running_loop().time()
+        if which == "welcome" and node_id in self._forgotten:
+            self._forgotten.discard(node_id)
+            self._must_stop = self._must_stop or ("" if self._stopped_since else node_id)
+
+    def speaks(self, life: Life, node_id: str) -> None:
+        """A replica is about to write to a node."""
+        until = life.leased_until
+        if until is not None and until < VirtualClock().now():
+            text = f"{life.name} speaks to {node_id}, and its own lease ran out at {until:%H:%M:%S}"
+            self.world.violated("FRESH", text, node_id)
 
     async def run(self) -> None:
         """Looks whether anybody serves, until cancelled. What comes to one that is stopped for a moment
@@ -286,45 +336,23 @@ class Promises:
                 self._deaf_until_s = loop.time() + LISTENS_S
             await asyncio.sleep(LISTENS_S)
 
-    # --- at the node
 
-    def probed(self, node: SimNode, *, healthy: bool) -> None:
-        """Its health was asked for."""
-        known = self._health.get(node.name)
-        if known is None or known.boot != node.boots:
-            known = self._health[node.name] = _Health(node.boots)
-        if not healthy:
-            known.good_since_s = None
-            return
-        known.last_good_s = asyncio.get_running_loop().time()
-        if known.good_since_s is None:
-            known.good_since_s = known.last_good_s
-
-    def finishing(self, node: SimNode) -> None:
-        """It is done with its verification."""
-        known, attempt = self._health.get(node.name), _attempt_of(node)
-        if known is not None and known.boot == node.boots and attempt:
-            self._held_s.setdefault((node.name, attempt), known.held_s)
-
-    def rebooting(self, node: SimNode, generation: int) -> None:
-        """It is about to call reboot for this attempt."""
-        left = sorted(name.decode() for name in node.emulated.model._incoming)
-        attempt = node.life.runner.attempt if node.life is not None else None
-        # After QUARANTINED a person has looked at the node, and said that it goes on without.
-        if left and attempt is not None and not attempt.was_quarantined:
-            text = f"{node.node_id} jumps, and loses {', '.join(left)}, which it never finished"
-            self.world.violated("I8", text, node.node_id)
-        decoded = decode_file(node.disk.data[: node.disk.synced])
-        intents = [record for record in decoded.records if record.kind == JUMP_INTENT]
-        if decoded.corrupt is None and not any(r.body.get("generation") == generation for r in intents):
-            text = f"{node.node_id} jumps in attempt {generation}, and its disk knows of no JumpIntent"
-            self.world.violated("I10", text, node.node_id)
-
-    def set_aside(self, node: SimNode) -> None:
-        """It takes its journal for damaged."""
-        if not node.flipped:
-            text = f"{node.node_id} sets its journal aside, and no bit of it was ever changed"
-            self.world.violated("I10", text, node.node_id)
+def _closed(rollout: RolloutRow, kind: Kind, stopped: str) -> tuple[str, str]:
+    """(invariant, how the rollout's gates are closed to it); two empty strings if they are open."""
+    forward = kind is Kind.FORWARD
+    if rollout.ended_at is not None:
+        return "I7", "over"
+    if forward and rollout.goal is not Goal.FORWARD:
+        return "I7", rollout.goal.value
+    if stopped:
+        return "I6", "stopped"
+    if rollout.paused:
+        return "I6", "paused"
+    if forward and rollout.halted:
+        return "I6", "halted"
+    if not is_open(rollout.spec.schedule, VirtualClock().now()):
+        return "I6", "outside its windows"
+    return "", ""
 
 
 def _pair(attempt: AttemptRow) -> str:
@@ -334,9 +362,3 @@ def _pair(attempt: AttemptRow) -> str:
 def _waits_to_go_back(member: MemberRow) -> bool:
     """It could not be brought back, and the end says so."""
     return member.outcome is Outcome.PENDING and member.crossed
-
-
-def _attempt_of(node: SimNode) -> int:
-    if node.life is None or node.life.runner.attempt is None:
-        return 0
-    return node.life.runner.attempt.ref.generation

@@ -202,7 +202,8 @@ class World:
         await creating
         self._heal()
         await self._settle()
-        await asyncio.sleep(QUIET_S)
+        # An agent that was told STORE_REGRESSED dials slowly: up to every ten minutes.
+        await asyncio.sleep(QUIET_S if not self.database.regressions else QUIET_S + 600)
         self._look_at_the_end()
 
     async def _create(self, creator: Operator) -> None:
