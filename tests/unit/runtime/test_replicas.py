@@ -252,6 +252,10 @@ class TestStopped:
             world.all["a"].planned.decide = stage_all
             times = len(world.all["a"].planned.times)
             world.all["a"].process.go()
+            # Nothing of it has run yet: whatever comes first finds that its time is over.
+            assert a.role == "none"
+            with pytest.raises(NotServing):
+                link.heartbeat(beat())
             with pytest.raises(LiverollError):
                 await told
             await passes(3)
