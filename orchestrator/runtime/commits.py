@@ -122,6 +122,10 @@ class Commits:
             self._landed.clear()
             await self._landed.wait()
 
+    def check_serving(self) -> None:
+        """NotServing, as fleet."""
+        _ = self.fleet
+
     @property
     def fleet(self) -> Fleet:
         """NotServing before the first load, and while this process does not know how the store

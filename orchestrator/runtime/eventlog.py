@@ -7,7 +7,9 @@ Rules
 2. A cursor before the tail, of another incarnation, or of an event that does not exist is OutOfRange.
    Its fields say why, and from where to go on: `first_available`, with which all that is kept is
    read, and `head`, with which only what is new is.
-3. A cursor ahead of this replica is no error: another one has told of that event, and this one waits
+3. Of a store that has been replaced nothing is told until it is loaded again (NotServing): heads and
+   events of two lives do not fit together.
+4. A cursor ahead of this replica is no error: another one has told of that event, and this one waits
    until it has come so far.
 """
 
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from orchestrator.core.model import Event
-from orchestrator.errors import InvalidSpec, OutOfRange, Violation
+from orchestrator.errors import Conflict, InvalidSpec, OutOfRange, Violation
 from orchestrator.ports import Store
+from orchestrator.runtime.commits import reloading
 from orchestrator.runtime.feed import Feed
 
 
@@ -77,17 +80,21 @@ class EventLog:
         return self.cursor(await seq_before(self._store, first, self._feed.head_seq, instant))
 
     async def after(self, cursor: str, *, limit: int, rollout_id: str, node_id: str) -> EventsPage:
-        """InvalidSpec, OutOfRange, StoreUnavailable; see Orchestrator.events_after."""
+        """InvalidSpec, OutOfRange, NotServing, StoreUnavailable; see Orchestrator.events_after."""
+        try:
+            return await self._after(cursor, limit, rollout_id, node_id)
+        except Conflict as error:
+            raise reloading() from error
+
+    async def _after(self, cursor: str, limit: int, rollout_id: str, node_id: str) -> EventsPage:
         incarnation, head = self.incarnation, self._feed.head_seq
         after = await self._seq_of(cursor, head) if cursor else await self._store.first_seq() - 1
         found = await self._store.events(after, limit=limit, rollout_id=rollout_id, node_id=node_id)
         # Asked afterwards, so that a trim, or another store, in between is noticed.
         if cursor and after + 1 < await self._store.first_seq():
             raise await self._out_of_range(f"events after {cursor} are no longer kept", Why.TRIMMED, cursor)
-        if incarnation != self.incarnation:
-            raise await self._out_of_range(
-                f"the store was replaced while {cursor or 'the log'} was read", Why.OTHER_INCARNATION, cursor
-            )
+        if incarnation != self.incarnation or any(event.incarnation != incarnation for event in found):
+            raise reloading()
         events = tuple(event for event in found if event.seq <= head)
         full = len(events) == limit
         return EventsPage(events, self.cursor(events[-1].seq if full else max(head, after)))

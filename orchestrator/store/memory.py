@@ -15,7 +15,7 @@ import asyncio
 import copy
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from orchestrator.core.model import (
@@ -353,7 +353,10 @@ class MemoryStore:
                 found.append(event)
                 if len(found) >= limit:
                     break
-        return found
+        if found and disk.incarnation != self._known[0]:
+            raise replaced(self._known[0], disk.incarnation)
+        # A cursor is of the life in which it is told.
+        return [replace(event, incarnation=disk.incarnation) for event in found]
 
     async def first_seq(self) -> int:
         self._check_open()

@@ -72,7 +72,25 @@ class TestWhoHasSeenMore:
         assert (again.batch, again.head_seq) == (first.batch, first.head_seq)
         assert f"without the batch {first.batch + 2}" in again.regressed
         await tick(store, 1, "new")
-        assert (await store.events(0, limit=99))[-1].incarnation == again.incarnation
+        log = await store.events(0, limit=99)
+        assert {event.incarnation for event in log} == {again.incarnation}, "cursors are of this life"
+
+    @pytest.mark.parametrize("backend", ["memory", "postgres"], indirect=True)
+    async def test_reads_no_events_of_another_life_before_it_has_loaded(
+        self, backend: Backend, store: Store
+    ) -> None:
+        await tick(store, 3)
+        copy = backend.copy()
+        await tick(store, 2, "lost")
+        async with opened(backend) as other:
+            await other.load()
+            backend.fall_back(copy)
+            await store.load()
+            with pytest.raises(Conflict) as caught:
+                await other.events(0, limit=9)
+            assert caught.value.reason == "STORE_REPLACED"
+            await other.load()
+            assert len(await other.events(0, limit=9)) == 3
 
     async def test_is_told_why_until_the_fleet_was_written(self, backend: Backend, store: Store) -> None:
         """So that a crash between the new incarnation and the fleet's stop loses nothing."""
