@@ -5,8 +5,9 @@ Rules
 2. A forward attempt belongs to the rollout that would make it: one that has not ended, that still has
    the node to do, and whose artifact it is. Of several, to the oldest. The node's member then
    stands as if the rollout had made the attempt; so a node that was updated is not updated again.
-3. A rollback belongs to the rollout that wants the node on the kernel that it came back from, or
-   whose way back it was. The member is ROLLED_BACK then, and is not sent round again by itself.
+3. A rollback that has jumped belongs to the rollout that wants the node on the kernel that it came back
+   from, or whose way back it was. The member is ROLLED_BACK then, and is not sent round again by itself.
+   One that was undone before its jump is nobody's: the node is where it was.
 4. What no rollout wants stays as it is: the row of what has happened. A rollout that is created
    later may want it.
 5. After a rollout has taken in an attempt, nothing of it starts in the same plan: its budgets read
@@ -88,6 +89,8 @@ def _wants(node: NodeRow, rollout: RolloutRow, member: MemberRow, attempt: Attem
 
 
 def _goes_back(node: NodeRow, rollout: RolloutRow, member: MemberRow, attempt: AttemptRow) -> bool:
+    if not has_crossed(attempt):
+        return False
     if member.crossed:
         return member.outcome in _MAY_GO_BACK and attempt.to_release == member.from_release
     return member.outcome in _TO_DO and attempt.from_release == rollout.artifact.release

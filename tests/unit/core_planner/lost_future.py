@@ -16,8 +16,9 @@ from typing import Any
 from orchestrator.core import transitions
 from orchestrator.core.differences import Difference, differences
 from orchestrator.core.fleet import Fleet
+from orchestrator.core.invariants import Checker
 from orchestrator.core.messages import AttemptMemory, AttemptRef, Hello, NodeStatus
-from orchestrator.core.model import AttemptRow, FleetRow, NodeRow, Row
+from orchestrator.core.model import AttemptRow, Change, FleetRow, NodeRow, Row, row_key
 from orchestrator.core.operations import fleet_stop
 from orchestrator.core.phases import SETTLED, Phase
 from orchestrator.core.transitions_regression import STOPPED
@@ -47,13 +48,29 @@ def gone_back(
     for row in rows:
         v.put(row)
     v.scripts, v.jumps = w.scripts, w.jumps
+    v.checker = Checker(list(v.rows.values()), policy=w.policy, incarnation=incarnation)
     if stopped:
-        v.put(replace(v.fleet.row, stopped=STOPPED, stop_message="restored", stopped_at=w.now))
+        stop = replace(v.fleet.row, stopped=STOPPED, stop_message="restored", stopped_at=w.now)
+        v.commit(Change((stop,)))
     return v
 
 
 class Restored(World):
-    """See the module."""
+    """See the module. Every commit is judged by the independent checker."""
+
+    checker: Checker | None = None
+
+    def put(self, row: Row) -> None:
+        super().put(row)
+        if self.checker is not None:
+            self.checker.followed([self.rows[row_key(row)]], self.now)
+
+    def commit(self, change: Change) -> None:
+        super().commit(change)
+        if self.checker is None:
+            return
+        broken = self.checker.committed([self.rows[row_key(row)] for row in change.writes], (), self.now)
+        assert not broken, broken
 
     def hello(self, message: Hello) -> transitions.Observation:
         seen = transitions.hello(self.fleet, message, "", self.now)
