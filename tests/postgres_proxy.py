@@ -38,6 +38,11 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.refuses = False
+        self.refused = asyncio.Event()
+        """Somebody was, since it was last cleared."""
+        self.accepts = asyncio.Event()
+        """Cleared, newcomers wait."""
+        self.accepts.set()
         self.port = 0
 
     @property
@@ -82,7 +87,10 @@ class Proxy:
         self._tasks.add(task)
         self._writers.add(writer)
         try:
-            if not self.refuses:
+            await self.accepts.wait()
+            if self.refuses:
+                self.refused.set()
+            else:
                 await self._pass(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # either side has gone, or the test is over

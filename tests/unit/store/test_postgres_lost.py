@@ -74,15 +74,26 @@ class TestCommitInDoubt:
     ) -> None:
         async with opened(proxy.url) as a, opened(postgres_url) as b:
             first = await write(a, "first")
-            proxy.refuses = True
+            proxy.accepts.clear()
             cut = proxy.cut("before", COMMIT)
             lost = asyncio.ensure_future(write(a, "lost"))
             await cut.wait()
-            done = await write(b, "b")  # gets the number that the lost one had
-            assert done.batch == first.batch + 1
+            done = await write(b, "b")
+            assert done.batch == first.batch + 1  # the number that the lost one had
+            proxy.accepts.set()
+            assert (await lost).batch == done.batch + 1  # it is not taken for that one, but made again
+            assert await messages(a) == ["first", "b", "lost"]
+
+    async def test_nobody_can_say(self, proxy: Proxy, postgres_url: str) -> None:
+        async with opened(proxy.url) as a, opened(postgres_url) as b:
+            await write(a, "first")
+            proxy.refuses = True
+            proxy.cut("before", COMMIT)
+            lost = asyncio.ensure_future(write(a, "lost"))
             with pytest.raises(StoreUnavailable) as caught:
                 await lost
-            assert caught.value.reason == "COMMIT_IN_DOUBT"  # nobody could look it up
+            assert caught.value.reason == "COMMIT_IN_DOUBT"
+            await write(b, "b")
             proxy.refuses = False
             assert await messages(a) == ["first", "b"]
 
@@ -160,11 +171,18 @@ class TestCut:
             proxy.refuses = False
             await write(store, "n")
 
-    async def test_hints_go_on_after_a_cut(self, proxy: Proxy, postgres_url: str) -> None:
+    @pytest.mark.parametrize("refused", [False, True], ids=["at once", "when it is there again"])
+    async def test_hints_go_on_after_a_cut(self, proxy: Proxy, postgres_url: str, refused: bool) -> None:
         async with opened(proxy.url) as a, opened(postgres_url) as b:
             hints = a.hints()
-            for number in range(3):
+            for number in range(2):
+                proxy.refuses = refused
                 proxy.drop()
+                if refused:
+                    async with asyncio.timeout(PATIENCE_S):
+                        await proxy.refused.wait()
+                    proxy.refused.clear()
+                    proxy.refuses = False
                 waiting = asyncio.ensure_future(anext(hints))
                 async with asyncio.timeout(PATIENCE_S):
                     while not waiting.done():
