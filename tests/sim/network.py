@@ -90,6 +90,8 @@ class Stream:
         self.server: asyncio.Task[None] | None = None
         self._world = world
         self._cut = False
+        self.welcomed = False
+        """The server has taken the node's Hello."""
 
     def latency_s(self) -> float:
         network = self._world.network
@@ -187,6 +189,7 @@ class ServerSide:
             return
         network, stream = self._world.network, self._stream
         self._world.checks.promises.speaks(life, stream.node_id)
+        stream.welcomed = True
         self._world.checks.sent(stream.node_id, message)
         stream.send_down(message)
         if self._crashes(f"after it sends {message.WhichOneof('message')}"):

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from liveroll.v1 import agent_pb2 as pb
 
-from orchestrator.core.invariants_starts import at_most, is_open
+from orchestrator.core.invariants_starts import at_most
 from orchestrator.core.model import (
     AttemptRow,
     DesiredProceed,
@@ -43,9 +43,10 @@ from orchestrator.core.model import (
     RolloutRow,
     Row,
 )
-from orchestrator.core.phases import SETTLED, Goal, Kind, Outcome, Phase
+from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
 from orchestrator.ports import Committed
 from tests.sim.promises_node import NodePromises
+from tests.sim.promises_time import Watch
 from tests.sim.virtual import VirtualClock
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ UNFINISHED = frozenset({Outcome.PENDING, Outcome.OPEN, Outcome.BAKING})
 KNOWN = timedelta(seconds=2)
 """What changed less than this before a start may be news to whoever planned it."""
 LISTENS_S = 1.0
-"""How often it is looked whether anybody serves, and who waits."""
-AT_ONCE_S = 30.0
-"""Within that an undisturbed planner has taken a PRESERVED node back."""
+"""How often it is looked whether anybody serves."""
 STOPPED_S = 10.0
 """A process that stands still for longer knows it (follower.py, rule 7), and has not listened."""
 HEARD_OF = timedelta(seconds=20)
@@ -87,8 +86,7 @@ class Promises(NodePromises):
     """Node → when an orchestrator last answered it."""
     _deaf_until_s: float = 0.0
     """Until then nobody served."""
-    _waiting: dict[tuple[str, int], float] = field(default_factory=dict)
-    """Attempts that wait PRESERVED behind closed gates → since when one planner has left them so."""
+    watch: Watch = field(init=False)
     _fleet: FleetRow = field(default_factory=FleetRow)
     _forgotten: set[str] = field(default_factory=set)
     """Nodes that have begun an attempt that the database has lost, and have not been welcomed since."""
@@ -96,6 +94,9 @@ class Promises(NodePromises):
     """The fleet was stopped since the database went back last."""
     _must_stop: str = ""
     """The node whose Hello has told of the loss, until the fleet stops."""
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.world)
 
     # --- at the disk
 
@@ -334,25 +335,8 @@ class Promises(NodePromises):
             stopped_s = stopped_s + LISTENS_S if self.world.host.current is None else 0.0
             if not serving or stopped_s > STOPPED_S:
                 self._deaf_until_s = loop.time() + LISTENS_S
+            self.watch.look(self._rollouts, self._fleet.stopped)
             await asyncio.sleep(LISTENS_S)
-
-
-def _closed(rollout: RolloutRow, kind: Kind, stopped: str) -> tuple[str, str]:
-    """(invariant, how the rollout's gates are closed to it); two empty strings if they are open."""
-    forward = kind is Kind.FORWARD
-    if rollout.ended_at is not None:
-        return "I7", "over"
-    if forward and rollout.goal is not Goal.FORWARD:
-        return "I7", rollout.goal.value
-    if stopped:
-        return "I6", "stopped"
-    if rollout.paused:
-        return "I6", "paused"
-    if forward and rollout.halted:
-        return "I6", "halted"
-    if not is_open(rollout.spec.schedule, VirtualClock().now()):
-        return "I6", "outside its windows"
-    return "", ""
 
 
 def _pair(attempt: AttemptRow) -> str:

@@ -1,0 +1,128 @@
+"""Mistakes that only several replicas, or a database that goes back in time, bring to light."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from orchestrator.core import transitions
+from orchestrator.core.link_states import LinkStates
+from orchestrator.core.model import CapacityRow, Change, NodeRow
+from orchestrator.core.transitions import Observation
+from orchestrator.errors import LiverollError
+from orchestrator.ports import Committed
+from orchestrator.runtime import commits
+from orchestrator.runtime.commits import Commits
+from orchestrator.runtime.follower import Follower
+from orchestrator.runtime.links import LinkHandle
+from orchestrator.store.memory import MemoryStore, _Entry
+from tests.sim import provocations as worlds
+from tests.sim.mutant import mutant
+
+
+@mutant("runtime", "I1", worlds.busy_replicas)
+def nothing_takes_room_away() -> Iterator[None]:
+    """a commit that leaves less room voids the starts that were planned before it"""
+
+    def mistaken(fleet: Any, change: Change, now: Any) -> Change:
+        return change
+
+    with patch.object(commits, "measured", mistaken):
+        yield
+
+
+@mutant("runtime", "I1", worlds.busy_replicas)
+def own_loss_stands_for_all_losses() -> Iterator[None]:
+    """who shrinks the fleet learns of his own loss only, not of those before it"""
+
+    def mistaken(known: CapacityRow, row: CapacityRow) -> bool:
+        return True
+
+    with patch.object(commits, "seen_whole", mistaken):
+        yield
+
+
+@mutant("store", "I13", worlds.sleeping_planners)
+def fenced_planner_commits() -> Iterator[None]:
+    """a commit under an epoch that is no longer the store's fails"""
+    real = MemoryStore._apply
+
+    def mistaken(self: MemoryStore, entry: _Entry, now: Any) -> Committed | LiverollError:
+        return real(self, replace_epoch(self, entry), now)
+
+    def replace_epoch(self: MemoryStore, entry: _Entry) -> _Entry:
+        return entry if entry.epoch is None else _Entry(self.disk.epoch, entry.change)
+
+    with patch.object(MemoryStore, "_apply", mistaken):
+        yield
+
+
+@mutant("runtime", "FRESH", worlds.cut_off_replicas)
+def cut_off_replica_goes_on() -> Iterator[None]:
+    """who could not renew its own lease for its length ends its links: the others think it dead"""
+
+    async def mistaken(self: Follower) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    fresh = patch.object(Follower, "is_fresh", lambda self: self._serves)
+    with fresh, patch.object(Follower, "run_watch", mistaken):
+        yield
+
+
+@mutant("planner", "VOUCHED", worlds.dying_replicas)
+def dead_replica_vouches_for_its_links() -> Iterator[None]:
+    """a link counts as up while the replica that holds it lives; then it spends budget, and starts nothing"""
+    with patch.object(LinkStates, "_is_vouched_for", lambda self, node: True):
+        yield
+
+
+@mutant("planner", "STALE", worlds.roaming_nodes)
+def report_of_an_old_link_is_taken() -> Iterator[None]:
+    """what comes under another link epoch than the node's newest is refused"""
+    real = transitions.report
+
+    def mistaken(
+        fleet: Any, node_id: str, message: Any, link_epoch: int, now: Any, came: Any = None
+    ) -> Observation:
+        known = fleet.nodes.get(node_id)
+        epoch = known.link_epoch if known is not None else link_epoch
+        return real(fleet, node_id, message, epoch, now, came)
+
+    with patch.object(transitions, "report", mistaken), patch.object(LinkHandle, "check", lambda self: None):
+        yield
+
+
+@mutant("runtime", "I7", worlds.busy_replicas)
+def gap_goes_unnoticed() -> Iterator[None]:
+    """after a commit of others the fleet is complete only once it has read theirs"""
+    real = Commits._apply
+
+    def mistaken(self: Commits, fleet: Any, committed: Committed, *rest: Any) -> None:
+        self.batch = max(self.batch, committed.batch - 1)
+        real(self, fleet, committed, *rest)
+
+    with patch.object(Commits, "_apply", mistaken):
+        yield
+
+
+@mutant("planner", "I9", worlds.restored_store)
+def nobody_notices_that_the_store_went_back() -> Iterator[None]:
+    """a Hello that knows more than the store stops the fleet until a person has looked"""
+    with patch.object(transitions, "regression", lambda fleet, known, message: None):
+        yield
+
+
+@mutant("planner", "I3", worlds.restored_store)
+def generations_begin_again() -> Iterator[None]:
+    """generations are above what the store and every Hello have named"""
+    real = transitions.described
+
+    def mistaken(known: NodeRow | None, *rest: Any, **how: Any) -> NodeRow:
+        after = real(known, *rest, **how)
+        return replace(after, highest_generation=known.highest_generation if known is not None else 0)
+
+    with patch.object(transitions, "described", mistaken):
+        yield

@@ -1,0 +1,95 @@
+"""Promises that are watched at a node's own hardware: its journal, its kernel's sessions, its health.
+
+See promises.py, which lists them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from node_agent.core.history import JUMP_INTENT
+from node_agent.runtime.journal_format import decode_file
+from orchestrator.core.phases import Phase
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+    from tests.sim.world import World
+
+SETTLED_WELL = frozenset({Phase.BAKING, Phase.COMMITTED, Phase.ABORTED, Phase.AWAITING_ROLLBACK})
+"""Nothing preserved is left then. On the other nodes somebody has to look."""
+
+
+@dataclass(slots=True)
+class _Health:
+    """A node's probes in one boot."""
+
+    boot: int
+    good_since_s: float | None = None
+    last_good_s: float = 0.0
+
+    @property
+    def held_s(self) -> float:
+        return self.last_good_s - self.good_since_s if self.good_since_s is not None else -1.0
+
+
+@dataclass(slots=True)
+class NodePromises:
+    """Told by a node's ports and by its kernel."""
+
+    world: World
+    _health: dict[str, _Health] = field(default_factory=dict)
+    _held_s: dict[tuple[str, int], float] = field(default_factory=dict)
+    """How long health had held when an attempt was done with its verification."""
+
+    def probed(self, node: SimNode, *, healthy: bool) -> None:
+        """Its health was asked for."""
+        known = self._health.get(node.name)
+        if known is None or known.boot != node.boots:
+            known = self._health[node.name] = _Health(node.boots)
+        if not healthy:
+            known.good_since_s = None
+            return
+        known.last_good_s = asyncio.get_running_loop().time()
+        if known.good_since_s is None:
+            known.good_since_s = known.last_good_s
+
+    def finishing(self, node: SimNode) -> None:
+        """It is done with its verification."""
+        known, attempt = self._health.get(node.name), _attempt_of(node)
+        if known is not None and known.boot == node.boots and attempt:
+            self._held_s.setdefault((node.name, attempt), known.held_s)
+
+    def rebooting(self, node: SimNode, generation: int) -> None:
+        """It is about to call reboot for this attempt."""
+        left = sorted(name.decode() for name in node.emulated.model._incoming)
+        attempt = node.life.runner.attempt if node.life is not None else None
+        # After QUARANTINED a person has looked at the node, and said that it goes on without.
+        if left and attempt is not None and not attempt.was_quarantined:
+            text = f"{node.node_id} jumps, and loses {', '.join(left)}, which it never finished"
+            self.world.violated("I8", text, node.node_id)
+        decoded = decode_file(node.disk.data[: node.disk.synced])
+        intents = [record for record in decoded.records if record.kind == JUMP_INTENT]
+        if decoded.corrupt is None and not any(r.body.get("generation") == generation for r in intents):
+            text = f"{node.node_id} jumps in attempt {generation}, and its disk knows of no JumpIntent"
+            self.world.violated("I10", text, node.node_id)
+
+    def journalled(self, node: SimNode, phase: str) -> None:
+        """Its attempt has come into this phase, and it is written down."""
+        left = node.emulated.model.sessions()
+        if left and phase in SETTLED_WELL:
+            text = f"{node.node_id} is {phase}, and keeps {', '.join(left)}"
+            self.world.violated("I8", text, node.node_id)
+
+    def set_aside(self, node: SimNode) -> None:
+        """It takes its journal for damaged."""
+        if not node.flipped:
+            text = f"{node.node_id} sets its journal aside, and no bit of it was ever changed"
+            self.world.violated("I10", text, node.node_id)
+
+
+def _attempt_of(node: SimNode) -> int:
+    if node.life is None or node.life.runner.attempt is None:
+        return 0
+    return node.life.runner.attempt.ref.generation
