@@ -18,7 +18,8 @@ Rules
    merely interrupted (cancel, lease, restart) is ABORTED and may be tried again.
 6. A salvage (recovery.py) retrieves, resumes and finishes, and is then QUARANTINED; where nothing
    can be retrieved after STATE_LOST, COLD_BOOTED. One workload's memory that did cross is not
-   nothing (field `crossed`): its session is held, which no COLD_BOOTED node has. The problem stays the boot's.
+   nothing (field `crossed`): its session is held, which no COLD_BOOTED node has. The problem stays
+   the boot's.
 7. BootClassified is legal in every state and has a table of its own, recovery.RECOVERY.
 """
 

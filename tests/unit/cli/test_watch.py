@@ -84,6 +84,18 @@ def test_what_waiting_does_not_mend_is_raised(script: Script) -> None:
         list(follow_of(script))
 
 
+def test_a_cursor_that_is_out_of_range_comes_with_the_commands_that_go_on() -> None:
+    fields = {"first_available": "b:0", "head": "b:7"}
+    gone = Failed(Exit.INVALID, "a:1 is of another life of the store", "OUT_OF_RANGE", fields=fields)
+    with pytest.raises(Failed) as caught:
+        list(follow_of(Script([update("a:1"), lost()], [gone])))
+    assert caught.value.lines() == [
+        "liveroll: a:1 is of another life of the store",
+        "    All that is kept: liveroll watch k --cursor b:0",
+        "    Only what is new: liveroll watch k --cursor b:7",
+    ]
+
+
 @pytest.mark.parametrize("state", sorted(EXITS))
 def test_every_end_has_its_exit_code(state: str) -> None:
     made = samples.rollout(state)
