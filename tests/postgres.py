@@ -66,9 +66,16 @@ class Postgres:
     """One server. start() it, or use it as a context manager."""
 
     def __init__(
-        self, settings: Mapping[str, str] | None = None, *, listen: str = "127.0.0.1", version: int = 18
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        listen: str = "127.0.0.1",
+        version: int = 18,
+        base: Path | None = None,
     ) -> None:
-        """settings: of postgresql.conf, over SETTINGS. listen: addresses. version: 16 or 18."""
+        """settings: of postgresql.conf, over SETTINGS. listen: addresses. version: 16 or 18. base: where
+        its files shall lie, for a benchmark of that disk; short enough for a socket's path."""
+        self._base = base.resolve() if base is not None else None
         self._settings = {**SETTINGS, **(settings or {})}
         self._listen = listen
         self._owner = pwd.getpwnam(UNPRIVILEGED) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
@@ -183,7 +190,7 @@ class Postgres:
 
     def _create(self) -> None:
         roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > ROOM_BYTES
-        base = SHARED_MEMORY if roomy else Path(tempfile.gettempdir())
+        base = self._base or (SHARED_MEMORY if roomy else Path(tempfile.gettempdir()))
         _sweep(base)
         self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         self._lock_fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

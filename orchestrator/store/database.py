@@ -6,10 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Column, ColumnElement
+from sqlalchemy import Column, ColumnElement, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.errors import LiverollError
+
+RECORD = (
+    "INSERT INTO batches (slot, number, token) VALUES (:slot, :number, :token)"
+    " ON CONFLICT (slot) DO UPDATE SET number = excluded.number, token = excluded.token"
+)
+NUMBER = "UPDATE meta SET event_seq = :event_seq, batch = :number, regressed = :regressed"
+"""In words that every database understands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,12 @@ class Database(Protocol):
     def bound(self) -> ColumnElement[Any]:
         """Executed by who has just locked the fence: from now on the transaction must not last
         for longer than others wait for the lock."""
+        ...
+
+    @property
+    def numbering(self) -> Sequence[TextClause]:
+        """End a transaction that writes, as notify() does, and make it the batch :number (in :slot
+        of the ring, with :token) after which the newest event is :event_seq."""
         ...
 
     async def notify(self, connection: AsyncConnection) -> None:

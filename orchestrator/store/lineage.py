@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, String, bindparam, column, select, table, text, update
+from sqlalchemy import String, bindparam, column, select, table, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.errors import Conflict
@@ -85,28 +85,23 @@ class Lineage:
             select(_alembic.c.version_num).scalar_subquery().label("schema"),
         )
 
-        self._locked = self._look.add_columns(database.bound().label("bound"))
+        self._locked = self._look.add_columns(
+            fence.c.epoch, fence.c.holder, fence.c.until_us, database.bound().label("bound")
+        ).join(fence, fence.c.id == meta.c.id)
+        self._shared = not database.exclusive
 
     async def look(self, connection: AsyncConnection, seen: Seen) -> Head:
         """In the connection's transaction. Unsupported (SCHEMA_NEWER)."""
-        return await self._found(connection, seen, self._look)
+        return _head((await connection.execute(self._look, _asked(seen))).one())
 
     async def lock(self, connection: AsyncConnection, seen: Seen) -> tuple[Fence, Head]:
         """First in every transaction that writes: they are serial over all processes (SQLite's have
         the whole file from their BEGIN IMMEDIATE). The fence is locked by a statement of its own:
         what the statement that waits for a lock reads beside it may be older than the lock."""
-        found = (await connection.execute(_LOCK)).one()
-        head = await self._found(connection, seen, self._locked)
-        return Fence(found.epoch, found.holder, found.until_us), head
-
-    @staticmethod
-    async def _found(connection: AsyncConnection, seen: Seen, query: Select[Any]) -> Head:
-        asked = {"seen_slot": seen.batch % RING, "seen_batch": seen.batch}
-        found: Any = (await connection.execute(query, asked)).one()
-        if found.schema != HEAD:
-            raise schema_newer(found.schema)
-        now = Seen(found.incarnation, found.serial, found.batch, found.token or "")
-        return Head(now, found.event_seq, found.regressed, found.now_us, found.was)
+        if self._shared:
+            await connection.execute(_LOCK)
+        found = (await connection.execute(self._locked, _asked(seen))).one()
+        return Fence(found.epoch, found.holder, found.until_us), _head(found)
 
     def advance(self, seen: Seen) -> None:
         """Something newer of the same history was seen; what is older says nothing."""
@@ -127,9 +122,15 @@ def departed(seen: Seen, head: Head) -> Conflict | None:
     )
 
 
-async def record(connection: AsyncConnection, number: int, token: str) -> None:
-    """Batch `number` is this one, if the transaction commits."""
-    await connection.execute(_RECORD, {"slot": number % RING, "number": number, "token": token})
+def _asked(seen: Seen) -> dict[str, int]:
+    return {"seen_slot": seen.batch % RING, "seen_batch": seen.batch}
+
+
+def _head(found: Any) -> Head:
+    if found.schema != HEAD:
+        raise schema_newer(found.schema)
+    now = Seen(found.incarnation, found.serial, found.batch, found.token or "")
+    return Head(now, found.event_seq, found.regressed, found.now_us, found.was)
 
 
 async def begin_anew(
@@ -140,9 +141,4 @@ async def begin_anew(
     return Seen(incarnation, serial, head.seen.batch, head.seen.token)
 
 
-_LOCK = select(fence).with_for_update()
-
-_RECORD = text(
-    "INSERT INTO batches (slot, number, token) VALUES (:slot, :number, :token)"
-    " ON CONFLICT (slot) DO UPDATE SET number = excluded.number, token = excluded.token"
-)
+_LOCK = select(fence.c.id).with_for_update()

@@ -47,7 +47,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from orchestrator.errors import LiverollError, StoreUnavailable, Unsupported
-from orchestrator.store.database import Among, Past
+from orchestrator.store.database import NUMBER, RECORD, Among, Past
 from orchestrator.store.postgres_trouble import LOST, trouble
 from orchestrator.store.postgres_url import Address
 
@@ -223,6 +223,11 @@ class Postgres:
         # Not a setting of the connection: its clock would run while it waits for the lock, and
         # cannot be set back.
         return func.set_config("transaction_timeout", _ms(self._held), literal(True))
+
+    numbering = (
+        text(f"WITH recorded AS ({RECORD}), numbered AS ({NUMBER}) SELECT pg_notify('{CHANNEL}', '')"),
+    )
+    """One way to the server and back, with the fence held."""
 
     async def notify(self, connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, "")))

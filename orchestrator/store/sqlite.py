@@ -38,7 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.errors import CorruptState, LiverollError, StoreUnavailable
-from orchestrator.store.database import Among, Past
+from orchestrator.store.database import NUMBER, RECORD, Among, Past
 
 BUSY_TIMEOUT_MS = 5_000
 """For writers that are no orchestrator (a backup, a shell); longer stalls the whole planner."""
@@ -179,6 +179,8 @@ class Sqlite:
 
     def bound(self) -> ColumnElement[Any]:
         return literal(0)  # nobody else waits
+
+    numbering = (text(RECORD), text(NUMBER))
 
     async def notify(self, connection: AsyncConnection) -> None:
         """Nobody else is there to hear."""

@@ -32,7 +32,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change
@@ -41,8 +41,8 @@ from orchestrator.ports import Committed
 from orchestrator.store import batch
 from orchestrator.store.database import Database
 from orchestrator.store.foreign import Foreign
-from orchestrator.store.lineage import Lineage, Seen, departed, record
-from orchestrator.store.schema import events, instant, meta
+from orchestrator.store.lineage import Lineage, Seen, departed
+from orchestrator.store.schema import RING, events, instant
 
 T = TypeVar("T")
 
@@ -202,20 +202,20 @@ class Writer:
                 return [copy.copy(other) for _ in entries]
             number = head.seen.batch + 1
             outcome = await batch.write(connection, self._reads, entries, epoch=fence.epoch, batch=number)
-            await record(connection, number, token)
-            await connection.execute(
-                update(meta).values(
-                    event_seq=head.event_seq + len(outcome.events),
-                    batch=number,
-                    regressed="" if outcome.fleet else head.regressed,
-                )
-            )
             first_seq = head.event_seq + 1
             if outcome.events:
                 await connection.execute(
                     insert(events), batch.event_params(outcome.events, first_seq, head.now_us)
                 )
-            await self._database.notify(connection)
+            end = {
+                "slot": number % RING,
+                "number": number,
+                "token": token,
+                "event_seq": head.event_seq + len(outcome.events),
+                "regressed": "" if outcome.fleet else head.regressed,
+            }
+            for statement in self._database.numbering:
+                await connection.execute(statement, end)
         except BaseException:
             with contextlib.suppress(*self._database.errors):
                 await transaction.rollback()
