@@ -161,7 +161,7 @@ async def start_replica(fleet: ReplicaFleet, replica: Replica) -> None:
     """As a service manager does: again, while the database is not there and it ends for that."""
     for left in reversed(range(STARTS)):
         try:
-            return await replica.start_orchestrator(extra=("--artifacts-dir", str(fleet.artifacts_dir)))
+            await replica.start_orchestrator(extra=("--artifacts-dir", str(fleet.artifacts_dir)))
         except ChildFailed:
             child = replica.orchestrator
             assert child is not None
@@ -169,6 +169,8 @@ async def start_replica(fleet: ReplicaFleet, replica: Replica) -> None:
                 raise
             replica.children.remove(child)
             await asyncio.sleep(0.5)
+        else:
+            return
 
 
 @contextlib.contextmanager

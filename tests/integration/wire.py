@@ -14,7 +14,8 @@ class Wire:
     """Listens on a loopback port of its own and forwards to host:port. `async with` it.
 
     cut() ends all connections and refuses new ones; freeze() lets them stand and carries nothing, as a
-    network does that loses every packet; delay_s is what each piece of data waits. heal() ends all.
+    network does that loses every packet, hold_back() nothing of what the far end says; delay_s is what
+    each piece of data waits. heal() ends all, and what was kept arrives.
     """
 
     def __init__(self, target: str) -> None:
@@ -24,6 +25,8 @@ class Wire:
         self._open = True
         self._flows = asyncio.Event()
         self._flows.set()
+        self._flows_back = asyncio.Event()
+        self._flows_back.set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -43,10 +46,15 @@ class Wire:
 
     def freeze(self) -> None:
         self._flows.clear()
+        self._flows_back.clear()
+
+    def hold_back(self) -> None:
+        self._flows_back.clear()
 
     def heal(self) -> None:
         self._open, self.delay_s = True, 0.0
         self._flows.set()
+        self._flows_back.set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -83,8 +91,8 @@ class Wire:
             far_reader, far = await asyncio.open_connection(host, int(port))
             self._writers.add(far)
             both = [
-                asyncio.ensure_future(self._pump(reader, far)),
-                asyncio.ensure_future(self._pump(far_reader, writer)),
+                asyncio.ensure_future(self._pump(reader, far, self._flows)),
+                asyncio.ensure_future(self._pump(far_reader, writer, self._flows_back)),
             ]
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -98,11 +106,13 @@ class Wire:
                     self._writers.discard(side)
                     side.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                await self._flows.wait()
+                await flows.wait()
                 writer.write(data)
                 await writer.drain()

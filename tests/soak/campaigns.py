@@ -71,6 +71,9 @@ class Campaigns:
         self._limits = Limits(max(2, nodes // 5), max(2, nodes // 8))
         self._count = 0
         self.made: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        """Calls that came too late for the fleet as it then was."""
+        self.last_refusal = ""
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -117,7 +120,8 @@ class Campaigns:
             await self._give_word(name)
             if time.monotonic() > give_up or (stop.is_set() and not strict):
                 if strict:
-                    raise Stalled(f"{name} did not end: {[b.message for b in rollout.blockers]}")
+                    blockers = [f"{b.message} {list(b.nodes)}" for b in rollout.blockers]
+                    raise Stalled(f"{name} did not end: {blockers}; last refused: {self.last_refusal}")
                 self.made["cancelled for its time"] += not stop.is_set()
                 await self._try(lambda c, key: c.cancel(name, "its time is over", key=key))
                 stop, give_up = asyncio.Event(), time.monotonic() + CALM_S
@@ -156,6 +160,8 @@ class Campaigns:
         except Failed as failed:
             if failed.exit is Exit.FAULT:
                 raise
+            self.refused[failed.reason] += 1
+            self.last_refusal = failed.message
 
     async def _ask(self, call: Callable[[Client, str], A]) -> A:
         """Repeated under one key until somebody answers. Raises Failed."""
