@@ -158,6 +158,8 @@ class Rates:
     """Most that an agent's call of a port takes."""
     relabel_s: float = 0.0
     """Mean time between changes of a node's labels; 0 never."""
+    reboot_slow: float = 0.0
+    """A reboot call takes many seconds in the kernel. Not drawn: provocations ask for it."""
     sync_slow: float = 0.0
     """An fsync of a node's journal takes seconds. Not drawn: provocations ask for it."""
 
@@ -223,6 +225,12 @@ def draw(seed: int) -> Scenario:
         replicas=replicas,
         fair_after_s=more.choice((0.0, 0.0, 0.0, 1200.0)),
     )
+
+
+def brief(seed: int) -> Scenario:
+    """The scenario of a seed, mended sooner: for tests that run many."""
+    whole = draw(seed)
+    return replace(whole, chaos_s=whole.chaos_s / 3, fair_after_s=min(whole.fair_after_s, 300.0))
 
 
 def _faults(rng: random.Random, profile: str) -> FaultPlan:

@@ -12,7 +12,7 @@ from node_agent.errors import JournalCorrupt
 from node_agent.ports import JournalRecord
 from node_agent.runtime import journal_format, journal_memory
 from node_agent.runtime.journal_format import Decoded
-from node_agent.runtime.journal_memory import MemoryJournal
+from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.runner_ledger import Ledger
 from tests.sim import provocations as worlds
 from tests.sim.mutant import mutant
@@ -63,4 +63,36 @@ def torn_record_is_taken_for_damage() -> Iterator[None]:
         return decoded
 
     with patch.object(journal_memory, "decode_file", mistaken):
+        yield
+
+
+@mutant("journal", "I10", worlds.flipped_bits)
+def nobody_looks_at_the_checksum() -> Iterator[None]:
+    """full length with a wrong checksum quarantines; nothing is guessed"""
+    real = journal_format._payload
+
+    def mistaken(data: bytes, offset: int) -> bytes | None:
+        try:
+            return real(data, offset)
+        except journal_format._Damage:
+            begin = offset + journal_format.HEADER.size
+            length, _ = journal_format.HEADER.unpack_from(data, offset)
+            if not 0 < length <= len(data) - begin:
+                raise
+            return data[begin : begin + length]
+
+    with patch.object(journal_format, "_payload", mistaken):
+        yield
+
+
+@mutant("journal", "I10", worlds.held_reboots)
+def boot_is_classified_without_the_lock() -> Iterator[None]:
+    """nothing is classified without the journal's lock: the old thread may still be inside reboot"""
+    real = MemoryJournal.__init__
+
+    def mistaken(self: MemoryJournal, disk: MemoryDisk, installation_id: str = "") -> None:
+        disk.locked = False
+        real(self, disk, installation_id)
+
+    with patch.object(MemoryJournal, "__init__", mistaken):
         yield

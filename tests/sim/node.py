@@ -44,6 +44,7 @@ from tests.sim.node_ports import (
     SimWorkloads,
     for_ever,
 )
+from tests.sim.stuck import StuckReboot
 from tests.sim.virtual import EPOCH, PROCESS, Process
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class SimNode:
         """Sessions that were in the kernel when the journal that knew them was lost."""
         self.row = ""
         """Of the saga, whose record is being written: from, event, to."""
+        self.stuck = StuckReboot(self)
         self.disk = MemoryDisk()
         self.disk.before_sync = self._syncing
         self.cache: dict[str, str] = {}
@@ -131,7 +133,9 @@ class SimNode:
 
     def crash_agent(self) -> None:
         """SIGKILL; the workloads live."""
-        if self.emulated.running:
+        if self.stuck.inside:
+            self.stuck.kill()
+        elif self.emulated.running:
             self.world.story.count("agent crashed")
             self.tell("the agent is killed")
             self._go_on()
@@ -256,6 +260,7 @@ class SimNode:
     async def _userspace(self, boot: Boot) -> None:
         self.process = Process(self.name)
         PROCESS.set(self.process)
+        self.stuck.boot = boot
         self.vanishing = False
         self.world.checks.booted(self, boot)
         if boot.boots != self.boots:
@@ -316,7 +321,9 @@ class SimNode:
 
     def _journal(self) -> tuple[SimJournal, Any]:
         try:
-            return SimJournal(self, MemoryJournal(self.disk, self.installation)), None
+            journal = MemoryJournal(self.disk, self.installation)
+            self.world.checks.promises.opened(self, journal.records)
+            return SimJournal(self, journal), None
         except JournalCorrupt as error:
             problem = corrupt_problem(error, "memory")
             self.tell(f"its journal is corrupt: {error.message}")
@@ -362,6 +369,13 @@ class SimNode:
             if self.life.runner.ready.is_set():
                 return self.life.runner.status().phase
         return None
+
+    @property
+    def linked(self) -> bool:
+        """Or off, where nobody waits for it."""
+        if not self.emulated.running or self.life is None:
+            return True
+        return self.life.link is not None and self.life.link.view.up
 
     @property
     def settled(self) -> bool:

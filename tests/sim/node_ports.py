@@ -56,6 +56,7 @@ class SimJournal:
         node = self._node
         node.row = _row(node, body)
         record = await self._journal.append(kind, body)
+        node.world.checks.promises.written(node, record)
         if node.row:
             node.world.story.count(f"saga {node.row}")
             node.world.checks.promises.journalled(node, node.row.rpartition(" → ")[2])
@@ -134,9 +135,11 @@ class SimKernel:
 
     async def load(self, image: KexecImage) -> None:
         self._node.world.checks.loading(self._node, image)
+        self._node.stuck.check_image()
         await self._node.passing("load", lambda: self._kernel.load(image))
 
     async def unload(self) -> None:
+        self._node.stuck.check_image()
         await self._node.passing("unload", self._kernel.unload)
 
     async def loaded(self) -> bool:
@@ -146,6 +149,7 @@ class SimKernel:
         node = self._node
         await node.point("reboot", at_once=True)
         node.world.checks.rebooting(node)
+        await node.stuck.hold()
         node.vanishing = True
         try:
             await self._kernel.reboot_kexec()
@@ -154,6 +158,10 @@ class SimKernel:
             node.world.checks.reboot_refused(node)
             node.tell(f"reboot refused: {error.message}")
             node.world.story.count("freeze refused")
+            if node.stuck.killed:
+                # Its SIGKILL has waited for it.
+                node.emulated.kill_userspace()
+                await for_ever()
             await node.point("reboot done")
             raise
 

@@ -6,11 +6,13 @@ See promises.py, which lists them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from node_agent.core.history import JUMP_INTENT
-from node_agent.runtime.journal_format import decode_file
+from node_agent.ports import JournalRecord
+from node_agent.runtime.journal_format import decode_file, encode_record
 from orchestrator.core.phases import Phase
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class NodePromises:
 
     world: World
     _health: dict[str, _Health] = field(default_factory=dict)
+    _written: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    """Machine → seq → the record as it was written."""
     _held_s: dict[tuple[str, int], float] = field(default_factory=dict)
     """How long health had held when an attempt was done with its verification."""
 
@@ -81,6 +85,30 @@ class NodePromises:
         if left and phase in SETTLED_WELL:
             text = f"{node.node_id} is {phase}, and keeps {', '.join(left)}"
             self.world.violated("I8", text, node.node_id)
+
+    def leaving(self, node: SimNode) -> None:
+        """Its kernel jumps, some time after the call."""
+        phase = ""
+        for record in decode_file(node.disk.data[: node.disk.synced]).records:
+            state = record.body.get("node")
+            attempt = state.get("attempt") if isinstance(state, Mapping) else None
+            phase = str(attempt.get("phase")) if isinstance(attempt, Mapping) else phase
+        if phase != Phase.JUMPING:
+            text = f"{node.node_id} jumps, and its journal says that it is {phase}"
+            self.world.violated("I10", text, node.node_id)
+
+    def written(self, node: SimNode, record: JournalRecord) -> None:
+        """A record is on its disk."""
+        self._written.setdefault(node.name, {})[record.seq] = encode_record(record)
+
+    def opened(self, node: SimNode, records: Sequence[JournalRecord]) -> None:
+        """An agent begins with this journal, of which nothing seemed damaged."""
+        known = self._written.get(node.name, {})
+        for record in records:
+            if known.get(record.seq, wrote := encode_record(record)) != wrote:
+                text = f"{node.node_id} believes its journal's record {record.seq}, which it never wrote so"
+                self.world.violated("I10", text, node.node_id)
+                return
 
     def set_aside(self, node: SimNode) -> None:
         """It takes its journal for damaged."""

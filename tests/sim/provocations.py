@@ -207,6 +207,16 @@ def power_cuts(scenario: Scenario) -> Scenario:
     return replace(specs(scenario, _patient), rates=replace(scenario.rates, power_loss=0.01))
 
 
+def flipped_bits(scenario: Scenario) -> Scenario:
+    """A bit of some journal turns over every few seconds, and its agent starts anew."""
+    return replace(specs(scenario, _patient), rates=replace(scenario.rates, bit_flip_s=12.0))
+
+
+def held_reboots(scenario: Scenario) -> Scenario:
+    """Kernels take their time to jump, and agents are killed meanwhile."""
+    return replace(specs(scenario, _patient), rates=replace(scenario.rates, reboot_slow=0.7))
+
+
 def sick_kernels(scenario: Scenario) -> Scenario:
     """New kernels make most nodes unhealthy: they are finished, and rolled back."""
     rates = replace(scenario.rates, unhealthy=0.7)
