@@ -96,7 +96,8 @@ class Store(Protocol):
 
     Errors: Conflict (a revision moved, I14's index refused, the epoch is fenced with reason
     EPOCH_FENCED, or the store is not the one that was loaded, with reason STORE_REPLACED),
-    StoreUnavailable (unreachable, locked, disk full: nothing was written), CorruptState.
+    StoreUnavailable (unreachable, locked, disk full: nothing was written), CorruptState, Unsupported
+    (SCHEMA_NEWER: a newer release has migrated it, this process must end).
 
     STORE_REPLACED: its incarnation is another one, or its newest batch is older than one that
     this handle has seen (a fail-over to a stale copy, a restored backup). load() again: it begins
