@@ -141,7 +141,9 @@ _PLACES: Mapping[Place, _At] = {
     ),
     Place.NOT_DUE: _At("RETRY_WAITS", "a retry waits for its backoff", acts=False),
     Place.UNKNOWN_LINK: _At(
-        "LINK_UNKNOWN", "nothing was heard of the node since this orchestrator began", acts=False
+        "LINK_UNKNOWN",
+        "nothing was heard of the node since the orchestrator that it was linked to ended",
+        acts=False,
     ),
     Place.UNREACHABLE: _At(
         "NODE_UNREACHABLE", "the node has no link", "Bring the node or its agent back", _OUT
@@ -247,7 +249,7 @@ def _ends(draft: Draft, index: RolloutIndex, place: Place, orders: Sequence[Orde
         rows = [draft.fleet.nodes[node_id] for _, node_id in orders[:LOOKED_AT]]
         dues = [row.maintenance.expires_at for row in rows if row.maintenance is not None]
     elif place is Place.UNKNOWN_LINK:
-        dues = [draft.fleet.grace_ends_at]
+        dues = [draft.fleet.unknown_until(node_id) for _, node_id in orders[:LOOKED_AT]]
     return min((due for due in dues if due is not None), default=None)
 
 

@@ -47,7 +47,7 @@ def silent(fleet: Fleet, index: RolloutIndex) -> Iterator[Blocker]:
             ),
             tuple(others[:FEW]),
             len(others),
-            _first_end(fleet, others) or fleet.grace_ends_at,  # in the grace nobody's silence counts yet
+            _first_end(fleet, others) or _first_known(fleet, others),
         )
 
 
@@ -61,6 +61,12 @@ def _may_be_dark(fleet: Fleet, node_id: str) -> bool:
 def _first_end(fleet: Fleet, nodes: Sequence[str]) -> datetime | None:
     """When the first of them counts as lost; None while none of them can."""
     ends = (fleet.lost_at(node_id) for node_id in nodes[:_LOOKED_AT])
+    return min((at for at in ends if at is not None), default=None)
+
+
+def _first_known(fleet: Fleet, nodes: Sequence[str]) -> datetime | None:
+    """When the first of them is known to be down: in the grace nobody's silence counts yet."""
+    ends = (fleet.unknown_until(node_id) for node_id in nodes[:_LOOKED_AT])
     return min((at for at in ends if at is not None), default=None)
 
 

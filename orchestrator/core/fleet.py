@@ -156,6 +156,11 @@ class Fleet:
         """What is known of the node's link at now."""
         return self._link(node_id, max(now, self.now))[0]
 
+    def unknown_until(self, node_id: str) -> datetime | None:
+        """When a link that is UNKNOWN counts as down; None if it is not UNKNOWN, or for ever."""
+        link, until = self._link(node_id, self.now)
+        return until if link is Link.UNKNOWN else None
+
     def available(self, node_id: str, now: datetime) -> bool:
         """Linked, serving and in no phase that makes it unavailable. Maintenance and write-off
         are another matter (standing.in_maintenance): they take it out of the count."""

@@ -210,11 +210,13 @@ def write_off(fleet: Fleet, nodes: Sequence[str], reason: str, actor: str, now: 
         if link is Link.UP:
             refused[node.node_id] = "it is linked"
         elif link is Link.UNKNOWN:
-            refused[node.node_id] = "it has not been heard of since the orchestrator started"
+            refused[node.node_id] = (
+                "it has not been heard of since the orchestrator that it was linked to ended"
+            )
     _refuse(
         refused,
         "NODE_NOT_LOST",
-        "Use maintenance or exclude for a node that lives; wait for the grace after a restart to end.",
+        "Use maintenance or exclude for a node that lives; wait for the grace after an orchestrator's end.",
     )
     writes = [replace(n, written_off=reason) for n in rows if n.written_off != reason]
     as_is = unchanged(*(n for n in rows if n.written_off == reason))

@@ -26,7 +26,7 @@ _WAITS: dict[Place, str] = {
     Place.SUPERSEDED: "another rollout has taken it elsewhere since",
     Place.NO_ROLLBACK: "it has no rollback artifact",
     Place.NOT_DUE: "a retry waits",
-    Place.UNKNOWN_LINK: "it has not been heard of since the orchestrator started",
+    Place.UNKNOWN_LINK: "it has not been heard of since the orchestrator that it was linked to ended",
     Place.UNREACHABLE: "it is not linked",
     Place.MAINTENANCE: "it is in maintenance",
     Place.UNHEALTHY: "it is not healthy",

@@ -110,6 +110,28 @@ def test_what_was_heard_here_before_says_nothing_once_the_link_is_elsewhere() ->
     assert same(w)
 
 
+def test_what_waits_for_an_unknown_link_says_until_when() -> None:
+    """A lost replica's grace, not the long past one of this process's own start."""
+    w = two()
+    w.rollout(spec(), waves=[["n1"], ["n0"]])
+    w.now += 100 * S
+    w.hear("n0")
+    w.replicas()
+    (blocker,) = [b for b in w.plan().blockers["r1"] if b.reason == "LINK_UNKNOWN"]
+    assert (blocker.nodes, blocker.until) == (("n1",), w.now + 60 * S)
+    assert w.fleet.unknown_until("n1") == w.now + 60 * S
+    assert w.fleet.unknown_until("n0") is None
+
+
+def test_an_attempt_whose_link_nobody_vouches_for_says_until_when() -> None:
+    w = in_blackout()
+    w.set_attempt("n1", phase=Phase.VERIFYING)
+    w.now += 100 * S
+    w.replicas()
+    (blocker,) = [b for b in w.plan().blockers["r1"] if b.reason == "ATTEMPT_SILENT"]
+    assert blocker.until == w.now + 60 * S
+
+
 def test_an_unknown_link_is_waited_for_and_a_known_end_is_not() -> None:
     w = two()
     w.rollout(spec())

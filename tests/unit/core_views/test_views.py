@@ -318,7 +318,7 @@ def waits(**fields: Any) -> str:
 
 def test_what_a_node_waits_for() -> None:
     assert waits() == "n00 has not started (wave canary): it is ready; its turn has not come"
-    assert waits(node={"link_up": False}).endswith("since the orchestrator started")
+    assert waits(node={"link_up": False}).endswith("linked to ended")
     assert waits(node={"healthy": False}).endswith("it is not healthy")
     assert waits(node={"rollback_artifact": ""}).endswith("it has no rollback artifact")
     assert waits(node={"staged": frozenset()}).endswith("not on the node yet")
