@@ -175,7 +175,7 @@ class Checks:
         if before is None and row.opened_at:
             self.world.story.count(f"attempt {row.kind}")
         if row.phase in UPDATED and (before is None or before.phase not in UPDATED):
-            truth = self.truths.get(key, Truth())
+            truth = self._truth(row.node_id, row.generation)
             if not truth.arrived or not truth.intact:
                 what = "never arrived" if not truth.arrived else "lost memory"
                 self.world.violated(
@@ -188,6 +188,11 @@ class Checks:
                     f"not {row.to_release}",
                     row.node_id,
                 )
+
+    def _truth(self, node_id: str, generation: int) -> Truth:
+        """Of the machine that carried the attempt: the node's, or its double's with the same journal."""
+        found = [t for (name, g), t in self.truths.items() if g == generation and _node_of(name) == node_id]
+        return max(found, key=lambda t: (t.arrived, t.intact), default=Truth())
 
     def _rollout(self, row: RolloutRow) -> None:
         before = self._rollouts.get(row.rollout_id)
@@ -292,6 +297,15 @@ class Checks:
         generation = generation_of(loaded.command_line)
         truth = self.truths.setdefault((node.name, generation), Truth())
         truth.reboots += 1
+        others = [
+            name
+            for (name, g), other in self.truths.items()
+            if g == generation and name != node.name and _node_of(name) == node.node_id and other.reboots
+        ]
+        if others:
+            self.world.violated(
+                "I3", f"attempt {generation} jumps on {node.name} after {others[0]}", node.node_id
+            )
         node.tell(f"reboot for attempt {generation}")
         self.promises.rebooting(node, generation)
         self.world.story.count("reboot")
@@ -357,6 +371,10 @@ class Checks:
         for (node_id, _), truth in self.truths.items():
             if node_id == node.name and truth.boot == node.boots and truth.arrived:
                 truth.intact = intact and crossed == truth.workloads
+
+
+def _node_of(machine: str) -> str:
+    return machine.partition("~")[0]
 
 
 def generation_of(command_line: str) -> int:

@@ -58,7 +58,7 @@ class Watcher:
         try:
             while True:
                 page = await life.orchestrator.events_after(self._cursor, limit=PAGE)
-                if life.dead:
+                if life.dead or not self._is_present(life):
                     return
                 if self._past != self._now():
                     # A page of before and one of after do not fit together; the next answer says so.
@@ -81,6 +81,12 @@ class Watcher:
         disk, (incarnation, _, seq) = self._world.disk, self._cursor.rpartition(":")
         known = incarnation == disk.incarnation and int(seq) <= disk.head_seq
         return known and self._past == self._now()
+
+    def _is_present(self, life: Life) -> bool:
+        """Its view is of the database's present. One that has not noticed yet that this went back in time
+        shows the end of a past that is gone; it says so within a beat."""
+        disk, known = self._world.disk, life.store._known
+        return known is not None and known[0] == disk.incarnation and known[1] <= disk.batch
 
     def _begin_again(self) -> None:
         self._cursor, self._seen, self._past = "", [], self._now()

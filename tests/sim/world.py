@@ -22,6 +22,7 @@ import structlog
 
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.kernel.faults import FaultPlan
+from orchestrator.core.model import FleetRow
 from orchestrator.errors import LiverollError
 from orchestrator.store.memory import Disk
 from tests.sim import chaos
@@ -202,8 +203,12 @@ class World:
         await creating
         self._heal()
         await self._settle()
-        # An agent that was told STORE_REGRESSED dials slowly: up to every ten minutes.
-        await asyncio.sleep(QUIET_S if not self.database.regressions else QUIET_S + 600)
+        await asyncio.sleep(QUIET_S)
+        for _ in range(30):
+            # An agent that was told STORE_REGRESSED dials slowly: up to every ten minutes.
+            if all(node.linked for node in self.nodes.values()):
+                break
+            await asyncio.sleep(LOOK_S)
         self._look_at_the_end()
 
     async def _create(self, creator: Operator) -> None:
@@ -239,6 +244,10 @@ class World:
         rows = self.disk.rows
         return sorted(key[1][0] for key, row in rows.items() if key[0] == "rollouts" and row.ended_at is None)  # type: ignore[union-attr]
 
+    def _is_stopped(self) -> bool:
+        """The whole fleet, until a person has looked."""
+        return any(isinstance(row, FleetRow) and row.stopped for row in self.disk.rows.values())
+
     def _heal(self) -> None:
         self.story.tell("world", "everything is mended")
         self.chaos = False
@@ -259,7 +268,7 @@ class World:
         turns: Counter[str] = Counter()
         await self._wait_for_nobody(fair, turns)
         began_s = loop.time()
-        while self.unended():
+        while self.unended() or self._is_stopped():
             since_s = loop.time() - began_s
             if since_s > BOUND_S:
                 raise Violation(
