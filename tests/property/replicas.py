@@ -129,11 +129,9 @@ class Replica:
         news = []
         for row in rows:
             before = known(self.fleet, row)
-            if before is not None and before.revision >= row.revision:
-                continue
-            if own and isinstance(row, CapacityRow) and not seen_whole(self.fleet.capacity, row):
-                continue
-            news.append(row)
+            blind = own and isinstance(row, CapacityRow) and not seen_whole(self.fleet.capacity, row)
+            if not blind and (before is None or before.revision < row.revision):
+                news.append(row)
         self.fleet.take(news)
 
 
