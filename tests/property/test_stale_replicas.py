@@ -2,7 +2,7 @@
 read and healed, everything ends.
 
 Seeded, not drawn by hypothesis: a schedule that breaks a promise is rare, and a hundred seeds of this
-cost what ten examples do. REPLICA_SEEDS=5000 searches longer. test_guards_one_by_one.py shows that
+cost what ten examples do. REPLICA_SEEDS=5000 (and --timeout=0) searches longer. test_guards_one_by_one.py shows that
 what it looks for can be found.
 """
 
@@ -32,7 +32,7 @@ from tests.property.saga import Agent
 from tests.unit.core_ops.build import ARTIFACT, spec
 
 SEEDS = int(os.environ.get("REPLICA_SEEDS", "96"))
-SHARDS = 8
+SHARDS = 16
 STEPS = 140
 OTHER = Artifact("kernel-6.20.1", "e" * 64, "6.20.1", "http://127.0.0.1/artifacts", emulated=True)
 BOTH = frozenset({ARTIFACT.digest, OTHER.digest})
