@@ -24,7 +24,6 @@ from typing import Any
 
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Table, delete, func, insert, inspect, literal, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import NewEvent, RolloutRow
@@ -164,7 +163,7 @@ async def restore(
                 restored = await _restore(
                     connection, database, reader, header, past, actor, make_incarnation()
                 )
-        except SQLAlchemyError as error:
+        except database.errors as error:
             raise database.trouble(error) from error
         finally:
             await engine.dispose()
@@ -186,7 +185,7 @@ async def _reading(database: Database) -> AsyncIterator[AsyncConnection]:
             if connection.dialect.name == "postgresql":
                 await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
-    except SQLAlchemyError as error:
+    except database.errors as error:
         raise database.trouble(error) from error
     finally:
         await engine.dispose()

@@ -13,9 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from orchestrator.errors import SettingsError, Unsupported
-from orchestrator.store import postgres_url
 from orchestrator.store.database import Database
-from orchestrator.store.postgres import Postgres
 from orchestrator.store.sql import SqlStore
 from orchestrator.store.sqlite import Sqlite
 
@@ -31,8 +29,12 @@ def make_database(url: str) -> Database:
     scheme, separator, _ = url.partition("://")
     if not separator:
         return Sqlite(Path(url))
-    if scheme in postgres_url.SCHEMES:
-        return Postgres(postgres_url.address(url))
+    if scheme in POSTGRES:
+        # Only here: whoever has SQLite need not wait for the other driver at every start.
+        from orchestrator.store.postgres import Postgres
+        from orchestrator.store.postgres_url import address
+
+        return Postgres(address(url))
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -47,6 +49,8 @@ def make_database(url: str) -> Database:
         )
     return Sqlite(Path(parsed.database))
 
+
+POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
 
 _REMEDY = (
     "set store to sqlite:////path/to/liveroll.db or postgresql://user@host/database, "

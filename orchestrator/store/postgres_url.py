@@ -20,8 +20,6 @@ import asyncpg
 
 from orchestrator.errors import SettingsError, StoreUnavailable
 
-SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
-
 REMEDY = "write it as postgresql://user@host:5432/database, the password in PGPASSWORD or ?password_file="
 
 

@@ -11,16 +11,15 @@ import os
 import sys
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 from orchestrator.core.model import Change, NewEvent, NodeRow
+from orchestrator.store.factory import make_store
 from orchestrator.store.sql import SqlStore
-from orchestrator.store.sqlite import Sqlite
 
 WRITERS = 8
 
 
-async def write(store: SqlStore, epoch: int, name: str) -> None:
+async def write(store: SqlStore, epoch: int | None, name: str) -> None:
     node = NodeRow(name)
     for number in range(1, 1_000_000):
         told = tuple(NewEvent(kind, str(number), node_id=name) for kind in ("begun", "done"))
@@ -32,14 +31,15 @@ async def write(store: SqlStore, epoch: int, name: str) -> None:
         os.write(1, f"{name} {number} {committed.events[-1].seq}\n".encode())
 
 
-async def main(path: str) -> None:
-    store = SqlStore(Sqlite(Path(path)))
+async def main(url: str, who: str) -> None:
+    """Under the planner's epoch, or, as one of several (who), without."""
+    store = make_store(url)
     await store.open()
-    lease = await store.acquire("child", timedelta(hours=1))
+    epoch = None if who else (await store.acquire("child", timedelta(hours=1))).epoch
     async with asyncio.TaskGroup() as group:
         for number in range(WRITERS):
-            group.create_task(write(store, lease.epoch, f"n{number}-{lease.epoch}"))
+            group.create_task(write(store, epoch, f"n{number}-{who or epoch}"))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], sys.argv[2]))
