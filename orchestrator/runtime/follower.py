@@ -155,8 +155,10 @@ class Follower:
             if not self._doubt:
                 self.trouble = ""
         except (*TROUBLES, NotServing) as error:
-            self.trouble = self._doubt or error.message
-            log.warning("the store does not answer as it should", reason=error.reason, error=error.message)
+            trouble = self._doubt or error.message
+            tell = log.debug if trouble == self.trouble else log.warning  # once, not every second
+            tell("the store does not answer as it should", reason=error.reason, error=error.message)
+            self.trouble = trouble
 
     async def run_hints(self) -> None:
         async for _ in self._store.hints():

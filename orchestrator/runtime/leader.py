@@ -128,8 +128,9 @@ class Leader:
             self.planner, self.trouble = str(error.fields.get("holder", "")), ""
             self._lease = None
         except TROUBLES as error:
+            tell = log.debug if error.message == self.trouble else log.warning  # once, not every second
+            tell("the lease was not renewed", reason=error.reason, error=error.message)
             self.trouble = error.message
-            log.warning("the lease was not renewed", reason=error.reason, error=error.message)
             if self._clock.monotonic_s() >= self._valid_until_s:
                 self._end(error.message)
 
