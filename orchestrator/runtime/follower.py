@@ -44,6 +44,9 @@ STOOD_STILL = timedelta(seconds=5)
 """So late for a beat. An event loop that is merely busy is late by less; with the pause between beats it
 bounds what goes unnoticed to ten seconds, well below every silence lease."""
 
+REMEMBERED = timedelta(hours=2)
+"""Longer than any grace: a replica that is gone for so long is gone without one, too."""
+
 CLOCK_SET = timedelta(seconds=5)
 """The store's clock has moved so much against the monotonic one: it was set, or another machine is
 the store now. Well below every lease."""
@@ -271,7 +274,7 @@ class Follower:
     def _hear(self, beat: Beat, now: datetime) -> None:
         known = self._replicas
         alive = beat.alive | {self._replica}
-        gone = {r: at for r, at in known.gone.items() if r not in alive}
+        gone = {r: at for r, at in known.gone.items() if r not in alive and now - at < REMEMBERED}
         gone |= dict.fromkeys(sorted(known.alive - alive), now)
         heard = Replicas(self._replica, alive, gone)
         if heard == known:
