@@ -42,6 +42,7 @@ CODES: Mapping[type[LiverollError], grpc.StatusCode] = {
     errors.StaleGeneration: grpc.StatusCode.ABORTED,
     errors.Capacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.NotLeader: grpc.StatusCode.UNAVAILABLE,
+    errors.NotServing: grpc.StatusCode.UNAVAILABLE,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,

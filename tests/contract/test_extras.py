@@ -15,6 +15,7 @@ IMPORTED = {
     "aiohttp": "aiohttp",
     "aiosqlite": "aiosqlite",
     "alembic": "alembic",
+    "asyncpg": "asyncpg",
     "cryptography": "cryptography",
     "grpcio-health-checking": "grpc_health",
     "grpcio-reflection": "grpc_reflection",

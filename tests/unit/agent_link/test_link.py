@@ -31,7 +31,7 @@ async def running(
     node: FakeNode, network: FakeNetwork, views: list[LinkView] | None = None
 ) -> AsyncIterator[Link]:
     seen = views if views is not None else []
-    rota = Rota((), random.Random(0), DialPolicy(first_s=0.0, spread_s=0.0))
+    rota = Rota((), random.Random(0), DialPolicy(first_s=0.0, most_s=0.0, spread_s=0.0))
     link = Link(node, network.connect, rota=rota, on_view=seen.append)
     task = asyncio.create_task(link.run())
     try:
