@@ -2,8 +2,8 @@
 read and healed, everything ends.
 
 Seeded, not drawn by hypothesis: a schedule that breaks a promise is rare, and a hundred seeds of this
-cost what ten examples do. REPLICA_SEEDS=5000 (and --timeout=0) searches longer. test_guards_one_by_one.py shows that
-what it looks for can be found.
+cost what ten examples do. REPLICA_SEEDS=5000 (and --timeout=0) searches longer.
+test_guards_one_by_one.py shows that what it looks for can be found.
 """
 
 from __future__ import annotations
