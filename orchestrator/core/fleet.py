@@ -310,9 +310,9 @@ class Fleet:
             self._reindex(fact.node_id)
 
     def _replicas(self, fact: Replicas) -> None:
-        self._links.replicas = fact
+        moved = self._links.hear_of(fact)
         for node_id, node in self.nodes.items():
-            if self._links.is_elsewhere(node):
+            if moved is None or node.link_replica in moved:
                 self._reindex(node_id)
 
     def _delete(self, fact: Deleted) -> None:

@@ -34,6 +34,14 @@ class LinkStates:
         self.replicas: Replicas | None = None
         """None: this process is the only one there ever was."""
 
+    def hear_of(self, fact: Replicas) -> frozenset[str] | None:
+        """Which replicas' links may stand otherwise than before; None: all."""
+        before, self.replicas = self.replicas, fact
+        if before is None or before.mine != fact.mine:
+            return None
+        graces = before.gone.items() ^ fact.gone.items()
+        return (before.alive ^ fact.alive) | {replica for replica, _ in graces}
+
     def end(self, fact: LinkDown) -> None:
         self.down[fact.node_id] = fact.at
 
