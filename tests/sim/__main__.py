@@ -13,6 +13,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--without", default="", help="what that one's world lacks (see edits.py)")
+    parser.add_argument("--brief", action="store_true", help="that one as make test runs it, mended sooner")
     parser.add_argument("--verbose", action="store_true", help="print the story as it happens")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="workers; default: all cores")
     parser.add_argument("--counters", action="store_true", help="print what was reached, and how often")
@@ -28,12 +29,13 @@ def main() -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from tests.sim.draw import draw
+    from tests.sim.draw import brief, draw
     from tests.sim.edits import without
     from tests.sim.world import run_scenario
 
     edits = [edit for edit in options.without.split(",") if edit]
-    result = run_scenario(without(draw(options.seed), edits), verbose=options.verbose)
+    whole = brief(options.seed) if options.brief else draw(options.seed)
+    result = run_scenario(without(whole, edits), verbose=options.verbose)
     print(result, f"digest {result.digest}, {result.took_s:.2f} s")
     if options.counters:
         for name, count in sorted(result.seen.items()):

@@ -7,20 +7,13 @@ rollout must end (I7). The first broken promise ends the world.
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
-import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
-
-from node_agent.core.phases import SETTLED, Phase
 from node_agent.kernel.faults import FaultPlan
 from orchestrator.core.model import FleetRow
 from orchestrator.errors import LiverollError
@@ -30,24 +23,16 @@ from tests.sim.ambush import Ambushes
 from tests.sim.checks import Checks
 from tests.sim.database import Database
 from tests.sim.draw import Rates, Scenario, draw
+from tests.sim.ending import Ending
 from tests.sim.entropy import seeded
-from tests.sim.fair import Fair
 from tests.sim.host import Host
+from tests.sim.logs import watched_logs
 from tests.sim.network import Network
 from tests.sim.node import SimNode, leaves
 from tests.sim.operators import Operator, Unanswered, press_buttons
 from tests.sim.story import Story, Violation
 from tests.sim.virtual import NOBODY, VirtualClock, run
 from tests.sim.watcher import Watcher
-
-LOOK_S = 20.0
-"""Between the fair operator's rounds."""
-GIVE_UP_S = 3600.0
-"""After the healing; then the fair operator cancels what goes forward."""
-BOUND_S = 3 * 3600.0
-"""After the healing every rollout must have ended."""
-QUIET_S = 180.0
-"""After the last rollout: time for nodes to say how they stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +187,7 @@ class World:
                 task.result()
         await creating
         self._heal()
-        await self._settle()
-        await asyncio.sleep(QUIET_S)
-        for _ in range(30):
-            # An agent that was told STORE_REGRESSED dials slowly: up to every ten minutes.
-            if all(node.linked for node in self.nodes.values()):
-                break
-            await asyncio.sleep(LOOK_S)
-        self._look_at_the_end()
+        await Ending(self).settle()
 
     async def _create(self, creator: Operator) -> None:
         loop = asyncio.get_running_loop()
@@ -244,7 +222,7 @@ class World:
         rows = self.disk.rows
         return sorted(key[1][0] for key, row in rows.items() if key[0] == "rollouts" and row.ended_at is None)  # type: ignore[union-attr]
 
-    def _is_stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """The whole fleet, until a person has looked."""
         return any(isinstance(row, FleetRow) and row.stopped for row in self.disk.rows.values())
 
@@ -259,115 +237,6 @@ class World:
             self._end_clone(task)
         for node in self.nodes.values():
             node.heal()
-
-    async def _settle(self) -> None:
-        """The fair operator's time."""
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        fair = Fair(self)
-        turns: Counter[str] = Counter()
-        await self._wait_for_nobody(fair, turns)
-        began_s = loop.time()
-        while self.unended() or self._is_stopped():
-            since_s = loop.time() - began_s
-            if since_s > BOUND_S:
-                raise Violation(
-                    "I7", f"after {since_s:.0f} s without faults: {self._blocked()}", *self.unended()
-                )
-            await asyncio.sleep(LOOK_S)
-            self._tend(turns)
-            await fair.look(give_up=since_s > GIVE_UP_S)
-            self._must_be_explained(fair)
-
-    async def _wait_for_nobody(self, fair: Fair, turns: Counter[str]) -> None:
-        """Nothing is broken and nobody answers, for as long as the seed says: what then stands still
-        names who must do what, or when it goes on by itself."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + self.scenario.fair_after_s
-        if not self.scenario.fair_after_s:
-            return
-        while self.unended() and loop.time() < until_s:
-            await asyncio.sleep(LOOK_S)
-            self._tend(turns)
-            fair.look_only()
-            self._must_be_explained(fair)
-        plan = self.host.current.orchestrator.last_plan if self.host.current is not None else None
-        for rollout in self.unended():
-            blockers = plan.blockers.get(rollout, ()) if plan is not None else ()
-            if not any(blocker.remedy or blocker.until is not None for blocker in blockers):
-                raise Violation("I7", f"{rollout} stalls, and nobody is told what to do", rollout)
-            self.story.count("stalled without a fair operator, and told who must do what")
-
-    def _must_be_explained(self, fair: Fair) -> None:
-        for rollout, looks in fair.unexplained.items():
-            if looks >= 5:
-                raise Violation("I7", f"{rollout} stands still, with neither blocker nor wake", rollout)
-
-    def _tend(self, turns: Counter[str]) -> None:
-        """What a person does who walks past: dead agents are restarted, nodes switched on."""
-        for node in self.nodes.values():
-            phase = node.phase
-            stuck = phase is None or phase not in SETTLED or node.life is None or node.life.runner._halted
-            turns[node.node_id] = turns[node.node_id] + 1 if stuck else 0
-            if turns[node.node_id] < 30:
-                continue
-            turns[node.node_id] = 0
-            if node.emulated.running and self.story.seen["restarted by hand"] % 2 == 0:
-                self.story.count("restarted by hand")
-                node.crash_agent()
-            else:
-                self.story.count("restarted by hand")
-                node.lose_power()
-
-    def _blocked(self) -> str:
-        life = self.host.current
-        plan = life.orchestrator.last_plan if life is not None else None
-        if plan is None:
-            return "nobody plans"
-        told = [
-            f"{rollout}: {blocker.reason} {blocker.message} {','.join(blocker.nodes)}"
-            for rollout, blockers in plan.blockers.items()
-            for blocker in blockers
-        ]
-        return "; ".join(told) or "nothing blocks"
-
-    # --- the end
-
-    def _look_at_the_end(self) -> None:
-        """Everybody agrees, nothing is left over."""
-        life = self.host.current
-        if life is None:
-            raise Violation("END", "nobody serves at the end")
-        if broken := life.orchestrator.violations():
-            raise Violation("CHECKER", "; ".join(broken))
-        self.watcher.compare()
-        for node in self.nodes.values():
-            self._look_at(node)
-
-    def _look_at(self, node: SimNode) -> None:
-        phase = node.phase
-        if phase is None or node.life is None:
-            # Off, or still coming up: nobody needed it.
-            return
-        newest = self.checks.newest(node.node_id)
-        runner = node.life.runner
-        attempt = runner.attempt
-        mine = newest is not None and attempt is not None and newest.generation == attempt.ref.generation
-        if mine and newest is not None and not runner._halted and newest.phase.value != phase.value:
-            raise Violation(
-                "END",
-                f"{node.node_id} is {phase} in attempt {newest.generation}, the store has {newest.phase}",
-                node.node_id,
-            )
-        if runner.unacknowledged():
-            raise Violation("END", f"{node.node_id} has reports that nobody took", node.node_id)
-        excused = phase in (Phase.QUARANTINED, Phase.COLD_BOOTED)
-        if node.workloads is not None and (still := node.workloads.suspended()) and not excused:
-            raise Violation(
-                "I8", f"{', '.join(still)} of {node.node_id} still stand still in {phase}", node.node_id
-            )
-        if (left := node.emulated.model.sessions()) and not excused:
-            raise Violation("I8", f"{node.node_id} is {phase} and keeps {', '.join(left)}", node.node_id)
 
 
 QUIET = Rates(**{**dict.fromkeys(Rates.__dataclass_fields__, 0.0), "skews_s": (0.0,)})  # type: ignore[arg-type]
@@ -392,7 +261,7 @@ def run_scenario(scenario: Scenario, *, verbose: bool = False) -> Result:
         finally:
             virtual_s = asyncio.get_running_loop().time()
 
-    with _watched_logs(world), seeded(scenario.seed):
+    with watched_logs(world), seeded(scenario.seed):
         try:
             run(main())
         except Violation as found:
@@ -417,58 +286,3 @@ def _crashed(error: BaseException) -> Violation:
     first = leaves(error)[0]
     where = "".join(traceback.format_exception(first))
     return Violation("CRASH", f"{type(first).__name__}: {first}\n{where}")
-
-
-@contextmanager
-def _watched_logs(world: World) -> Iterator[None]:
-    """Errors that a service only logs are failures here."""
-
-    def processor(_: Any, method: str, event: Any) -> Any:
-        if method in ("error", "exception", "critical") and not _expected(event):
-            text = f"{event.get('event')} { ({k: str(v) for k, v in event.items() if k != 'exc_info'}) }"
-            info = event.get("exc_info")
-            error = info if isinstance(info, BaseException) else sys.exc_info()[1]
-            if error is not None:
-                text += "\n" + "".join(traceback.format_exception(error))
-            with suppress(RuntimeError):
-                world.violated("LOG", text)
-        raise structlog.DropEvent
-
-    before = structlog.get_config()
-    structlog.configure(processors=[processor])
-    handler = _Handler(world)
-    logger = logging.getLogger("node_agent")
-    logger.addHandler(handler)
-    propagate, logger.propagate = logger.propagate, False
-    collecting = gc.isenabled()
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-        structlog.configure(**before)
-        if collecting:
-            gc.enable()
-
-
-EXPECTED = frozenset({"an invariant is violated", "the fleet could not be stopped"})
-"""Told by the checker as well, with its nodes."""
-
-
-def _expected(event: Any) -> bool:
-    """A database that went back in time is no fault of the service's."""
-    return event.get("event") in EXPECTED or event.get("reason") in ("STORE_REGRESSED", "STORE_REPLACED")
-
-
-class _Handler(logging.Handler):
-    """The agent's own log."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(logging.ERROR)
-        self._world = world
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info is not None:
-            error = record.exc_info[1]
-            text = "".join(traceback.format_exception(error)) if error is not None else ""
-            self._world.violated("LOG", f"{record.getMessage()}\n{text}")
