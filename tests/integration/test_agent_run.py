@@ -158,6 +158,22 @@ async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> 
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+async def test_a_node_links_to_whichever_orchestrator_is_there(state: Path) -> None:
+    async with orchestrated(FakeOrchestrator()) as one, orchestrated(FakeOrchestrator()) as two:
+        both = {one.address: one, two.address: two}
+        addresses = ("127.0.0.1:1", *both)
+        async with running(state, "--orchestrator", ",".join(addresses), workload=False) as node:
+            await node.until("linked")
+            status = await node.status()
+            assert status["link"] == "up"
+            first = both.pop(status["orchestrator"])
+            ((_, second),) = both.items()
+            assert f"up to {first.address}" in await node.luoctl("status")
+            await first.stop()
+            await second.until(lambda nodes: nodes["n1"].heartbeats > 0 if nodes else False)
+            assert (await node.status())["orchestrator"] == second.address
+
+
 async def test_an_agent_killed_while_preserved_unwinds_in_the_same_boot(state: Path, tmp_path: Path) -> None:
     publish(tmp_path / "k", kernel=b"placeholder", config=None, emulated=True)
     async with running(state) as node:
