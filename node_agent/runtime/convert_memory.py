@@ -4,7 +4,6 @@ store has forgotten the attempt needs to take it in."""
 from __future__ import annotations
 
 from liveroll.v1 import agent_pb2 as pb
-from liveroll.v1 import common_pb2 as common
 
 from node_agent.core.attempt import Attempt
 
@@ -13,9 +12,9 @@ def attempt_memory(attempt: Attempt | None) -> pb.AttemptMemory | None:
     """The attempt without what reports have told or will tell."""
     if attempt is None:
         return None
-    verdict = f"BOOT_VERDICT_{attempt.verdict}" if attempt.verdict is not None else "BOOT_VERDICT_UNSPECIFIED"
+    verdict = f"BOOT_VERDICT_{attempt.verdict or 'UNSPECIFIED'}"
     return pb.AttemptMemory(
-        kind=f"KIND_{attempt.kind}",  # type: ignore[arg-type]
+        kind=f"KIND_{attempt.kind}",
         artifact=pb.ArtifactRef(
             name=attempt.artifact.name,
             digest=attempt.artifact.digest,
@@ -24,6 +23,6 @@ def attempt_memory(attempt: Attempt | None) -> pb.AttemptMemory | None:
         ),
         from_release=attempt.from_release,
         from_boot_id=attempt.expected_boot_id,
-        boot_verdict=common.BootVerdict.Value(verdict),
+        boot_verdict=verdict,
         emulated=attempt.emulated,
     )

@@ -22,6 +22,7 @@ from orchestrator.core.phases import Goal, Link, Outcome, WaveState
 from orchestrator.core.remedies import Call, told
 from orchestrator.core.standing import Flag, Lane, commit_at
 from orchestrator.core.starts import Held
+from orchestrator.core.transitions_regression import STOPPED
 from orchestrator.core.waves import bake_ends_at, judge_wave, wave_name
 
 _LOOKED_AT = LOOKED_AT
@@ -50,11 +51,13 @@ def _gates(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
     row, name = index.row, index.row.spec.name
     still = standstill(draft, index)
     if still is not None and still.cause == "fleet_stop":
-        yield Blocker(
-            "FLEET_STOPPED",
-            f"the fleet is stopped: {still.text}",
-            "An operator must look at why, then release it (`liveroll release`).",
-        )
+        look = "An operator must look at why, then release it (`liveroll release`)."
+        if draft.fleet.row.stopped == STOPPED:
+            look = (
+                "An operator must look at what nodes have done beyond the store (`liveroll differences`), then "
+                "release it (`liveroll release --accept-differences`)."
+            )
+        yield Blocker("FLEET_STOPPED", f"the fleet is stopped: {still.text}", look)
     if row.paused:
         yield Blocker(
             "PAUSED", f"paused: {row.paused}", f"An operator must resume it (`liveroll resume {name}`)."

@@ -11,10 +11,13 @@ show [r1]                                 where it stands, and why it does not g
 why r1 n0                                 what an operator is told
 pause | resume | approve | cancel | rollback | retry | exclude | commit r1 …
 write-off n3 REASON · maintenance n3 REASON · stop REASON · release
+accept REASON                             release over what nodes have done beyond the store
+differences                               what that is
 agent n2 stop_at=… fail_at=… retry=… times=… jump=… unhealthy deaf blackout=2s
 reinstall n2 release=6.12.0               somebody boots another kernel by hand
 power-cycle n2                            it boots cold, into what is its default
 cut n2 | vanish n2 | link n2              the link ends, noticed or not; it comes back
+link n2 generation=7 phase=COMMITTED release=7.1.0    and says so
 restart                                   the orchestrator dies and comes back
 """
 
@@ -24,10 +27,10 @@ import shlex
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from orchestrator.core import operations, views
+from orchestrator.core import differences, operations, views
 from orchestrator.core.messages import AttemptRef, NodeStatus
 from orchestrator.core.model import Change, Maintenance
-from orchestrator.core.phases import Phase
+from orchestrator.core.phases import Phase, Verdict
 from orchestrator.core.planner import plan
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import LiverollError, Retry
@@ -125,7 +128,7 @@ class Script:
             self.world.cut(self.world.agents[name], noticed=False)
 
     def do_link(self, names: list[str], words: dict[str, str]) -> None:
-        """With generation=, phase= and incarnation=: what the Hello claims."""
+        """With generation=, phase=, incarnation= and release=: what the Hello claims to have happened."""
         for name in names:
             agent = self.world.agents[name]
             claims: dict[str, object] = {}
@@ -135,6 +138,9 @@ class Script:
                 agent.ref = AttemptRef(name, generation, words.get("incarnation", "inc-1"))
                 agent.phase = Phase(words.get("phase", "COMMITTED"))
                 claims["status"] = NodeStatus(agent.ref, agent.phase)
+            if "release" in words:
+                agent.boot, agent.boot_at, agent.release = agent.boot + 1, self.world.now, words["release"]
+                agent.verdict = Verdict.LIVE_UPDATED
             agent.reachable = True
             if self.world.link(agent, **claims):
                 self.world.talk(agent)
@@ -288,6 +294,19 @@ class Script:
 
     def do_release(self, names: list[str], words: dict[str, str]) -> None:
         self._call(operations.fleet_stop(self.world.fleet, False, " ".join(names), WHO, self.world.now))
+
+    def do_accept(self, names: list[str], words: dict[str, str]) -> None:
+        """Release over the differences."""
+        f, now = self.world.fleet, self.world.now
+        self._call(operations.fleet_stop(f, False, " ".join(names), WHO, now, accept_differences=True))
+
+    def do_differences(self, names: list[str], words: dict[str, str]) -> None:
+        f = self.world.fleet
+        for d in differences.differences(f):
+            remedy = f" » {d.remedy}" if d.remedy else ""
+            self.world.story.append(f"      ~ {d.node_id} {d.outlook}: {d.message}{remedy}")
+        missing = list(differences.unheard(f, self.world.now))
+        self.world.story.append(f"      ~ unheard: {','.join(missing) or 'nobody'}")
 
 
 def _plan_of(w: World) -> object:

@@ -305,7 +305,8 @@ def test_while_it_waits_for_its_rollout_nobody_is_told_to_commit_it_in_another()
     v = lost(w)
     v.hello_all(w)
     assert "NODE_UNCOMMITTED" not in v.reasons()
-    assert "FLEET_STOPPED" in v.reasons()
+    (stop,) = [b for b in v.plan().blockers["r1"] if b.reason == "FLEET_STOPPED"]
+    assert "--accept-differences" in stop.remedy
 
 
 def test_an_update_to_another_kernel_than_the_rollouts_is_nobodys() -> None:

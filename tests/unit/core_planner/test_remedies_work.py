@@ -41,7 +41,7 @@ from tests.unit.core_planner.builders import START, World, node, nodes, settled_
 from tests.unit.core_planner.test_starts import begun, opened
 
 COMMAND = re.compile(r"`liveroll ([a-z-]+) ?([^`]*)`")
-LOOKS = frozenset({"why", "story", "nodes", "get"})
+LOOKS = frozenset({"why", "story", "nodes", "get", "differences"})
 MANY: dict[str, Any] = {"failures": FailureBudget(Amount(count=9), halt_on=frozenset())}
 S = timedelta(seconds=1)
 
@@ -87,7 +87,8 @@ def carry_out(w: World, verb: str, words: str, remedy: str) -> None:
         case "cancel":
             done = operations.cancel(w.fleet, rollout, "", False, "ann", now)
         case "release":
-            done = operations.fleet_stop(w.fleet, False, "", "ann", now)
+            accept = "--accept-differences" in given
+            done = operations.fleet_stop(w.fleet, False, "", "ann", now, accept_differences=accept)
         case _:
             raise AssertionError(f"no such call: {verb}")
     assert done != Change(), f"`liveroll {verb} {words}` changes nothing"
