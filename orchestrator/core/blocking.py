@@ -54,8 +54,8 @@ def _gates(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
         look = "An operator must look at why, then release it (`liveroll release`)."
         if draft.fleet.row.stopped == STOPPED:
             look = (
-                "An operator must look at what nodes have done beyond the store (`liveroll differences`), then "
-                "release it (`liveroll release --accept-differences`)."
+                "An operator must look at what nodes have done beyond the store (`liveroll differences`), "
+                "then release it (`liveroll release --accept-differences`)."
             )
         yield Blocker("FLEET_STOPPED", f"the fleet is stopped: {still.text}", look)
     if row.paused:
