@@ -36,6 +36,7 @@ from liveroll.v1 import agent_pb2 as pb
 from orchestrator.core.invariants_starts import at_most
 from orchestrator.core.model import (
     AttemptRow,
+    DesiredPrepare,
     DesiredProceed,
     FleetRow,
     MemberRow,
@@ -123,12 +124,18 @@ class Promises(NodePromises):
         for event in committed.events:
             if event.new.kind == "node.retry_wanted":
                 self._words.add((event.new.rollout_id, event.new.node_id))
+        # An attempt that a store adopts from a node, having forgotten it, is no start.
+        prepared = {
+            (row.node_id, row.desired.generation)
+            for row in committed.rows
+            if isinstance(row, NodeRow) and isinstance(row.desired, DesiredPrepare)
+        }
         begun: list[tuple[AttemptRow | None, AttemptRow]] = []
         for row in committed.rows:
             match row:
                 case AttemptRow():
                     newest = self._attempts.get((row.node_id, self._newest.get(row.node_id, 0)))
-                    if self._attempt(row):
+                    if self._attempt(row) and (row.node_id, row.generation) in prepared:
                         begun.append((newest, row))
                 case RolloutRow():
                     self._rollout(row)
@@ -138,7 +145,11 @@ class Promises(NodePromises):
         for row in committed.rows:
             if isinstance(row, RolloutRow) and row.ended_at is not None:
                 self._ended(row)
+        adopted = {e.new.node_id for e in committed.events if e.new.kind == "attempt.adopted"}
         for before, attempt in begun:
+            if attempt.node_id in adopted:
+                # Nobody starts it: a store that went back learns of what its node has begun before.
+                continue
             for invariant, text in self._start(before, attempt):
                 self.world.violated(invariant, text, attempt.node_id, attempt.rollout_id)
 
@@ -153,7 +164,7 @@ class Promises(NodePromises):
         lost = dict(sorted(begun - self._attempts.keys()))
         for name, generation in lost.items():
             node = self._nodes.get(name)
-            if node is not None and node.highest_generation < generation:
+            if node is None or node.highest_generation < generation:
                 self._forgotten.add(name)
 
     def _put(self, row: Row) -> None:
@@ -242,6 +253,9 @@ class Promises(NodePromises):
         self._words.discard((attempt.rollout_id, name))
         if self._must_stop:
             yield "I9", f"{name} starts, though {self._must_stop} has told that the store went back in time"
+        loaded = [g for n, g in self.world.checks.truths if n == name]
+        if loaded and attempt.generation <= max(loaded):
+            yield "I3", f"{name} is given generation {attempt.generation}, and has begun {max(loaded)} before"
         node = self._nodes.get(name)
         if node is not None and self._is_long_dead(node.link_replica):
             yield "VOUCHED", f"{name} starts, and {node.link_replica}, which held its link, is dead"
