@@ -432,3 +432,19 @@ def test_a_halt_that_came_in_between_is_not_cleared() -> None:
     with pytest.raises(Blocked) as caught:
         op.resume(other, "k", "", True, "alice", NOW, meant)
     assert "FAILURE_BUDGET" in caught.value.message
+
+
+def test_what_a_call_found_of_attempts_is_guarded() -> None:
+    """An attempt that returns from LOST beside the call: nobody takes a node out from under it."""
+    made = campaign(State.CANCELLED, wave=1)
+    done = op.commit_nodes(made, "k", ["n00"], "", "alice", NOW).change
+    assert guarding(made.attempts["n00", 1]) in done.guards
+    made = campaign(wave=1)
+    lost = attempt("n01", Phase.LOST, failed=True, settled_at=NOW)
+    made.apply(lost)
+    out = op.exclude_nodes(made, "k", ["n01"], "", "alice", NOW).change
+    assert guarding(lost) in out.guards
+    assert row_of(out, RolloutRow) == made.rollouts["k"], "so that no plan ends it beside the call"
+    made.apply(member("n01", generation=1, failed=True, wave=1, position=1))
+    asked = op.retry_nodes(made, "k", ["n01"], "", "alice", NOW).change
+    assert guarding(lost) in asked.guards
