@@ -21,8 +21,11 @@ from liveroll.v1 import rollout_pb2 as pb
 
 from deploy.local import LocalFleet, local_fleet
 from orchestrator.artifacts.build import build_emulated
+from orchestrator.cli.client import Client
 from tests.integration import journal_reader
 from tests.integration.conftest import NEW, OLD, Done, Event, Operator, liveroll, module, run
+from tests.integration.mortal_fleet import all_events, until
+from tests.postgres import Postgres
 
 NODES = 50
 NAMES = [f"n-{i:02d}" for i in range(1, NODES + 1)]
@@ -149,8 +152,11 @@ def prepared(operator: Operator) -> list[Event]:
     return [e for e in operator.events_of("attempt.prepared") if e.actor == "orchestrator"]
 
 
-async def judged(fleet: LocalFleet, operator: Operator) -> None:
-    """The differences are right, a person accepts them, and the rollout ends without a second update."""
+async def judged(fleet: LocalFleet, operator: Operator, *, unwound: bool = True) -> None:
+    """The differences are right, a person accepts them, and the rollout ends without a second update.
+
+    unwound: some nodes had begun, and could not jump.
+    """
     answer = await all_heard(fleet, operator)
     found = {d["nodeId"]: d for d in answer["differences"]}
     for d in found.values():
@@ -158,7 +164,7 @@ async def judged(fleet: LocalFleet, operator: Operator) -> None:
         assert not d["remedy"], d
     outlooks = Counter(d["outlook"] for d in found.values())
     assert outlooks["COUNTS_AS_UPDATED"], outlooks
-    assert outlooks["UNWINDS"] + outlooks["NUMBERS_ONLY"], f"some had begun, and not jumped: {outlooks}"
+    assert outlooks["UNWINDS"] + outlooks["NUMBERS_ONLY"] or not unwound, outlooks
     updated = {n for n, d in found.items() if d["outlook"] == "COUNTS_AS_UPDATED"}
     told = await liveroll(fleet, "differences")
     assert "the fleet is stopped" in told.out
@@ -218,7 +224,40 @@ async def test_a_file_that_was_copied_back_by_hand_is_noticed_from_the_hellos(di
         await judged(fleet, operator)
 
 
-async def test_a_restore_beside_a_running_orchestrator_is_refused(directory: Path, store: str) -> None:
+async def test_a_fail_over_to_a_stale_copy_under_a_running_orchestrator(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody restarts anything: the database answers again, and is not what it was."""
+    with Postgres() as server:
+        monkeypatch.setenv("LIVEROLL_STORE", server.url(server.create()))
+        data, standby = server.directory / "data", server.directory / "standby"
+        async with fifty(directory) as (fleet, operator):
+            await asyncio.to_thread(operator.create, ROLLOUT)
+            await asyncio.to_thread(operator.wait_for_event, Jumped(YESTERDAY))
+            server.stop()
+            run(["cp", "-a", str(data), str(standby)])
+            server.start()
+
+            def gone_on(client: Client) -> bool:
+                jumped = {e.node_id for e in all_events(client) if e.kind == "attempt.jump_intent_recorded"}
+                return len(jumped) >= TODAY
+
+            await asyncio.to_thread(until, fleet.connection, gone_on, "the rollout goes on")
+            server.kill()
+            shutil.rmtree(data)
+            standby.rename(data)
+            server.start()
+
+            def stopped(client: Client) -> bool:
+                return any(e.kind == "fleet.stopped" for e in all_events(client))
+
+            await asyncio.to_thread(until, fleet.connection, stopped, "the fleet stops")
+            await judged(fleet, operator, unwound=False)
+            assert fleet.orchestrator is not None
+            assert fleet.orchestrator.process.returncode is None
+
+
+async def test_a_restore_beside_a_running_orchestrator_is_refused(directory: Path) -> None:
     async with local_fleet(directory) as fleet:
         await fleet.start_orchestrator()
         backup = directory.parent / "now.backup"
