@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -53,7 +54,8 @@ class AfterApply(Protocol):
         ...
 
     def committed(self, committed: Committed, *, contiguous: bool) -> None:
-        """An own commit. contiguous: nobody else has written since what it saw last."""
+        """An own commit, less what was followed before its answer came. contiguous: nobody else has
+        written since what it saw last."""
         ...
 
     def followed(self, rows: Sequence[Row], head_seq: int) -> None:
@@ -218,16 +220,19 @@ class Commits:
         try:
             for old, row in zip(before, committed.rows, strict=False):
                 self._observer.row_applied(old, row)
-            self._take_in(fleet, _seen(fleet, committed.rows), facts)
+            news = self._take_in(fleet, _seen(fleet, committed.rows), facts)
         except Exception as error:  # whatever it is, the fleet no longer stands for the store
             raise self._not_applied() from error
+        unheard = tuple(event for event in committed.events if event.seq > self._feed.head_seq)
         if contiguous:
             self.batch = max(self.batch, committed.batch)
             if committed.events:
                 self._feed.publish(committed.events[-1].seq)
         else:
             self._on_gap()
-        self._after_apply.committed(committed, contiguous=contiguous)
+        self._after_apply.committed(
+            replace(committed, rows=tuple(news), events=unheard), contiguous=contiguous
+        )
         self._wake()
 
     def _not_applied(self) -> CorruptState:

@@ -428,6 +428,40 @@ def start(fleet: Fleet, now: datetime) -> list[Action]:
     return [Action("prepare", Change((begun, node), events=(event,)))]
 
 
+def test_who_becomes_the_planner_with_answers_under_way_raises_no_alarm() -> None:
+    """What it wrote as a follower was read before its answer came, and the checker began in between."""
+
+    async def work(world: Replicas) -> None:
+        a = await world.start("a")
+        b = await world.start("b")
+        way = world.all["b"].way
+        original = way.after
+
+        async def late(changes: Sequence[Change]) -> None:
+            await original(changes)
+            await asyncio.sleep(5)
+
+        way.after = late  # type: ignore[method-assign]
+        call = asyncio.ensure_future(create(b, "n1"))
+        dialling = asyncio.ensure_future(b.open_link(hello("n4")))
+        await passes(0.1)
+        await create(a, "n2")
+        await a.open_link(hello("n4"))
+        await world.all["a"].stop()
+        await passes(3)
+        assert b.role == "planner"
+        assert not call.done()
+        await call
+        with pytest.raises(StaleGeneration):
+            await dialling
+        way.after = original  # type: ignore[method-assign]
+        await create(b, "n3")
+        assert b.violations() == ()
+        assert b.head_seq == world.disk.head_seq == 5
+
+    with_replicas(work)
+
+
 def test_hours_of_three_replicas_that_write_at_once_raise_no_alarm() -> None:
     async def work(world: Replicas) -> None:
         started = [await world.start(name) for name in "abc"]
