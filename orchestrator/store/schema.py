@@ -2,7 +2,8 @@
 
 Rules
 1. `doc` (codec.py) is the row; every other column repeats a part of it for the database's own
-   use and is written together with it. Nothing but the codec reads a row.
+   use and is written together with it. Nothing but the codec reads a row. On the disk it carries
+   a checksum (sealed.py).
 2. `attempts_one_open` is invariant I14: at most one open attempt a node, whatever its rollout.
 3. meta and fence have one row each. meta.event_seq numbers events in commit order; meta.batch
    rises with every transaction, and every row carries the batch that wrote it last, so that
@@ -33,7 +34,9 @@ from orchestrator.core.model import (
     RolloutRow,
     Row,
 )
+from orchestrator.errors import CorruptState
 from orchestrator.store.admission import is_open
+from orchestrator.store.sealed import Sealed
 
 metadata = MetaData()
 
@@ -45,7 +48,7 @@ def _document() -> tuple[Column[Any], ...]:
     return (
         Column("revision", Big, nullable=False),
         Column("batch", Big, nullable=False, server_default="0"),
-        Column("doc", Text, nullable=False),
+        Column("doc", Sealed, nullable=False),
     )
 
 
@@ -108,7 +111,7 @@ events = Table(
     Column("kind", String, nullable=False),
     Column("rollout_id", String, nullable=False),
     Column("node_id", String, nullable=False),
-    Column("doc", Text, nullable=False),
+    Column("doc", Sealed, nullable=False),
 )
 Index("events_by_rollout", events.c.rollout_id, events.c.seq)
 Index("events_by_node", events.c.node_id, events.c.seq)
@@ -167,8 +170,16 @@ UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def instant(us: int) -> datetime:
-    """Of a stored instant."""
-    return UNIX_EPOCH + timedelta(microseconds=us)
+    """Of a stored instant. CorruptState for one that no calendar has."""
+    try:
+        return UNIX_EPOCH + timedelta(microseconds=us)
+    except OverflowError as error:
+        raise CorruptState(
+            "a stored instant is beyond all calendars",
+            reason="ROW_DAMAGED",
+            remedy="the disk, or somebody's hand, has changed the database: restore a backup",
+            us=us,
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

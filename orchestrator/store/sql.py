@@ -10,13 +10,13 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, delete, func, insert, literal, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from orchestrator.core.model import Change, Event, IdempotencyRow, NewEvent, Row
-from orchestrator.errors import StoreUnavailable
+from orchestrator.errors import CorruptState, StoreUnavailable
 from orchestrator.ports import Beat, Changes, Committed, Lease, Snapshot
 from orchestrator.store import codec
 from orchestrator.store.admission import replaced
@@ -214,9 +214,12 @@ class SqlStore:
             rows: list[Row] = []
             for shape in SHAPES.values():
                 if shape.row is not IdempotencyRow:
-                    query = select(shape.table.c.doc).order_by(*(shape.table.c[name] for name in shape.key))
-                    documents = (await connection.execute(query)).scalars().all()
-                    rows.extend(await self._decoded([(shape.row, document) for document in documents]))
+                    keys = [shape.table.c[name] for name in shape.key]
+                    query = select(shape.table.c.doc, shape.table.c.revision, *keys).order_by(*keys)
+                    found = (await connection.execute(query)).all()
+                    some = await self._decoded([(shape.row, document) for document, *_ in found])
+                    _agree(some, found)
+                    rows.extend(some)
             self._lineage.advance(now)
             return Snapshot(
                 now.incarnation, now.serial, head.event_seq, tuple(rows), now.batch, head.regressed
@@ -335,6 +338,18 @@ class SqlStore:
 def _serial(past: int, now_us: int) -> int:
     """Seconds, so that a later store has the higher serial even if nothing is left of the first."""
     return max(past + 1, now_us // 1_000_000)
+
+
+def _agree(rows: Sequence[Row], found: Sequence[Any]) -> None:
+    """Each column beside a document says what the document says. CorruptState."""
+    for row, (_, revision, *key) in zip(rows, found, strict=True):
+        if row.revision != revision or row.key != tuple(map(str, key)):
+            raise CorruptState(
+                f"a row of {row.table} is stored under another's key or revision",
+                reason="ROW_DAMAGED",
+                remedy="the disk, or somebody's hand, has changed the database: restore a backup",
+                row=",".join(row.key),
+            )
 
 
 _CHANGES = union_all(

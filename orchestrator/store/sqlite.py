@@ -43,6 +43,9 @@ from orchestrator.store.database import NUMBER, RECORD, Among, Past
 BUSY_TIMEOUT_MS = 5_000
 """For writers that are no orchestrator (a backup, a shell); longer stalls the whole planner."""
 
+NOT_UTF8 = "Could not decode to UTF-8"
+"""Python's sqlite3 says it without a code: text that nobody here has written."""
+
 READERS = 4
 """Connections, hence threads, for watches and lists. Reads are short; more only queue on the GIL."""
 
@@ -161,7 +164,10 @@ class Sqlite:
         return engine
 
     async def check(self, connection: AsyncConnection) -> None:
-        """StoreUnavailable (DURABILITY_NOT_IN_FORCE)."""
+        """StoreUnavailable (DURABILITY_NOT_IN_FORCE), CorruptState."""
+        damage: str = (await connection.execute(text("PRAGMA quick_check(1)"))).scalar_one()
+        if damage != "ok":
+            raise self._corrupt(damage)
         for name, (_, wanted) in PRAGMAS.items():
             actual = (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
             if actual != wanted:
@@ -202,17 +208,20 @@ class Sqlite:
     def lost(self, error: Exception) -> bool:
         return False
 
+    def _corrupt(self, detail: object) -> CorruptState:
+        return CorruptState(
+            f"{self.path} is damaged or no database",
+            reason="DATABASE_CORRUPT",
+            remedy=f"move {self.path} away and restore a backup; agents will tell what it does not know",
+            detail=detail,
+        )
+
     def trouble(self, error: Exception) -> LiverollError:
         """What a failure of the database is to the rest of the program."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         name = getattr(cause, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return CorruptState(
-                f"{self.path} is damaged or no database",
-                reason="DATABASE_CORRUPT",
-                remedy=f"move {self.path} away and restore a backup; agents will tell what it does not know",
-                detail=cause,
-            )
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or NOT_UTF8 in str(cause):
+            return self._corrupt(cause)
         for prefix, (reason, remedy) in _REMEDIES.items():
             if name.startswith(prefix):
                 return StoreUnavailable(
