@@ -13,6 +13,7 @@ from orchestrator.core.actions import Action
 from orchestrator.errors import Capacity, Conflict, CorruptState, LiverollError, StoreUnavailable
 from orchestrator.ports import NodeHints
 from orchestrator.runtime.commits import Commits
+from orchestrator.runtime.known import has_moved
 
 TOGETHER = 1024
 """Actions in flight: enough to fill the store's batches, few enough that ingest is not kept waiting."""
@@ -24,13 +25,15 @@ class Executed:
 
     committed: int = 0
     conflicts: int = 0
+    unexplained: int = 0
+    """Of these: nothing in the fleet, which has caught up since, says what they lost to."""
     unavailable: LiverollError | None = None
     """StoreUnavailable, Capacity or CorruptState: the rest was not tried."""
 
 
 async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints, epoch: int) -> Executed:
     """epoch: that of the lease under which the plan was made. NotLeader if it is lost on the way."""
-    done = Executed()
+    done, fleet = Executed(), commits.fleet
     for start in range(0, len(actions), TOGETHER):
         chunk = actions[start : start + TOGETHER]
         outcomes = await asyncio.gather(
@@ -40,6 +43,7 @@ async def execute(actions: Sequence[Action], commits: Commits, hints: NodeHints,
             match outcome:
                 case Conflict():
                     done.conflicts += 1
+                    done.unexplained += not has_moved(fleet, action.change)
                 case StoreUnavailable() | Capacity() | CorruptState():
                     done.unavailable = outcome
                 case BaseException():

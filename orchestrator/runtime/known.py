@@ -8,12 +8,14 @@ from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import (
     AttemptRow,
     CapacityRow,
+    Change,
     FleetRow,
     MemberRow,
     NodeRow,
     RolloutRow,
     Row,
     RowKey,
+    guarding,
     row_key,
 )
 
@@ -47,6 +49,12 @@ def by_key(fleet: Fleet, key: RowKey) -> Row | None:
             return fleet.capacity
         case _:
             return None
+
+
+def has_moved(fleet: Fleet, change: Change) -> bool:
+    """Whether the fleet has gone beyond what the change relied on: that explains its Conflict."""
+    relied = (*(guarding(row) for row in change.writes), *change.guards)
+    return any(revision_of(fleet, key) > revision for key, revision in relied)
 
 
 def all_rows(fleet: Fleet) -> list[Row]:

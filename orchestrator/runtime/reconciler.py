@@ -11,8 +11,9 @@ Rules
    backoff; links and operators' calls go on.
 5. A wall clock that was set says nothing of how long nodes have been silent: nothing is planned on
    what was heard under the old one. Load again, which begins with a grace.
-6. FUTILE rounds that only lose to other commits mean that the fleet is not what the store
-   has: load again.
+6. To lose to others is nothing unusual: whatever takes room away makes starts void, and where a zone
+   goes down that is many a commit. But FUTILE rounds that only lose, and to nothing that the fleet has
+   learnt of since, mean that it is not what the store has: load again.
 7. Only the replica that holds the planner lease plans, and what it commits is fenced by the epoch
    under which the plan was made.
 """
@@ -170,11 +171,11 @@ class Reconciler:
         self.trouble, self._backoff = "", timedelta(0)
         if executed.committed:
             self._futile = 0
-        elif executed.conflicts:
+        elif executed.unexplained:
             self._futile += 1
             if self._futile >= FUTILE:
                 self._futile = 0
-                self._on_doubt("plans only lose to other commits")
+                self._on_doubt("plans only lose, and to nothing that is known here")
         if executed.committed or executed.conflicts:
             self._alarm.wake()
         return next_wake

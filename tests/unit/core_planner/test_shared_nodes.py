@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.core.model import row_key
+from orchestrator.core.model import DesiredStage, row_key
 from orchestrator.core.phases import Outcome, Phase, WaveState
 from orchestrator.core.spec import Amount, DomainBudget
 from orchestrator.core.standing import Place
-from tests.unit.core_planner.builders import NEW, OLD, World, nodes, spec
+from tests.unit.core_planner.builders import NEW, OLD, World, artifact, nodes, spec
 
 
 def both(**how: Any) -> World:
@@ -49,3 +49,14 @@ def test_a_node_that_has_begun_to_bake_is_not_taken_before_its_member_says_so() 
     starts = [a for a in w.plan().actions if a.kind == "prepare" and a.rollout_id == "r2"]
     assert not any(row_key(r) == ("nodes", ("n1",)) for a in starts for r in a.change.writes)
     assert w.fleet.indexes["r2"].standings["n1"].place is Place.OTHER_ROLLOUT
+
+
+def test_a_node_that_stages_for_one_rollout_is_not_told_to_stage_for_the_other() -> None:
+    w = World(nodes(1, staged=frozenset()))
+    w.rollout(spec(name="r1"))
+    w.rollout(spec(name="r2"), artifact=artifact("7.2.0", "sha-2"))
+    w.settle_plans()
+    desired = w.node("n0").desired
+    assert isinstance(desired, DesiredStage)
+    assert desired.artifact.digest == "sha-new"
+    assert not [a for a in w.plan().actions if a.kind == "stage"]
