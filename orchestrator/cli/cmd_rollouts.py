@@ -291,7 +291,9 @@ def retry(
     output: Output = Format.TABLE,
     key: Key = "",
 ) -> None:
-    """Give failed nodes another attempt, once what failed is mended.
+    """Give failed nodes another attempt, or another try to stage, once what failed is mended.
+
+    Without names all that have failed; nodes that could not stage are named (`liveroll why`).
 
     \b
     liveroll retry kernel-6.19.3 node-7 -m "disk replaced"
