@@ -298,7 +298,7 @@ def failures_settle_no_member() -> Iterator[None]:
         yield
 
 
-@mutant("planner", "I7", worlds.impatient_people)
+@mutant("planner", "I7", worlds.cancelled_bakes)
 def cancel_forgets_who_bakes() -> Iterator[None]:
     """a cancel lists baking nodes as updated, uncommitted; nobody stays BAKING after the end"""
     real = settlement.settle_needed

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from orchestrator.core import transitions
 from orchestrator.core.link_states import LinkStates
-from orchestrator.core.model import CapacityRow, Change, NodeRow
+from orchestrator.core.model import CapacityRow, Change
 from orchestrator.core.transitions import Observation
 from orchestrator.errors import LiverollError
 from orchestrator.ports import Committed
@@ -63,12 +61,14 @@ def fenced_planner_commits() -> Iterator[None]:
 @mutant("runtime", "FRESH", worlds.cut_off_replicas)
 def cut_off_replica_goes_on() -> Iterator[None]:
     """who could not renew its own lease for its length ends its links: the others think it dead"""
+    real = Follower._stand_down
 
-    async def mistaken(self: Follower) -> None:
-        await asyncio.get_running_loop().create_future()
+    def mistaken(self: Follower, error: LiverollError) -> None:
+        if error.reason != "CUT_OFF":
+            real(self, error)
 
     fresh = patch.object(Follower, "is_fresh", lambda self: self._serves)
-    with fresh, patch.object(Follower, "run_watch", mistaken):
+    with fresh, patch.object(Follower, "_stand_down", mistaken):
         yield
 
 
@@ -95,7 +95,7 @@ def report_of_an_old_link_is_taken() -> Iterator[None]:
         yield
 
 
-@mutant("runtime", "I7", worlds.busy_replicas)
+@mutant("runtime", "CHECKER", worlds.busy_replicas)
 def gap_goes_unnoticed() -> Iterator[None]:
     """after a commit of others the fleet is complete only once it has read theirs"""
     real = Commits._apply
@@ -112,17 +112,4 @@ def gap_goes_unnoticed() -> Iterator[None]:
 def nobody_notices_that_the_store_went_back() -> Iterator[None]:
     """a Hello that knows more than the store stops the fleet until a person has looked"""
     with patch.object(transitions, "regression", lambda fleet, known, message: None):
-        yield
-
-
-@mutant("planner", "I3", worlds.restored_store)
-def generations_begin_again() -> Iterator[None]:
-    """generations are above what the store and every Hello have named"""
-    real = transitions.described
-
-    def mistaken(known: NodeRow | None, *rest: Any, **how: Any) -> NodeRow:
-        after = real(known, *rest, **how)
-        return replace(after, highest_generation=known.highest_generation if known is not None else 0)
-
-    with patch.object(transitions, "described", mistaken):
         yield

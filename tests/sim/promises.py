@@ -48,7 +48,6 @@ from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
 from orchestrator.ports import Committed
 from tests.sim.promises_node import NodePromises
 from tests.sim.promises_time import Watch
-from tests.sim.virtual import VirtualClock
 
 if TYPE_CHECKING:
     from tests.sim.life import Life
@@ -103,15 +102,11 @@ class Promises(NodePromises):
 
     def accepted(self, life: Life, epoch: int | None, rows: Sequence[Row]) -> None:
         """The database takes this of a replica."""
-        disk = self.world.disk
-        if epoch is not None and epoch != life.store._held_epoch:
-            text = f"{life.name} held epoch {life.store._held_epoch}, and commits under {epoch}"
-            self.world.violated("I13", text)
-        if epoch is not None and life.store._held_epoch != disk.epoch:
-            text = (
-                f"{life.name} commits under epoch {life.store._held_epoch}, the database is at {disk.epoch}"
+        current = self.world.disk.epoch
+        if epoch is not None and epoch != current:
+            self.world.violated(
+                "I13", f"{life.name} commits under epoch {epoch}, the database is at {current}"
             )
-            self.world.violated("I13", text)
         for row in rows:
             if not isinstance(row, NodeRow) or row.link_replica in ("", life.name):
                 continue
@@ -294,7 +289,7 @@ class Promises(NodePromises):
         if not replica:
             return False
         until = self.world.disk.replicas.get(replica)
-        return until is None or until < VirtualClock().now() - HEARD_OF
+        return until is None or until < self.world.store_clock.now() - HEARD_OF
 
     def trimmed(self, first_seq: int) -> None:
         """Retention has taken everything before first_seq."""
@@ -335,7 +330,7 @@ class Promises(NodePromises):
     def speaks(self, life: Life, node_id: str) -> None:
         """A replica is about to write to a node."""
         until = life.leased_until
-        if until is not None and until < VirtualClock().now():
+        if until is not None and until < self.world.store_clock.now():
             text = f"{life.name} speaks to {node_id}, and its own lease ran out at {until:%H:%M:%S}"
             self.world.violated("FRESH", text, node_id)
 

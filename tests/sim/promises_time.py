@@ -67,7 +67,7 @@ class Watch:
 
     def _look_at_the_links(self, life: Life) -> None:
         """Who has long been dead to the others keeps no node."""
-        until, now = life.leased_until, VirtualClock().now()
+        until, now = life.leased_until, self.world.store_clock.now()
         if life.process.stopped or until is None or until >= now:
             self._linked.pop(life.name, None)
             return

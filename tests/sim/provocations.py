@@ -32,7 +32,7 @@ from orchestrator.core.spec import (
 )
 from orchestrator.runtime.retention import Retention
 from orchestrator.store.memory import Disk
-from tests.sim.draw import NEW, Scenario, seconds
+from tests.sim.draw import NEW, Rates, Scenario, seconds
 from tests.sim.virtual import EPOCH
 
 ANY_FAILURE = FailureBudget(Amount(percent=100), frozenset())
@@ -108,11 +108,11 @@ def restarts(scenario: Scenario) -> Scenario:
 
 def busy_replicas(scenario: Scenario) -> Scenario:
     """Three replicas, late hints, health that comes and goes, and hardly any room."""
-    rates = replace(scenario.rates, relapse_s=25.0, hint_s=6.0, hints_lost=0.5, link_cut_s=40.0)
-    nodes = tuple(
-        replace(scenario.nodes[0], node_id=f"n{number}", joins_at_s=0.5 * number) for number in range(12)
-    )
-    return replace(_tight(replace(scenario, nodes=nodes)), replicas=3, same_holder=False, rates=rates)
+    rates = replace(_quiet(scenario.rates), relapse_s=60.0, hint_s=8.0, hints_lost=0.7, link_cut_s=60.0)
+    alike = replace(scenario.nodes[0], faults=FaultPlan(), workloads=1)
+    nodes = tuple(replace(alike, node_id=f"n{number}", joins_at_s=0.5 * number) for number in range(9))
+    calm = specs(replace(scenario, nodes=nodes, rollouts=scenario.rollouts[:1], chaos_s=900.0), _patient)
+    return replace(_tight(calm), replicas=3, same_holder=False, rates=rates)
 
 
 def sleeping_planners(scenario: Scenario) -> Scenario:
@@ -123,8 +123,9 @@ def sleeping_planners(scenario: Scenario) -> Scenario:
 
 def cut_off_replicas(scenario: Scenario) -> Scenario:
     """Replicas lose the database for long, and keep their nodes."""
-    rates = replace(scenario.rates, store_cut_s=40.0)
-    return replace(specs(scenario, _patient), replicas=2, same_holder=False, rates=rates)
+    rates = replace(_quiet(scenario.rates), store_cut_s=40.0)
+    calm = replace(scenario, rollouts=scenario.rollouts[:1], chaos_s=600.0)
+    return replace(specs(calm, _patient), replicas=2, same_holder=False, rates=rates)
 
 
 def dying_replicas(scenario: Scenario) -> Scenario:
@@ -135,13 +136,15 @@ def dying_replicas(scenario: Scenario) -> Scenario:
 
 def roaming_nodes(scenario: Scenario) -> Scenario:
     """Links break on one side first, and what was under way arrives late, elsewhere."""
-    rates = replace(scenario.rates, link_cut_s=8.0, latency_s=4.0, hint_s=1.0)
-    return replace(specs(scenario, _patient), replicas=3, same_holder=False, rates=rates)
+    rates = replace(_quiet(scenario.rates), link_cut_s=4.0, latency_s=4.0, hint_s=8.0, hints_lost=0.7)
+    calm = replace(scenario, rollouts=scenario.rollouts[:1], chaos_s=600.0)
+    return replace(specs(calm, _patient), replicas=3, same_holder=False, rates=rates)
 
 
 def restored_store(scenario: Scenario) -> Scenario:
     """Backups are restored in the middle of everything."""
-    return replace(specs(scenario, _patient), rates=replace(scenario.rates, restore_s=150.0))
+    rates = replace(_quiet(scenario.rates), restore_s=150.0, latency_s=0.5)
+    return replace(specs(replace(scenario, chaos_s=900.0), _patient), rates=rates)
 
 
 # --- what happens to nodes -----------------------------------------------------------------
@@ -280,6 +283,19 @@ def stopped_on_the_way_back(scenario: Scenario) -> Scenario:
     return replace(turned, rates=replace(turned.rates, operator_s=4.0, latency_s=2.0))
 
 
+def cancelled_bakes(scenario: Scenario) -> Scenario:
+    """Everybody bakes for long, and somebody presses buttons, cancel among them, all the time."""
+    long = specs(
+        scenario,
+        lambda spec: replace(
+            _patient(spec),
+            bake=Bake(seconds(90), seconds(0)),
+            budgets=replace(_patient(spec).budgets, max_uncommitted=Amount(percent=100)),
+        ),
+    )
+    return replace(long, rates=replace(_quiet(scenario.rates), operator_s=4.0))
+
+
 def long_pauses(scenario: Scenario) -> Scenario:
     """Somebody pauses and resumes, and nodes wait PRESERVED for as long as it takes."""
     waiting = specs(
@@ -390,6 +406,12 @@ def failing_fleet(scenario: Scenario) -> Scenario:
         return replace(_patient(spec), budgets=budgets, waves=(WaveSpec("all"),), gates=())
 
     return _unbounded(specs(replace(plan, rates=replace(scenario.rates, latency_s=2.0)), strict))
+
+
+def _quiet(rates: Rates) -> Rates:
+    """Nothing goes wrong but what is asked for."""
+    nothing = Rates(**{**dict.fromkeys(Rates.__dataclass_fields__, 0.0), "skews_s": (0.0,)})  # type: ignore[arg-type]
+    return replace(nothing, latency_s=rates.latency_s, hint_s=rates.hint_s)
 
 
 def _unbounded(scenario: Scenario) -> Scenario:

@@ -93,19 +93,23 @@ class Watcher:
 
     def _take(self, events: tuple[Event, ...]) -> None:
         for event in events:
-            last = self._seen[-1].seq if self._seen else 0
+            last = self._seen[-1].seq if self._seen else min(event.seq, self._first()) - 1
             if event.seq != last + 1:
                 raise Violation("I12", f"a watch got event {event.seq} after {last}")
             self._seen.append(event)
+
+    def _first(self) -> int:
+        """The oldest event that is kept: where a watch without a cursor begins."""
+        disk = self._world.disk
+        return disk.head_seq - len(disk.events) + 1
 
     def compare(self) -> None:
         """What was watched is what the disk has."""
         disk = self._world.disk.events
         if self._past != self._now():
             return
-        if disk:
-            # What retention has taken, nobody can compare.
-            self._seen = [event for event in self._seen if event.seq >= disk[0].seq]
+        # What retention has taken, nobody can compare.
+        self._seen = [event for event in self._seen if event.seq >= self._first()]
         # A log is told with the incarnation of today, whatever it was when they were written.
         if [(e.seq, e.at, e.new) for e in self._seen] != [
             (e.seq, e.at, e.new) for e in disk[: len(self._seen)]
