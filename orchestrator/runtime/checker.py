@@ -111,10 +111,6 @@ class Checker:
         the next begin()."""
         self._check = None
 
-    @property
-    def looks(self) -> bool:
-        return self._check is not None
-
     def committed(self, committed: Committed, *, contiguous: bool) -> None:
         def look(check: Check) -> Iterable[Violated]:
             if committed.events and not contiguous:

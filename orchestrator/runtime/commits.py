@@ -48,11 +48,6 @@ batches are full under load."""
 class AfterApply(Protocol):
     """Sees what was applied, right after it was (checker.py)."""
 
-    @property
-    def looks(self) -> bool:
-        """Whether it judges now."""
-        ...
-
     def committed(self, committed: Committed, *, contiguous: bool) -> None:
         """An own commit, less what was followed before its answer came. contiguous: nobody else has
         written since what it saw last."""
@@ -102,6 +97,8 @@ class Commits:
         """Numbers of the commits under way, the oldest first."""
         self._landed = asyncio.Event()
         self._fleet: Fleet | None = None
+        self.plans = False
+        """Set by who leads, before it reads what came before its epoch."""
         self.batch = 0
         """The fleet has all transactions up to this one, and perhaps own ones after it."""
 
@@ -112,9 +109,11 @@ class Commits:
         """No commit begins from now on: NotServing."""
         self._fleet = None
 
-    async def judged(self) -> None:
-        """Returns when the checker, if it looks, has seen the own commits that are in flight now."""
-        if self._after_apply.looks:
+    async def own_first(self) -> None:
+        """Before others' changes are taken in: in the replica that plans, returns when the own commits
+        that are in flight now have landed. For the planner must not see rows of a Hello without the
+        sign of life that came with it, nor the checker its own commits among others'."""
+        if self.plans:
             await self.landed()
 
     async def landed(self) -> None:

@@ -210,8 +210,7 @@ class Follower:
             except Conflict as conflict:
                 self.doubt("the store was replaced")
                 raise reloading() from conflict
-            # What is under way here may be in what was read: it is judged first, by itself.
-            await self._commits.judged()
+            await self._commits.own_first()
             self._commits.follow(fleet, changes, self._vouched(fleet, changes.rows))
             self._covered = covers
 

@@ -266,7 +266,13 @@ class Orchestrator:
     async def _lead(self, lease: Lease) -> None:
         """This replica has the planner lease anew: nothing is planned before all is known that was
         committed under the epochs before."""
-        await self._follower.catch_up()
+        self._commits.plans = True
+        try:
+            await self._follower.catch_up()
+            await self._commits.landed()
+        except LiverollError:
+            self._commits.plans = False
+            raise
         self._checker.begin(self._commits.fleet, self._feed.head_seq)
         self._silence.stale_from(self._clock.now())
         self._alarm.wake()
@@ -281,6 +287,7 @@ class Orchestrator:
         self._silence.hear_of(fleet, before)
 
     def _follow_only(self) -> None:
+        self._commits.plans = False
         self._checker.end()
         self._alarm.wake()
 
