@@ -48,7 +48,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from orchestrator.errors import LiverollError, StoreUnavailable, Unsupported
 from orchestrator.store.database import NUMBER, RECORD, Among, Past
-from orchestrator.store.postgres_trouble import LOST, trouble
+from orchestrator.store.postgres_trouble import DRIVER, LOST, trouble
 from orchestrator.store.postgres_url import Address
 
 OLDEST = 17
@@ -277,7 +277,7 @@ class Postgres:
             where = tuple_(*columns).in_(select(*keys.c))
         return Among(where, lambda keys: dict(zip(names, map(list, zip(*keys, strict=True)), strict=True)))
 
-    errors = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+    errors = (SQLAlchemyError, *DRIVER)
 
     def lost(self, error: Exception) -> bool:
         return trouble(self.address, error).reason in LOST

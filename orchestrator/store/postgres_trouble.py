@@ -66,6 +66,10 @@ _BY_STATE = {
 }
 """SQLSTATE, or the beginning of one, the longest that fits → (reason, remedy)"""
 
+DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What the driver raises. InternalClientError: it could not follow the server, which happens when a
+session is ended just as the next statement goes out; the connection is of no use then."""
+
 LOST = ("DATABASE_UNREACHABLE", "SESSION_TIMED_OUT")
 """The connection is gone; another one may do."""
 
@@ -110,7 +114,7 @@ def _known(cause: BaseException, state: str) -> tuple[str, str]:
         return _TLS
     if isinstance(cause, (TimeoutError, PoolTimeout)):
         return _SLOW
-    if isinstance(cause, (OSError, asyncpg.InterfaceError)):
+    if isinstance(cause, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return _UNREACHABLE
     return ("", "")
 
@@ -121,4 +125,4 @@ def _cause(error: BaseException) -> BaseException:
         error = error.orig
     # SQLAlchemy's stand-in for the driver's error carries that one as its cause.
     under = error.__cause__
-    return under if isinstance(under, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) else error
+    return under if isinstance(under, DRIVER) else error

@@ -170,5 +170,5 @@ class Arena:
         return results[0], results[1]
 
 
-SHORT = timedelta(milliseconds=300)
+SHORT = timedelta(milliseconds=500)
 """How long a server waits for a handle that is frozen, in tests."""

@@ -432,7 +432,7 @@ class TestFrozen:
             a.gate.open()
             with pytest.raises(LiverollError) as caught:
                 await frozen
-            assert caught.value.reason == "EPOCH_FENCED"
+            assert caught.value.reason == "EPOCH_FENCED", caught.value.fields
         assert not await log_of(a)
 
 

@@ -281,6 +281,7 @@ class TestTrouble:
             (asyncpg.AdminShutdownError(""), StoreUnavailable, "DATABASE_UNREACHABLE"),
             (ConnectionResetError(), StoreUnavailable, "DATABASE_UNREACHABLE"),
             (asyncpg.InterfaceError("closed"), StoreUnavailable, "DATABASE_UNREACHABLE"),
+            (asyncpg.InternalClientError("state"), StoreUnavailable, "DATABASE_UNREACHABLE"),
             (asyncpg.IdleInTransactionSessionTimeoutError(""), StoreUnavailable, "SESSION_TIMED_OUT"),
             (asyncpg.UndefinedTableError(""), StoreUnavailable, "SCHEMA_MISSING"),
             (asyncpg.InvalidSchemaNameError(""), StoreUnavailable, "SCHEMA_MISSING"),
