@@ -73,7 +73,7 @@ class Commits:
         wake: Callable[[], None],
         on_doubt: Callable[[str], None],
         on_fenced: Callable[[], None],
-        on_gap: Callable[[], None],
+        on_gap: Callable[[], object],
         catch_up: Callable[[], Awaitable[None]],
         on_nodes: Callable[[Sequence[NodeRow]], None],
         is_fresh: Callable[[], bool],

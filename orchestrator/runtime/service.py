@@ -42,7 +42,6 @@ from orchestrator.runtime.links import MAX_LINKS, Command, Links
 from orchestrator.runtime.loading import loaded
 from orchestrator.runtime.observer import NullObserver, Observer
 from orchestrator.runtime.reconciler import Planner, Reconciler, planned
-from orchestrator.runtime.regressed import stop_regressed
 from orchestrator.runtime.retention import Retention, keep_trimmed
 from orchestrator.runtime.silence import Silence
 from orchestrator.runtime.store_clock import StoreClock
@@ -120,7 +119,7 @@ class Orchestrator:
             wake=self._alarm.wake,
             on_doubt=self._doubt,
             on_fenced=self._leader.fenced,
-            on_gap=self._catch_up_soon,
+            on_gap=lambda: self._tasks.spawn(self._follower.try_catch_up()),
             catch_up=lambda: self._follower.catch_up(),
             on_nodes=lambda nodes: self._desk.end_replaced(nodes),
             is_fresh=lambda: self._follower.is_fresh(),
@@ -133,7 +132,7 @@ class Orchestrator:
             commits=self._commits,
             begin=self._begin,
             end=self._end,
-            on_replicas=self._hear_of_replicas,
+            on_replicas=lambda replicas: self._silence.hear_of(replicas),
             on_beat=self._leader.hear,
         )
         self._reconciler = Reconciler(
@@ -233,22 +232,14 @@ class Orchestrator:
 
     async def _begin(self, snapshot: Snapshot, replicas: Replicas) -> None:
         """The store was read as a whole. Conflict: to be read again."""
-        now = self._clock.now()
+        made = await loaded(self._store, snapshot, self._policy, replicas, self._clock.now())
         self._events.incarnation = snapshot.incarnation
-        grace_ends_at = now + self._policy.restart_grace
-        fleet = loaded(snapshot, self._policy, replicas, grace_ends_at)
-        batch, head_seq = snapshot.batch, snapshot.head_seq
-        if snapshot.regressed:
-            stop = stop_regressed(fleet.row, snapshot.regressed, now)
-            committed = await self._store.commit(None, stop)
-            fleet.take(committed.rows)
-            if committed.batch <= batch + 1:
-                batch, head_seq = committed.batch, committed.events[-1].seq
-        self._feed.restart(head_seq)
-        self._commits.begin(fleet, batch)
+        self._feed.restart(made.head_seq)
+        self._commits.begin(made.fleet, made.batch)
         if self._leader.epoch is not None:
-            self._checker.begin(fleet, head_seq)
-        self._silence.begin(grace_ends_at)
+            self._checker.begin(made.fleet, made.head_seq)
+        if made.fleet.grace_ends_at is not None:
+            self._silence.begin(made.fleet.grace_ends_at)
         self._leader.look()
         self._alarm.wake()
 
@@ -276,15 +267,6 @@ class Orchestrator:
         self._checker.begin(self._commits.fleet, self._feed.head_seq)
         self._silence.stale_from(self._clock.now())
         self._alarm.wake()
-
-    def _catch_up_soon(self) -> None:
-        self._tasks.spawn(self._follower.try_catch_up())
-
-    def _hear_of_replicas(self, replicas: Replicas) -> None:
-        fleet = self._commits.fleet
-        before = fleet.replicas
-        self._commits.hear((replicas,))
-        self._silence.hear_of(fleet, before)
 
     def _follow_only(self) -> None:
         self._commits.plans = False

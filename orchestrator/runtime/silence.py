@@ -71,10 +71,12 @@ class Silence:
         self._stale_from.append(at)
         self._alarm.wake()
 
-    def hear_of(self, fleet: Fleet, before: Replicas | None) -> None:
-        """The fleet has heard of other replicas: the links of one that is gone are down in the end."""
-        known = before.gone if before is not None else {}
-        for replica in fleet.replicas.gone.keys() - known.keys() if fleet.replicas is not None else ():
+    def hear_of(self, replicas: Replicas) -> None:
+        """How the replicas stand: the links of one that is gone are down in the end."""
+        fleet = self._commits.fleet
+        known = fleet.replicas.gone if fleet.replicas is not None else {}
+        self._commits.hear((replicas,))
+        for replica in replicas.gone.keys() - known.keys():
             ends = fleet.unvouched_until(replica)
             if ends is not None:
                 self.stale_from(ends)
