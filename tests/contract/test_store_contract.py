@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.model import (
+    CAPACITY,
     Artifact,
     AttemptRow,
+    CapacityRow,
     Change,
     DesiredProceed,
     FleetRow,
@@ -165,6 +167,14 @@ class TestCommit:
         with pytest.raises(Conflict) as caught:
             await store.commit(epoch, replace(guarded, writes=(NodeRow("n4"),)))
         assert caught.value.fields["key"] == "n1"
+
+    async def test_what_shrinks_voids_what_guards_the_capacity(self, store: Store, epoch: int) -> None:
+        for revision in (1, 2):
+            lost = await store.commit(None, Change((NodeRow(f"n{revision}"),), shrinks=True))
+            assert CapacityRow(revision) in lost.rows
+        with pytest.raises(Conflict):
+            await store.commit(epoch, Change((NodeRow("n3"),), guards=((CAPACITY, 1),)))
+        await store.commit(epoch, Change((NodeRow("n3"),), guards=((CAPACITY, 2),)))
 
     async def test_a_change_of_many_rows(self, store: Store, epoch: int) -> None:
         members = tuple(MemberRow("rollout", f"n{index:04}", 0, index) for index in range(1500))
