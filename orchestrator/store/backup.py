@@ -287,7 +287,8 @@ def _in_use(message: str, who: str) -> StoreUnavailable:
     return StoreUnavailable(
         message,
         reason="STORE_IN_USE",
-        remedy="stop every orchestrator of this store, then restore; nothing was touched",
+        remedy="stop every orchestrator of this store, then restore; nothing was touched. The lease of one that "
+        "was killed runs out by itself",
         holder=who,
     )
 
@@ -355,15 +356,15 @@ def _audit(header: Header, lost: Lost) -> dict[str, str]:
 
 
 async def _nobody_has_it(connection: AsyncConnection, known: Any, now_us: int) -> None:
-    alive = (
-        (await connection.execute(select(replicas.c.replica).where(replicas.c.until_us > now_us)))
-        .scalars()
-        .all()
-    )
-    holders = sorted({*alive, *([known.holder] if known.until_us > now_us else [])})
-    if holders:
-        told = ", ".join(holders)
-        raise _in_use(f"{len(holders)} orchestrators have this store: {told}", told)
+    query = select(replicas.c.replica, replicas.c.until_us).where(replicas.c.until_us > now_us)
+    leases: dict[str, int] = dict((await connection.execute(query)).tuples().all())
+    if known.until_us > now_us:
+        leases.setdefault(known.holder, known.until_us)
+    if leases:
+        told = ", ".join(sorted(leases))
+        left_s = (max(leases.values()) - now_us) / 1_000_000
+        verb = "has" if len(leases) == 1 else "have"
+        raise _in_use(f"{told} {verb} this store, for {left_s:.0f} s unless renewed", told)
 
 
 def _chunks(reader: BackupReader, batch: int) -> Iterator[tuple[Table, Sequence[Mapping[str, Any]]]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -208,6 +210,16 @@ class TestRefused:
             await backup.back_up(database(place), place.path, release="1")
         assert refused.value.reason == "BACKUP_WOULD_OVERWRITE"
         assert place.path.read_bytes() == before
+
+    async def test_a_row_that_the_disk_has_damaged_is_not_taken_along(self, place: Place, file: Path) -> None:
+        await made(place, file)
+        before = file.read_bytes()
+        with contextlib.closing(sqlite3.connect(place.path)) as disk, disk:
+            disk.execute("UPDATE nodes SET doc = replace(doc, 'node-3', 'node-7') WHERE node_id = 'node-3'")
+        with pytest.raises(CorruptState) as refused:
+            await backup.back_up(database(place), file, release="1")
+        assert refused.value.reason == "ROW_DAMAGED"
+        assert file.read_bytes() == before, "the older backup is as it was"
 
     async def test_a_place_that_cannot_be_written(self, place: Place, file: Path, tmp_path: Path) -> None:
         await made(place, file)

@@ -91,7 +91,7 @@ async def test_refused_while_a_replica_or_a_planner_lives(postgres_url: str, fil
         with pytest.raises(StoreUnavailable) as refused:
             await backup.restore(database, file, actor="a")
         assert refused.value.reason == "STORE_IN_USE"
-        assert "2 orchestrators have this store: a, replica-7" in refused.value.message
+        assert refused.value.message.startswith("a, replica-7 have this store, for ")
         await store.leave("replica-7")
         with pytest.raises(StoreUnavailable):
             await backup.restore(database, file, actor="a")
