@@ -287,8 +287,8 @@ def _in_use(message: str, who: str) -> StoreUnavailable:
     return StoreUnavailable(
         message,
         reason="STORE_IN_USE",
-        remedy="stop every orchestrator of this store, then restore; nothing was touched. The lease of one that "
-        "was killed runs out by itself",
+        remedy="stop every orchestrator of this store, then restore; nothing was touched. The lease of one "
+        "that was killed runs out by itself",
         holder=who,
     )
 
@@ -357,7 +357,7 @@ def _audit(header: Header, lost: Lost) -> dict[str, str]:
 
 async def _nobody_has_it(connection: AsyncConnection, known: Any, now_us: int) -> None:
     query = select(replicas.c.replica, replicas.c.until_us).where(replicas.c.until_us > now_us)
-    leases: dict[str, int] = dict((await connection.execute(query)).tuples().all())
+    leases: dict[str, int] = {row.replica: row.until_us for row in await connection.execute(query)}
     if known.until_us > now_us:
         leases.setdefault(known.holder, known.until_us)
     if leases:
