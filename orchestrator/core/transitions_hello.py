@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING
 from orchestrator.core import link_gap
 from orchestrator.core.facts import Arrival
 from orchestrator.core.messages import Hello, Report
-from orchestrator.core.model import AttemptRow, NodeRow, Sample
+from orchestrator.core.model import AttemptRow, NodeRow, Problem, Sample
 from orchestrator.core.phases import SETTLED, Phase
 from orchestrator.core.transitions_attempt import Learnt, add_sample, learn, never_started
+from orchestrator.errors import Retry
 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
+
+REWOUND = Problem(
+    "JOURNAL_REWOUND",
+    Retry.FIX_STATE,
+    "the node knows nothing of the attempt that it has told of: its journal is older than that",
+    "Its disk was copied or restored. See that one machine runs under this name, look at the workloads, "
+    "then retry the node by name.",
+)
 
 
 def gap_of(
@@ -58,18 +67,21 @@ def _proved(
 ) -> Learnt | None:
     """That a PREPARE never started (its CANCEL has raised the floor, or the node was LOST before it
     came); that a LOST node lives, if it has no report left that would say so; that a baking node's
-    health has changed; that a node has lost its journal, and with it all knowledge of what it was
-    doing.
+    health has changed; that a node has lost its journal, or has got an older one back, and with it
+    all knowledge of what it was doing.
     """
     said = message.status
     mine = said.attempt is not None and said.attempt.generation == attempt.generation
     under_way = attempt.phase not in SETTLED or attempt.phase is Phase.BAKING
     afresh = known is not None and known.installation_id not in ("", node.installation_id)
     forgot = said.attempt is None and (afresh or said.phase is Phase.QUARANTINED)
-    if forgot and attempt.acknowledged and under_way:
-        broken = replace(message, status=replace(said, phase=Phase.QUARANTINED))
-        return told_by(attempt, broken, "JournalLost", now)
+    # What it has told of it has synced before: an attempt above its floor was journalled elsewhere.
     before = said.attempt is None or said.attempt.generation < attempt.generation
+    rewound = before and not afresh and message.highest_generation < attempt.generation
+    if (forgot or rewound) and attempt.acknowledged and under_way:
+        problem = REWOUND if rewound and said.problem is None else said.problem
+        broken = replace(message, status=replace(said, phase=Phase.QUARANTINED, problem=problem))
+        return told_by(attempt, broken, "JournalLost", now)
     if before and not attempt.acknowledged:
         floor_raised = message.highest_generation >= attempt.generation
         if attempt.phase is Phase.LOST or (attempt.phase is Phase.LOADING and floor_raised):

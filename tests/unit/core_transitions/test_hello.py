@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.core import transitions
-from orchestrator.core.messages import Hello, NodeStatus
+from orchestrator.core.messages import AttemptRef, Hello, NodeStatus
 from orchestrator.core.model import AttemptRow, DesiredPrepare, NodeRow, Problem
 from orchestrator.core.phases import Phase, Verdict
 from orchestrator.errors import NodeIdConflict, Retry
@@ -155,6 +155,25 @@ def test_a_node_that_lost_its_journal_ends_the_attempt_that_it_knows_nothing_of(
     assert (ended.phase, ended.problem, ended.failed) == (Phase.QUARANTINED, lost, True)
     assert ended.seq == 9
     assert [e.kind for e in seen.change.events][-2:] == ["attempt.journal_lost", "node.settled"]
+
+
+@pytest.mark.parametrize("older", [None, ref(generation=3)], ids=["of no attempt", "of an older attempt"])
+def test_a_node_whose_journal_is_older_than_what_it_has_told_is_not_waited_for(
+    older: AttemptRef | None,
+) -> None:
+    """Its disk was restored, or a double with a copy of it has carried the attempt, and is gone."""
+    made = fleet(
+        node("n00", highest_generation=4),
+        attempt(generation=4, phase=Phase.RESUMING, acknowledged=True, seq=9),
+    )
+    phase = Phase.IDLE if older is None else Phase.COMMITTED
+    said = hello(highest_generation=3, status=NodeStatus(older, phase, seq=2))
+    ended = row(transitions.hello(made, said, "", NOW), AttemptRow)
+    assert isinstance(ended, AttemptRow)
+    assert (ended.phase, ended.failed) == (Phase.QUARANTINED, True)
+    assert ended.problem is not None
+    assert ended.problem.reason == "JOURNAL_REWOUND"
+    assert "one machine" in ended.problem.remedy
 
 
 @pytest.mark.parametrize("phase", [Phase.COMMITTED, Phase.ABORTED])

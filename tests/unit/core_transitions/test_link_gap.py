@@ -46,7 +46,8 @@ def back(
     **fields: Any,
 ) -> transitions.Observation:
     """The first Hello of the new boot."""
-    said = hello(**{"boot_id": "boot-2", "release": NEW, "boot_verdict": verdict, **fields})
+    news = {"boot_id": "boot-2", "release": NEW, "boot_verdict": verdict, "highest_generation": 1}
+    said = hello(**{**news, **fields})
     return transitions.hello(made, said, "", NOW + (seconds + skew) * S, came(seconds, skew))
 
 
