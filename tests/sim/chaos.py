@@ -211,6 +211,12 @@ def cut_life(world: World, life: Life, lasts_s: float) -> None:
 
 def fail_over(world: World, rng: random.Random) -> None:
     world.database.fail_over(rng.choice((0, 3, 10, 30, 120)))
+    by_s = rng.choice((0, 0, 0, -8, -2, 2, 8))
+    if by_s:
+        # Another machine, with a clock of its own.
+        world.story.tell("world", f"the store's clock is {by_s:+} s from what it was")
+        world.story.count("store's clock set")
+        world.store_clock.skew += timedelta(seconds=by_s)
 
 
 def restore(world: World, rng: random.Random) -> None:

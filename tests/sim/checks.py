@@ -7,6 +7,7 @@ I3  at the kernel: at most one reboot call an attempt; what is loaded is of risi
 I4  at the kernel: no reboot without a committed PROCEED of this boot that is still valid.
 I8  what counts as updated really crossed, with every workload's memory bit-identical; at the end
     no session is left but on a node that says it is quarantined.
+TWICE  no rollout updates a node that it has updated, whatever the database forgot in between.
 DISPATCH  a command on the wire is one that the disk holds. ACK  so is what is acknowledged.
 """
 
@@ -86,6 +87,10 @@ class Checks:
     _rows: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
     _nodes: dict[str, NodeRow] = field(default_factory=dict)
     _rollouts: dict[str, RolloutRow] = field(default_factory=dict)
+    _forward: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Attempts that were to bring a node forward, with their rollouts; of lost futures, too."""
+    _updated: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(machine, rollout) → the release that it was updated to, as it says itself."""
     _checker: invariants.Checker | None = None
     promises: Promises = field(init=False)
     """What takes a history, the wire or a node's hardware to see."""
@@ -166,6 +171,8 @@ class Checks:
         key = (row.node_id, row.generation)
         before = self._rows.get(key)
         self._rows[key] = row
+        if row.rollout_id and row.kind is Kind.FORWARD:
+            self._forward[key] = row.rollout_id
         if before is None or before.phase is not row.phase:
             self.world.story.count(f"phase {row.phase}")
         if before is None or before.verdict is not row.verdict:
@@ -270,6 +277,10 @@ class Checks:
                 node.node_id,
             )
         self._floors[node.name] = (attempt, state.highest_generation)
+        if state.attempt is not None and state.attempt.phase.value in UPDATED:
+            rollout = self._forward.get((node.node_id, attempt))
+            if rollout is not None:
+                self._updated[node.name, rollout] = node.release
 
     def loading(self, node: SimNode, image: KexecImage) -> None:
         """kexec_file_load is about to be called."""
@@ -281,6 +292,13 @@ class Checks:
                 "I3", f"{node.node_id} loads for attempt {generation} after {highest}", node.node_id
             )
         self._loaded[node.name] = max(highest, generation)
+        rollout = self._forward.get((node.node_id, generation))
+        if rollout is not None and self._updated.get((node.name, rollout)) == node.release == image.release:
+            self.world.violated(
+                "TWICE",
+                f"{node.node_id} is on {image.release} by {rollout}, and is sent there again",
+                rollout,
+            )
         truth = self.truths.setdefault((node.name, generation), Truth())
         truth.loads += 1
         if truth.loads > 1:

@@ -181,6 +181,9 @@ class ServerSide:
         except Ended:
             return grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
         self._world.checks.promises.heard(self._stream.node_id, message)
+        newest = self._world.network.newest.get(self._stream.node_id)
+        if newest is not self._stream and self._stream.agent_gone:
+            self._world.story.count("message of an older stream came later")
         return message
 
     async def write(self, message: pb.LinkResponse) -> None:
@@ -245,6 +248,7 @@ class Network:
         """Replicas that no node can reach."""
         self.sent: dict[str, deque[pb.LinkResponse]] = {}
         self.streams: dict[str, list[Stream]] = {}
+        self.newest: dict[str, Stream] = {}
 
     def heal(self) -> None:
         self.latency_s = min(self.latency_s, 0.02)
@@ -286,6 +290,7 @@ class Network:
             # The kernel takes the connection, and nobody answers.
             self._world.story.count("dialled a replica that is stopped")
         self.streams.setdefault(node_id, []).append(stream)
+        self.newest[node_id] = stream
         server.serve(stream)
         try:
             yield AgentSide(stream)

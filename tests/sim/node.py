@@ -267,6 +267,8 @@ class SimNode:
             self.boots = boot.boots
             if boot.boots > 1:
                 self.disk.power_loss(self.rng.randint(0, 200))
+                if decode_file(self.disk.data).good_bytes < len(self.disk.data):
+                    self.world.story.count("record torn")
             await self._start_workloads(boot)
         else:
             self.disk.process_died()
