@@ -15,7 +15,6 @@ from orchestrator.core.messages import AttemptRef, NodeStatus, Report
 from orchestrator.core.model import AttemptRow, Change, DesiredCancel, NodeRow, Problem
 from orchestrator.core.operations import fleet_stop, roll_back
 from orchestrator.core.phases import Goal, Kind, Outcome, Phase, Verdict
-from orchestrator.core.transitions_regression import STOPPED
 from orchestrator.errors import Blocked, Retry
 from tests.unit.core_planner.builders import INCARNATION, NEW, OLD, World, artifact, nodes, spec
 from tests.unit.core_planner.lost_future import Restored, backup, gone_back, hello_of
@@ -516,5 +515,19 @@ def test_the_checker_knows_an_adopted_attempt_from_a_start() -> None:
     assert [b.invariant for b in took(Change((moved,)))] == ["I3"], "taken in once, it stays"
 
 
-def test_stopped_for_it() -> None:
-    assert STOPPED == "STORE_REGRESSED"
+def test_a_rollback_that_was_undone_leaves_the_node_where_it_was() -> None:
+    w = world(2)
+    until(w, "n0", Phase.COMMITTED)
+    w.commit(roll_back(w.fleet, "r1", "it is slow", "alice", w.now))
+    until(w, "n0", Phase.PRESERVED)
+    assert w.attempt("n0").kind is Kind.ROLLBACK
+    v = lost(w)
+    v.hello_all(w)
+    assert one(v, "n0").outlook == "UNWINDS"
+    while v.agents():
+        v.settle_plans()
+    assert one(v, "n0").outlook == "NUMBERS_ONLY"
+    v.release()
+    v.run()
+    assert (v.member("n0").outcome, v.node("n0").release, v.jumped("n0")) == (Outcome.ALREADY, NEW, 1)
+    assert (v.state(), v.jumped("n1")) == ("SUCCEEDED", 1)
