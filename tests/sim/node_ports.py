@@ -103,7 +103,14 @@ class SimSession:
         await self._node.passing("preserve_fd", lambda: self._session.preserve_fd(fd, token))
 
     async def retrieve_fd(self, token: int) -> int:
-        return await self._node.passing("retrieve_fd", lambda: self._session.retrieve_fd(token))
+        await self._node.point("retrieve_fd")
+        fd = await self._session.retrieve_fd(token)
+        try:
+            await self._node.point("retrieve_fd done")
+        except asyncio.CancelledError:
+            os.close(fd)
+            raise
+        return fd
 
     async def finish(self) -> None:
         await self._node.passing("finish session", self._session.finish)
@@ -117,21 +124,34 @@ class SimKernel:
 
     def __init__(self, node: SimNode, kernel: InProcessKernel) -> None:
         self._node, self._kernel = node, kernel
+        self._waiting: dict[str, InProcessSession] = {}
 
     async def facts(self) -> BootFacts:
         return await self._kernel.facts()
 
     async def create_session(self, name: str) -> SimSession:
+        """As the real one, whoever is cancelled here has made nothing."""
         node = self._node
-        return SimSession(
-            node, await node.passing("create_session", lambda: self._kernel.create_session(name))
-        )
+        await node.point("create_session")
+        session = await self._kernel.create_session(name)
+        try:
+            await node.point("create_session done")
+        except asyncio.CancelledError:
+            await session.close()
+            raise
+        return SimSession(node, session)
 
     async def retrieve_session(self, name: str) -> SimSession:
+        """As with the real one, what a cancelled call has retrieved waits for the next that asks."""
         node = self._node
-        return SimSession(
-            node, await node.passing("retrieve_session", lambda: self._kernel.retrieve_session(name))
-        )
+        await node.point("retrieve_session")
+        session = self._waiting.pop(name, None) or await self._kernel.retrieve_session(name)
+        try:
+            await node.point("retrieve_session done")
+        except asyncio.CancelledError:
+            self._waiting[name] = session
+            raise
+        return SimSession(node, session)
 
     async def load(self, image: KexecImage) -> None:
         self._node.world.checks.loading(self._node, image)
