@@ -43,6 +43,9 @@ class Proxy:
         self.accepts = asyncio.Event()
         """Cleared, newcomers wait."""
         self.accepts.set()
+        self.passes = asyncio.Event()
+        """Cleared, nothing gets through either way, and nobody is told."""
+        self.passes.set()
         self.port = 0
 
     @property
@@ -110,6 +113,7 @@ class Proxy:
         down = asyncio.create_task(self._copy(up_reader, writer))
         try:
             while data := await reader.read(65536):
+                await self.passes.wait()
                 cut = self._cut
                 if cut is None or cut.statement not in data:
                     up.write(data)
@@ -130,9 +134,9 @@ class Proxy:
             up.transport.abort()
             self._writers.discard(up)
 
-    @staticmethod
-    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            await self.passes.wait()
             writer.write(data)
         writer.transport.abort()
 

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.core.model import Change, NewEvent, NodeRow
 from orchestrator.errors import StoreUnavailable
 from orchestrator.ports import Committed
+from orchestrator.store import postgres as postgres_module
 from orchestrator.store.postgres import Postgres
 from orchestrator.store.postgres_url import address
 from orchestrator.store.sql import SqlStore
@@ -172,6 +173,26 @@ class TestCut:
                 assert caught.value.reason == "DATABASE_UNREACHABLE"
             proxy.refuses = False
             await write(store, "n")
+
+    async def test_who_does_not_answer_is_given_up(
+        self, proxy: Proxy, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A network that swallows everything: no call may wait for ever, nor may the writer."""
+        for bound in ("STATEMENT", "READ", "CONNECT", "LISTEN_CHECK"):
+            monkeypatch.setattr(postgres_module, bound, timedelta(seconds=1))
+        async with opened(proxy.url) as store, opened(postgres_url) as other:
+            await write(store, "first")
+            await store.load()
+            proxy.passes.clear()
+            async with asyncio.timeout(PATIENCE_S):
+                for call in (write(store, "never"), store.load(), write(store, "never")):
+                    with pytest.raises(StoreUnavailable) as caught:
+                        await call
+                    assert caught.value.reason in ("DATABASE_SLOW", "DATABASE_UNREACHABLE")
+            proxy.passes.set()
+            await write(store, "on")
+            await write(other, "too")
+            assert await messages(store) == ["first", "on", "too"]
 
     @pytest.mark.parametrize("refused", [False, True], ids=["at once", "when it is there again"])
     async def test_hints_go_on_after_a_cut(self, proxy: Proxy, postgres_url: str, refused: bool) -> None:
