@@ -138,7 +138,12 @@ class Ending:
                 f"{node.node_id} is {phase} in attempt {newest.generation}, the store has {newest.phase}",
                 node.node_id,
             )
-        if runner.unacknowledged():
+        view = node.life.link.view if node.life.link is not None else None
+        taken = view is not None and view.problem is not None and view.problem.reason == "NODE_ID_CONFLICT"
+        if taken and not node.linked:
+            # Its name is another machine's; only a person can tell which of them it is.
+            self.world.story.count("a double has taken the node's name")
+        elif runner.unacknowledged():
             raise Violation("END", f"{node.node_id} has reports that nobody took", node.node_id)
         excused = phase in (Phase.QUARANTINED, Phase.COLD_BOOTED)
         if node.workloads is not None and (still := node.workloads.suspended()) and not excused:

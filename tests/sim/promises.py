@@ -288,7 +288,8 @@ class Promises(NodePromises):
         """Its lease ran out longer ago than everybody takes to hear of it."""
         if not replica:
             return False
-        until = self.world.disk.replicas.get(replica)
+        # A commit may have waited since before it left, or since before a stale copy took over.
+        until = self.world.disk.replicas.get(replica) or self.world.leases.get(replica)
         return until is None or until < self.world.store_clock.now() - HEARD_OF
 
     def trimmed(self, first_seq: int) -> None:

@@ -65,7 +65,7 @@ class SimStore(MemoryStore):
         async def beat() -> Beat:
             answer = await call(replica, ttl)
             # A copy that takes over may know of an older lease: it was given all the same.
-            self._life.leased_until = self.disk.replicas[replica]
+            self._life.leased_until = self._life.world.leases[replica] = self.disk.replicas[replica]
             return answer
 
         return await self._passing("beat", beat)
@@ -73,6 +73,7 @@ class SimStore(MemoryStore):
     async def leave(self, replica: str) -> None:
         call = super().leave
         await self._passing("leave", lambda: call(replica))
+        self._life.world.leases[replica] = self._life.world.store_clock.now()
 
     async def load(self) -> Snapshot:
         call = super().load

@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from node_agent.kernel.faults import FaultPlan
@@ -65,6 +66,8 @@ class World:
         self.disk = Disk()
         self.database = Database(self)
         self.store_clock = VirtualClock()
+        self.leases: dict[str, datetime] = {}
+        """Replica → until when its lease ran, or when it left, whatever the database remembers."""
         self.no_store_until_s = 0.0
         self.hint_s = self.rates.hint_s
         self.checks = Checks(self)
