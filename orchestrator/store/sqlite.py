@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import (
     BindParameter,
     Column,
@@ -39,6 +40,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.errors import CorruptState, LiverollError, StoreUnavailable
 from orchestrator.store.database import NUMBER, RECORD, Among, Past
+from orchestrator.store.sealed import LENGTH, seal, unseal
+
+log = structlog.get_logger("liveroll.store")
+
+PAST_LENGTH = 256
+"""Bytes of the lock file: one sector, so that a crash leaves the old or the new."""
 
 BUSY_TIMEOUT_MS = 5_000
 """For writers that are no orchestrator (a backup, a shell); longer stalls the whole planner."""
@@ -99,7 +106,7 @@ class Sqlite:
                 errno=error.errno,
             ) from error
         try:
-            past = _past(os.pread(fd, 4096, 0))
+            past = _past(self._lock_path, os.pread(fd, PAST_LENGTH, 0))
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(fd)
@@ -126,7 +133,7 @@ class Sqlite:
             "serial": past.serial,
             "epoch": past.epoch,
         }
-        os.pwrite(self._lock_fd, json.dumps(record).ljust(256).encode(), 0)
+        os.pwrite(self._lock_fd, seal(json.dumps(record).ljust(PAST_LENGTH - LENGTH)).encode(), 0)
         os.fsync(self._lock_fd)
 
     def unlock(self) -> None:
@@ -239,14 +246,17 @@ class Sqlite:
         )
 
 
-def _past(raw: bytes) -> Past:
+def _past(path: Path, raw: bytes) -> Past:
     try:
-        record = json.loads(raw)
+        record = json.loads(unseal(raw.decode()))
         return Past(
             incarnation=str(record["incarnation"]),
             serial=int(record["serial"]),
             epoch=int(record["epoch"]),
             pid=int(record["pid"]),
         )
-    except (ValueError, KeyError, TypeError):
-        return Past()  # new, or torn in a crash: nothing to compare with
+    except (ValueError, KeyError, TypeError, CorruptState):
+        if raw:
+            # Torn in a crash, or damaged, or an older release's: nothing to compare with.
+            log.warning("what was remembered of the store is not used: the file is damaged", file=str(path))
+        return Past()
