@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from orchestrator.core import transitions
 from orchestrator.core.link_states import LinkStates
-from orchestrator.core.model import CapacityRow, Change
+from orchestrator.core.model import Change
 from orchestrator.core.transitions import Observation
 from orchestrator.errors import LiverollError
 from orchestrator.ports import Committed
@@ -29,17 +29,6 @@ def nothing_takes_room_away() -> Iterator[None]:
         return change
 
     with patch.object(commits, "measured", mistaken):
-        yield
-
-
-@mutant("runtime", "I1", worlds.busy_replicas)
-def own_loss_stands_for_all_losses() -> Iterator[None]:
-    """who shrinks the fleet learns of his own loss only, not of those before it"""
-
-    def mistaken(known: CapacityRow, row: CapacityRow) -> bool:
-        return True
-
-    with patch.object(commits, "seen_whole", mistaken):
         yield
 
 

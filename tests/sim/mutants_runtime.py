@@ -96,7 +96,7 @@ def report_that_lost_is_acknowledged() -> Iterator[None]:
         yield
 
 
-@mutant("runtime", "I7", worlds.doubtful_store)
+@mutant("runtime", "CHECKER", worlds.doubtful_store)
 def doubt_is_not_looked_into() -> Iterator[None]:
     """a commit of unknown outcome means that everything is read again"""
     with patch.object(Orchestrator, "_doubt", lambda self, why: None):

@@ -16,6 +16,7 @@ FEWEST = 30
 """Fewer would say little of the checks."""
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mistake_is_caught_and_the_true_code_passes_the_same_seed(name: str) -> None:
     mutant, kill = MUTANTS[name], recorded().get(name)
