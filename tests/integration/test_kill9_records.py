@@ -56,8 +56,8 @@ NODES = {
     ),
 }
 ELSEWHERE = {
-    "LeaseExpired": "test_partition_nodes.py kills there",
-    "CancelRequested": "test_partition_nodes.py kills there",
+    "LeaseExpired": "written as TimedOut is, before the same unwinding",
+    "CancelRequested": "written as TimedOut is, before the same unwinding",
     "Relapsed": "written as Unhealthy is, without an effect of its own",
     "CommandRefused": "written without an effect",
     "FloorRaised": "written without an effect",

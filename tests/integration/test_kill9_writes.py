@@ -102,8 +102,8 @@ PERHAPS = {
 WRITES_ELSEWHERE = {
     "release": "the last write of a process that ends of its own will",
     "leave": "as release",
-    "trim": "test_kill9_trim.py's",
-    "beat": "carries nothing but a time; test_replicas_*.py kill between two of them",
+    "trim": "deletes what nobody needs any more, one short transaction at a time",
+    "beat": "carries nothing but a time; test_replicas.py kills between two of them",
 }
 
 
