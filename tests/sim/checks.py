@@ -29,43 +29,19 @@ from orchestrator.core.model import (
     DesiredProceed,
     Event,
     IdempotencyRow,
-    MemberRow,
     NodeRow,
     RolloutRow,
 )
-from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
+from orchestrator.core.phases import SETTLED, Kind, Phase
 from orchestrator.ports import Committed
 from tests.sim.promises import Promises
+from tests.sim.truth import Jump, Truth
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
     from tests.sim.world import World
 
 UPDATED = frozenset({Phase.BAKING, Phase.COMMITTED})
-
-
-@dataclass(slots=True)
-class Truth:
-    """What really became of one attempt, as its node's hardware saw it."""
-
-    loads: int = 0
-    reboots: int = 0
-    left: bool = False
-    """Another boot came of its reboot call."""
-    arrived: bool = False
-    """Its own kernel booted, with every session that was preserved."""
-    intact: bool = False
-    """Every workload found its memory bit-identical in that boot."""
-    to_release: str = ""
-    boot: int = 0
-    workloads: int = 0
-    """Preserved for it; the agent's own session left aside."""
-
-
-@dataclass(slots=True)
-class _Jump:
-    generation: int
-    sessions: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -81,7 +57,7 @@ class Checks:
     events: list[Event] = field(default_factory=list)
     _acknowledged: dict[str, int] = field(default_factory=dict)
     """Node → the newest report that was ever stored."""
-    _jumps: dict[str, _Jump] = field(default_factory=dict)
+    _jumps: dict[str, Jump] = field(default_factory=dict)
     _floors: dict[str, tuple[int, int]] = field(default_factory=dict)
     _loaded: dict[str, int] = field(default_factory=dict)
     _rows: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
@@ -89,6 +65,8 @@ class Checks:
     _rollouts: dict[str, RolloutRow] = field(default_factory=dict)
     _forward: dict[tuple[str, int], str] = field(default_factory=dict)
     """Attempts that were to bring a node forward, with their rollouts; of lost futures, too."""
+    _retried: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(rollout, node) → the generation after which a person has sent it round again."""
     _updated: dict[tuple[str, str], str] = field(default_factory=dict)
     """(machine, rollout) → the release that it was updated to, as it says itself."""
     _checker: invariants.Checker | None = None
@@ -113,6 +91,9 @@ class Checks:
             who = new.node_id or new.rollout_id or "orchestrator"
             story.tell(who, f"[{event.seq}] {new.kind} {new.rollout_id} {new.message}")
             story.count(f"event {new.kind}")
+            if new.kind == "node.retry_wanted":
+                newest = self.newest(new.node_id)
+                self._retried[new.rollout_id, new.node_id] = newest.generation if newest is not None else 0
         for row in committed.rows:
             if isinstance(row, NodeRow):
                 self._node(row)
@@ -210,18 +191,18 @@ class Checks:
             now = row.pair_canaries.get(key)
             if now == node_id:
                 continue
-            member = self.world.disk.rows.get((MemberRow.table, (row.rollout_id, node_id)))
-            if isinstance(member, MemberRow) and member.outcome is Outcome.PENDING and member.retries:
-                # A person has sent it round again: what it said before is forgotten.
-                continue
             if self._jumped(node_id, row.rollout_id, key):
                 self.world.violated(
                     "I5", f"{now} is the canary of {key} after {node_id} has jumped", node_id, row.rollout_id
                 )
 
     def _jumped(self, node_id: str, rollout_id: str, pair: str) -> bool:
-        """Its forward attempt there went past the point of no return."""
+        """Its forward attempt there went past the point of no return, and no person has sent it round
+        again since: what it said before is then forgotten."""
+        forgotten = self._retried.get((rollout_id, node_id), 0)
         for (name, generation), attempt in self._rows.items():
+            if generation <= forgotten:
+                continue
             truth = self.truths.get((name, generation))
             if name == node_id and attempt.rollout_id == rollout_id and attempt.kind is Kind.FORWARD:
                 of = (attempt.from_release, attempt.to_release, attempt.hardware_model)
@@ -348,7 +329,7 @@ class Checks:
                 node.node_id,
             )
         sessions = frozenset(name.decode() for name in node.emulated.model._outgoing)
-        self._jumps[node.name] = _Jump(generation, sessions)
+        self._jumps[node.name] = Jump(generation, sessions)
 
     def foreign(self, node: SimNode) -> None:
         """Somebody else is about to jump with what is preserved."""

@@ -54,6 +54,7 @@ T = TypeVar("T")
 
 PACE = Pace(probe_s=1.0, watch_s=10.0)
 MEMORY_BYTES = 8192
+RECORDS = 10
 RESTART_S = 1.0
 """How long a service manager takes to start a dead agent again."""
 
@@ -227,7 +228,8 @@ class SimNode:
         self.world.ambushes.passing(self)
         if rates.step_s and not at_once:
             await asyncio.sleep(self.rng.uniform(0, rates.step_s))
-        if self.take_chance(rates.agent_crash):
+        # Records are few, and each is a row of the saga: they are struck more often.
+        if self.take_chance(min(0.3, rates.agent_crash * RECORDS) if self.row else rates.agent_crash):
             self.world.story.count(f"agent crashed at {name}")
             self.world.story.count(f"agent crashed in {self.phase}")
             if self.row:
