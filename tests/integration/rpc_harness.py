@@ -155,10 +155,16 @@ class ScriptedNode:
     commands: list[agent_pb2.Command] = field(default_factory=list)
     failures: int = 0
     """So many attempts fail to load, for good."""
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """A stream takes one write at a time."""
+
+    async def send(self, message: agent_pb2.LinkRequest) -> None:
+        async with self._writing:
+            await self.call.write(message)
 
     async def connect(self) -> None:
         self.call = self.served.agents.Link()
-        await self.call.write(agent_pb2.LinkRequest(hello=hello(self.node_id, **self.changes)))
+        await self.send(agent_pb2.LinkRequest(hello=hello(self.node_id, **self.changes)))
         answer = await self.call.read()
         assert isinstance(answer, agent_pb2.LinkResponse), await self.call.details()
         self.welcome = answer.welcome
@@ -180,7 +186,7 @@ class ScriptedNode:
         interval = self.welcome.active_heartbeat.ToTimedelta().total_seconds()
         while True:
             beat = agent_pb2.Heartbeat(status=self.status, stamp=self._stamp())
-            await self.call.write(agent_pb2.LinkRequest(heartbeat=beat))
+            await self.send(agent_pb2.LinkRequest(heartbeat=beat))
             await asyncio.sleep(interval)
 
     def _stamp(self) -> common_pb2.BootStamp:
@@ -255,7 +261,7 @@ class ScriptedNode:
             attempt=self.status.attempt if phase else None,
             **more,
         )
-        await self.call.write(agent_pb2.LinkRequest(report=report))
+        await self.send(agent_pb2.LinkRequest(report=report))
 
 
 @asynccontextmanager
