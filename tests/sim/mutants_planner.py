@@ -270,13 +270,13 @@ def planner_forgets_embargoes() -> Iterator[None]:
         yield
 
 
-@mutant("planner", "I6", worlds.long_pauses)
-def pause_forgets_its_cancel() -> Iterator[None]:
-    """a PROCEED held back once is never sent again: CANCEL has replaced it"""
+@mutant("planner", "I6", worlds.long_closings)
+def closed_gates_leave_who_waits() -> Iterator[None]:
+    """pause, halt, window's end and embargo unwind PRESERVED nodes at once"""
     real = attempts._cancel
 
     def mistaken(draft: Any, a: AttemptRow, node: NodeRow, why: permits.Refusal) -> None:
-        if why.cause != "pause":
+        if why.cause not in ("pause", "halt", "window", "embargo"):
             real(draft, a, node, why)
 
     with patch.object(attempts, "_cancel", mistaken):
@@ -295,6 +295,19 @@ def failures_settle_no_member() -> Iterator[None]:
         return real(rollout, member, own, node) and (own is None or own.phase not in BAD_ENDS)
 
     with patch.object(standing, "settle_needed", mistaken):
+        yield
+
+
+@mutant("planner", "I7", worlds.early_cancels)
+def cancel_leaves_who_waits() -> Iterator[None]:
+    """a cancel unwinds whatever has not jumped"""
+    real = attempts._cancel
+
+    def mistaken(draft: Any, a: AttemptRow, node: NodeRow, why: permits.Refusal) -> None:
+        if why.cause != "cancel":
+            real(draft, a, node, why)
+
+    with patch.object(attempts, "_cancel", mistaken):
         yield
 
 

@@ -22,7 +22,6 @@ from orchestrator.ports import Committed
 from orchestrator.runtime import ingest, retention
 from orchestrator.runtime.commits import Commits
 from orchestrator.runtime.eventlog import EventLog, EventsPage
-from orchestrator.runtime.service import Orchestrator
 from orchestrator.store.admission import risen
 from tests.sim import provocations as worlds
 from tests.sim.mutant import mutant
@@ -93,13 +92,6 @@ def report_that_lost_is_acknowledged() -> Iterator[None]:
         return seen
 
     with patch.object(ingest.Ingest, "_take", mistaken):
-        yield
-
-
-@mutant("runtime", "CHECKER", worlds.doubtful_store)
-def doubt_is_not_looked_into() -> Iterator[None]:
-    """a commit of unknown outcome means that everything is read again"""
-    with patch.object(Orchestrator, "_doubt", lambda self, why: None):
         yield
 
 

@@ -75,12 +75,6 @@ def contended_store(scenario: Scenario) -> Scenario:
     return replace(scenario, rates=replace(scenario.rates, store_conflicts=0.1))
 
 
-def doubtful_store(scenario: Scenario) -> Scenario:
-    """The store's answers are lost: what was written, nobody knows."""
-    rates = replace(scenario.rates, store_in_doubt=0.05, orchestrator_crash=0.0, orchestrator_restart_s=0.0)
-    return replace(scenario, rates=rates)
-
-
 def contended(scenario: Scenario) -> Scenario:
     """People, reports and plans want the same rows."""
     return replace(scenario, rates=replace(scenario.rates, operator_s=10.0, relapse_s=20.0))
@@ -296,15 +290,6 @@ def cancelled_bakes(scenario: Scenario) -> Scenario:
     return replace(long, rates=replace(_quiet(scenario.rates), operator_s=4.0))
 
 
-def long_pauses(scenario: Scenario) -> Scenario:
-    """Somebody pauses and resumes, and nodes wait PRESERVED for as long as it takes."""
-    waiting = specs(
-        scenario,
-        lambda spec: replace(_patient(spec), timeouts=replace(spec.timeouts, preserved=seconds(300))),
-    )
-    return replace(waiting, rates=replace(scenario.rates, operator_s=15.0, latency_s=3.0))
-
-
 def crowded(scenario: Scenario) -> Scenario:
     """One node at a time, and a fleet that would rather go all at once."""
     return _tight(specs(scenario, _patient))
@@ -316,6 +301,30 @@ def short_windows(scenario: Scenario) -> Scenario:
     windows = (*windows, Window(frozenset(), _clock(3600), _clock(23 * 3600 - 1)))
     slow = specs(scenario, lambda spec: replace(_patient(spec), schedule=Schedule(windows, ())))
     return replace(slow, rates=replace(scenario.rates, latency_s=4.0))
+
+
+def early_cancels(scenario: Scenario) -> Scenario:
+    """Somebody presses buttons, cancel among them, all the time; nodes wait for as long as it takes."""
+    waiting = specs(
+        scenario,
+        lambda spec: replace(_patient(spec), timeouts=replace(spec.timeouts, preserved=seconds(300))),
+    )
+    return replace(waiting, rates=replace(_quiet(scenario.rates), operator_s=3.0, latency_s=4.0))
+
+
+def long_closings(scenario: Scenario) -> Scenario:
+    """Windows of half a minute, two minutes apart, and nodes that wait for as long as it takes."""
+    windows = tuple(Window(frozenset(), _clock(start), _clock(start + 30)) for start in range(0, 3600, 150))
+    windows = (*windows, Window(frozenset(), _clock(3600), _clock(23 * 3600 - 1)))
+    waiting = specs(
+        scenario,
+        lambda spec: replace(
+            _patient(spec),
+            schedule=Schedule(windows, ()),
+            timeouts=replace(spec.timeouts, preserved=seconds(300)),
+        ),
+    )
+    return replace(waiting, rates=replace(_quiet(scenario.rates), latency_s=4.0))
 
 
 def embargoes(scenario: Scenario) -> Scenario:
