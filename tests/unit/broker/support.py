@@ -141,3 +141,12 @@ async def until(broker: Broker, *ids: str) -> None:
 
 def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def what_is_open() -> set[tuple[str, str]]:
+    """Each descriptor with what it is of; the listing's own is gone by the time it is looked at."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+    return found
