@@ -49,7 +49,8 @@ class Snapshot:
     batch: int = 0
     """The newest transaction in it: changes() goes on from there."""
     regressed: str = ""
-    """Why the store is known to have gone back in time (a sentence), if it did at this open."""
+    """Why the store is known to have gone back in time (a sentence), if it did: every load says so
+    until somebody has written the fleet's row, so that a crash before its stop loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)

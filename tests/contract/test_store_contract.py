@@ -285,6 +285,19 @@ class TestGroupCommit:
         (row,) = await put(store, epoch, NodeRow("after"))
         assert row.revision == 1
 
+    async def test_reads_that_are_cancelled_leave_the_store_as_it_was(self, store: Store, epoch: int) -> None:
+        """Wherever they are: more of them than there are connections to read with."""
+        (node,) = await put(store, epoch, NodeRow("n1"))
+        for turns in range(30):
+            task = asyncio.create_task(store.load() if turns % 2 else store.changes(0))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        for _ in range(8):
+            assert (await store.load()).rows == (node,)
+        assert (await store.changes(0)).rows == (node,)
+
     async def test_close_commits_what_waits(self, backend: Backend) -> None:
         async with opened(backend) as store:
             lease = await store.acquire("a", TTL)

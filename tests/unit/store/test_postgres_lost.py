@@ -193,6 +193,9 @@ class TestCut:
             await write(store, "on")
             await write(other, "too")
             assert await messages(store) == ["first", "on", "too"]
+            proxy.passes.clear()
+            async with asyncio.timeout(PATIENCE_S):
+                await store.close()
 
     @pytest.mark.parametrize("refused", [False, True], ids=["at once", "when it is there again"])
     async def test_hints_go_on_after_a_cut(self, proxy: Proxy, postgres_url: str, refused: bool) -> None:
