@@ -61,7 +61,7 @@ class Leases:
             if not renews:
                 seen = self._lineage.seen
                 self._database.remember(Past(seen.incarnation, seen.serial, epoch))
-            self._held_epoch = epoch
+            self._held_epoch, self._lineage.holder = epoch, holder
             self.newest_epoch = max(self.newest_epoch, epoch)
             return Lease(epoch, holder, instant(until_us))
 
@@ -72,7 +72,9 @@ class Leases:
             async with connection.begin():
                 await self._lineage.lock(connection, self._lineage.seen)
                 await connection.execute(
-                    update(fence).where(fence.c.epoch == lease.epoch).values(holder="", until_us=0)
+                    update(fence)
+                    .where(fence.c.epoch == lease.epoch, fence.c.holder == lease.holder)
+                    .values(holder="", until_us=0)
                 )
                 await self._database.notify(connection)
 

@@ -69,6 +69,8 @@ class Lineage:
 
     def __init__(self, database: Database) -> None:
         self.seen = Seen("", 0, 0, "")
+        self.holder = ""
+        """Under which this handle has last taken the planner lease."""
         old = (
             select(batches.c.token)
             .where(batches.c.slot == bindparam("seen_slot"), batches.c.number == bindparam("seen_batch"))
@@ -102,6 +104,11 @@ class Lineage:
             await connection.execute(_LOCK)
         found = (await connection.execute(self._locked, _asked(seen))).one()
         return Fence(found.epoch, found.holder, found.until_us), _head(found)
+
+    def epoch(self, fence: Fence) -> int:
+        """Under which a plan of this handle may be committed; 0: none. A fail-over may lose the taking of
+        a lease and nothing else: then the next planner, who never heard of it, has the same number."""
+        return fence.epoch if fence.holder in ("", self.holder or fence.holder) else 0
 
     def advance(self, seen: Seen) -> None:
         """Something newer of the same history was seen; what is older says nothing."""

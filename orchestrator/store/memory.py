@@ -134,6 +134,8 @@ class MemoryStore:
         self._open = False
         self._held_epoch = 0
         self._newest_epoch = 0
+        self._holder = ""
+        """Under which this handle has last taken the lease."""
         self._known = self._newest()
         """The newest batch that this handle has seen."""
 
@@ -175,13 +177,14 @@ class MemoryStore:
             disk.epoch = max(disk.epoch, self._newest_epoch) + 1
         self._held_epoch = disk.epoch
         self._newest_epoch = max(self._newest_epoch, disk.epoch)
-        disk.holder, disk.until = holder, now + ttl
+        self._holder = disk.holder = holder
+        disk.until = now + ttl
         return Lease(disk.epoch, holder, disk.until)
 
     async def release(self, lease: Lease) -> None:
         self._check_open()
         await self._hooks.reading("release")
-        if self.disk.epoch == lease.epoch:
+        if (self.disk.epoch, self.disk.holder) == (lease.epoch, lease.holder):
             self.disk.holder, self.disk.until = "", None
         if self._held_epoch == lease.epoch:
             self._held_epoch = 0
@@ -279,7 +282,9 @@ class MemoryStore:
 
     def _apply(self, entry: _Entry, now: datetime) -> Committed | LiverollError:
         disk = self.disk
-        if entry.epoch is not None and entry.epoch != disk.epoch:
+        # A fail-over that lost the taking of a lease and nothing else gives the same number to another.
+        is_another = disk.holder not in ("", self._holder or disk.holder)
+        if entry.epoch is not None and (entry.epoch != disk.epoch or is_another):
             return fenced(entry.epoch, disk.epoch)
         try:
             disk.ledger.admit(entry.change)

@@ -201,7 +201,8 @@ class Writer:
                 await transaction.rollback()
                 return [copy.copy(other) for _ in entries]
             number = head.seen.batch + 1
-            outcome = await batch.write(connection, self._reads, entries, epoch=fence.epoch, batch=number)
+            epoch = self._lineage.epoch(fence)
+            outcome = await batch.write(connection, self._reads, entries, epoch=epoch, batch=number)
             first_seq = head.event_seq + 1
             if outcome.events:
                 await connection.execute(

@@ -117,6 +117,25 @@ class TestWhoHasSeenMore:
         assert (await store.acquire("a", TTL)).epoch > lease.epoch
 
     @pytest.mark.parametrize("backend", ["memory", "postgres"], indirect=True)
+    async def test_is_no_planner_where_only_the_taking_of_the_lease_was_lost(
+        self, backend: Backend, store: Store
+    ) -> None:
+        """No batch is missing, so nothing else tells the two that have the same epoch apart."""
+        await tick(store, 1)
+        async with opened(backend) as other:
+            await other.load()
+            copy = backend.copy()
+            lost = await store.acquire("a", TTL)
+            backend.fall_back(copy)
+            lease = await other.acquire("b", TTL)
+            with pytest.raises(Conflict) as caught:
+                await store.commit(lost.epoch, Change((NodeRow("never"),)))
+            assert caught.value.reason == "EPOCH_FENCED"
+            await store.release(lost)
+            assert (await other.beat("b", TTL)).planner == "b", "nor can it give another's lease back"
+            await other.commit(lease.epoch, Change((NodeRow("planned"),)))
+
+    @pytest.mark.parametrize("backend", ["memory", "postgres"], indirect=True)
     async def test_also_after_a_newer_process_has_written_as_much(
         self, backend: Backend, store: Store
     ) -> None:
