@@ -4,7 +4,7 @@ Rules
 1. load() once; afterwards `changes` since the batch that is known, on every hint, after every own
    commit that left a gap, on every conflict, and behind every beat that tells of a lost hint.
 2. One read at a time: whoever asks while one is under way shares the next, which begins after he
-   asked.
+   asked. One that hangs is given up before the lease runs out: beats wait for it, too.
 3. A beat renews the replica's own lease, tells who else lives and what the store's clock says. Who
    could not beat for a lease's length, by its own monotonic clock, is taken for dead by the others,
    and its nodes dial them: it ends its links, refuses calls, and loads again once it can.
@@ -50,6 +50,11 @@ REMEMBERED = timedelta(hours=2)
 CLOCK_SET = timedelta(seconds=5)
 """The store's clock has moved so much against the monotonic one: it was set, or another machine is
 the store now. Well below every lease."""
+
+
+PATIENCE = (RENEWALS - 1) / RENEWALS
+"""Of a lease: a read of changes that takes longer is given up, for the next beat is due. What hangs may be
+one connection."""
 
 
 class Follower:
@@ -206,10 +211,13 @@ class Follower:
                 return
             covers, fleet = self._asked, self._commits.fleet
             try:
-                changes = await self._store.changes(self._commits.batch)
+                async with asyncio.timeout((self._ttl * PATIENCE).total_seconds()):
+                    changes = await self._store.changes(self._commits.batch)
             except Conflict as conflict:
                 self.doubt("the store was replaced")
                 raise reloading() from conflict
+            except TimeoutError as error:
+                raise too_slow() from error
             await self._commits.own_first()
             self._commits.follow(fleet, changes, self._vouched(fleet, changes.rows))
             self._covered = covers
@@ -226,14 +234,21 @@ class Follower:
             self._stand_down(reloading())
         await self._commits.landed()
         self._doubt = ""
-        snapshot = await self._store.load()
+        snapshot = await self._read_all()
         try:
             await self._begin(snapshot, self._replicas)
         except Conflict:  # another replica loads and writes, too
-            snapshot = await self._store.load()
+            snapshot = await self._read_all()
             await self._begin(snapshot, self._replicas)
         self._serves = True
         log.info("following", replica=self._replica, batch=snapshot.batch)
+
+    async def _read_all(self) -> Snapshot:
+        """Whoever takes long to load is taken for dead meanwhile, and must not load again for that."""
+        snapshot = await self._store.load()
+        if self._valid_until_s - self._clock.monotonic_s() < (self._ttl * PATIENCE).total_seconds():
+            await self._beat()
+        return snapshot
 
     async def _beat(self) -> Beat:
         asked_s = self._clock.monotonic_s()
@@ -289,4 +304,13 @@ def cut_off() -> StoreUnavailable:
         "this orchestrator has not reached the store for too long",
         reason="CUT_OFF",
         remedy="dial or call another orchestrator of the same store; this one serves again once it can",
+    )
+
+
+def too_slow() -> StoreUnavailable:
+    """What whoever needed to know what others have written is told."""
+    return StoreUnavailable(
+        "the store does not say in time what others have written",
+        reason="DATABASE_SLOW",
+        remedy="look at the load of the database and at the way to it; this orchestrator goes on trying",
     )
