@@ -127,7 +127,7 @@ class MortalStore:
 def _orchestrator(directory: Path, arguments: list[str]) -> int:
     from orchestrator import app
 
-    make_store = app.make_store
+    make_store = app.SqlStore
 
     def life() -> int:
         fate = Fate(directory)
@@ -135,7 +135,7 @@ def _orchestrator(directory: Path, arguments: list[str]) -> int:
         def mortal(*given: Any, **named: Any) -> Any:
             return MortalStore(make_store(*given, **named), fate)
 
-        app.make_store = mortal  # type: ignore[assignment]
+        app.SqlStore = mortal  # type: ignore[assignment, misc]
         app.main(arguments)
         return 0
 

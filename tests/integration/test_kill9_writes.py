@@ -96,6 +96,10 @@ PERHAPS = {
     "node.recovered": "as node.sickened",
     "invariant.violated": "never",
     "member.recalled": "a planner's progress without effect on a node",
+    "attempt.adopted": "only after a restored backup; written with the report that it is about",
+    "attempt.taken_in": "only after a restored backup; written with the rollout's creation",
+    "node.beyond": "only after a restored backup; written with the Hello that tells it",
+    "store.restored": "liveroll-orchestrator restore's, which is all or nothing",
     "wave.reopened": "a race between a wave's bake and a node's",
 }
 """Kinds that no story can be sure to come to, and why; armed everywhere all the same."""
