@@ -7,12 +7,12 @@ lies until its moment comes, strikes once, and is gone.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from node_agent.core.phases import SETTLED, Phase
-from orchestrator.core.model import Desired, NodeRow
+from orchestrator.core.model import Change, Desired, NodeRow
 from tests.sim import chaos, chaos_nodes
 from tests.sim.operators import press
 
@@ -28,11 +28,13 @@ KEPT = 6
 
 @dataclass(frozen=True, slots=True)
 class Ambush:
-    """moment: a phase's name, or a command's; blow: a name of NODE_BLOWS or BLOWS."""
+    """moment: a phase's name, or a command's; blow: a name of NODE_BLOWS or BLOWS; early: at a command,
+    before it is committed, with the commit already on its way."""
 
     moment: str
     blow: str
     rng: random.Random
+    early: bool
 
 
 class Ambushes:
@@ -48,7 +50,8 @@ class Ambushes:
         if self._world.rates.ambush_nodes and self._world.rates.ambush_others:
             blows += sorted(BLOWS)
         moment = rng.choice(COMMANDS) if rng.random() < 0.35 else rng.choice(PHASES).value
-        self._laid.append(Ambush(moment, rng.choice(blows), random.Random(rng.random())))
+        blow, early = rng.choice(blows), rng.random() < 0.5
+        self._laid.append(Ambush(moment, blow, random.Random(rng.random()), early and blow in PLANNER))
         del self._laid[:-KEPT]
 
     def passing(self, node: SimNode) -> None:
@@ -56,6 +59,15 @@ class Ambushes:
         if not self._laid or not self._world.chaos or (phase := node.phase) is None:
             return
         self._spring(phase.value, node)
+
+    def committing(self, changes: Sequence[Change]) -> None:
+        """A batch is on its way to the database."""
+        if not self._laid or not self._world.chaos:
+            return
+        for change in changes:
+            for row in change.writes:
+                if isinstance(row, NodeRow) and row.desired is not None and row.node_id in self._world.nodes:
+                    self._spring(row.desired.kind, self._world.nodes[row.node_id], early=True)
 
     def committed(self, row: NodeRow, desired: Desired) -> None:
         """A command has just become durable, and nobody has been told."""
@@ -65,11 +77,13 @@ class Ambushes:
         if node is not None:
             self._spring(desired.kind, node)
 
-    def _spring(self, moment: str, node: SimNode) -> None:
+    def _spring(self, moment: str, node: SimNode, *, early: bool = False) -> None:
         for ambush in self._laid:
-            if ambush.moment == moment:
+            if ambush.moment == moment and (ambush.early is early or moment not in COMMANDS):
                 self._laid.remove(ambush)
                 self._world.story.count(f"{ambush.blow} at {moment}")
+                if early:
+                    self._world.story.count(f"{ambush.blow} while a {moment} is on its way to the database")
                 self._world.story.tell("world", f"{ambush.blow} as {node.name} is at {moment}")
                 blow = NODE_BLOWS.get(ambush.blow)
                 if blow is not None:
@@ -105,6 +119,9 @@ NODE_BLOWS: dict[str, Callable[[SimNode, random.Random], None]] = {
     "node cut off": _part,
     "disk full": _fill,
 }
+
+PLANNER = ("planner cut from the store", "planner killed", "planner stopped")
+"""Blows that can be struck with a commit under way."""
 
 BLOWS: dict[str, Callable[[World, random.Random], None]] = {
     "planner killed": lambda world, rng: chaos.kill_planner(world),

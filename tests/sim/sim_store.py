@@ -123,6 +123,10 @@ class StoreHooks(Hooks):
         life = self._life
         world, rates = life.world, life.world.rates
         await self._way("commit", 1.0)
+        world.ambushes.committing(changes)
+        await asyncio.sleep(0)
+        life.check()
+        self._reach()
         if life.take_chance(rates.store_slow):
             world.story.count("slow commit")
             await asyncio.sleep(life.rng.uniform(1, 25))
