@@ -21,6 +21,7 @@ postgres_url.py reads URLs, postgres_trouble.py tells what a failure means.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -71,6 +72,10 @@ MIGRATION = timedelta(minutes=30)
 
 CONNECT = timedelta(seconds=5)
 
+GOODBYE = timedelta(milliseconds=500)
+"""For the server to hear that a connection ends. There are a few, closed one after the other, and whoever
+stops this process has patience for seconds only."""
+
 LISTEN_CHECK = timedelta(seconds=5)
 """How soon a listener's connection that was cut without a word is noticed. Beats read too."""
 
@@ -90,6 +95,14 @@ _STRONGER = (
     "SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
 )
+
+
+class _Connection(asyncpg.Connection):
+    """Closes in time, even if nobody answers."""
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        with contextlib.suppress(TimeoutError):  # it is cut then
+            await super().close(timeout=GOODBYE.total_seconds() if timeout is None else timeout)
 
 
 class Postgres:
@@ -153,6 +166,7 @@ class Postgres:
 
     async def _connect(self, what: str, statement: timedelta, **settings: str) -> asyncpg.Connection[Any]:
         connection = await self.address.connect(
+            connection_class=_Connection,
             timeout=CONNECT.total_seconds(),
             # The server's own bounds come first; this one is for a server that does not answer.
             command_timeout=(statement + self._lock_wait).total_seconds(),
