@@ -40,7 +40,7 @@ def said(*names: str) -> frozenset[str]:
 DIES_AT = {
     "forward": frozenset(
         {
-            *("acquire", "rollout.created", "rollout.paused", "rollout.resumed", "rollout.ended"),
+            *("acquire", "beat", "rollout.created", "rollout.paused", "rollout.resumed", "rollout.ended"),
             *("fleet.stopped", "fleet.released", "node.enrolled", "node.linked", "node.unlinked"),
             *("node.maintenance", "node.excluded", "node.settled", "member.deferred", "member.joined"),
             *("member.retrying", "member.settled", "canary.chosen", "pair.passed", "wave.started"),
@@ -71,7 +71,7 @@ DIES_AT = {
         }
     )
     | said(
-        *("node.returned", "node.stage_failed", "attempt.timed_out", "attempt.step_failed"),
+        *("node.returned", "node.stage_failed", "attempt.step_failed"),
         "attempt.unwound",
     ),
 }
@@ -90,6 +90,7 @@ PERHAPS = {
     "attempt.foreign": "luoctl's doing, of which nothing is promised but that it is told",
     "attempt.refused": "a race between a PREPARE and the node; written with the refusal",
     "attempt.relapsed": "told by a node after its bake began, as attempt.unhealthy before",
+    "attempt.timed_out": "another node's failure may halt the rollout, and undo it, first",
     "attempt.lease_expired": "comes only if the orchestrator stays dead for the lease's length",
     "node.refused": "as attempt.refused",
     "node.sickened": "a race between a heartbeat and a report",
@@ -107,7 +108,6 @@ WRITES_ELSEWHERE = {
     "release": "the last write of a process that ends of its own will",
     "leave": "as release",
     "trim": "deletes what nobody needs any more, one short transaction at a time",
-    "beat": "carries nothing but a time; test_replicas.py kills between two of them",
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.client
 import random
 import re
 import sys
@@ -24,8 +25,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.client import Client, Connection
+from orchestrator.cli.client import Client
 from orchestrator.cli.failure import Failed
+from tests.integration.mortal_fleet import insist
 from tests.integration.replica_fleet import ReplicaFleet, own_database, replica_fleet
 from tests.postgres import Postgres
 from tests.soak.audit import LogAudit, check_journals
@@ -57,7 +59,8 @@ class Watcher:
             await asyncio.sleep(1)
 
     async def catch_up(self) -> None:
-        await asyncio.to_thread(self._read)
+        """To the end, whoever has just come back."""
+        await asyncio.to_thread(insist, self._fleet.connection, lambda _client, _key: self._read())
 
     def _read(self) -> None:
         with Client(self._fleet.connection) as client:
@@ -70,7 +73,7 @@ class Watcher:
 
     def _scrape(self) -> None:
         for replica in self._fleet.replicas:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 with urllib.request.urlopen(f"http://{replica.http}/metrics", timeout=2) as answer:
                     text = answer.read().decode()
                 self.scrapes += 1
@@ -82,7 +85,7 @@ class Watcher:
         """From the beginning, of every replica: the same, or what differs."""
         wrong = []
         for replica in self._fleet.replicas:
-            log = await asyncio.to_thread(_whole, replica.connection)
+            log = await asyncio.to_thread(insist, replica.connection, lambda client, _key: _whole(client))
             if log[: len(self.log)] != self.log:
                 wrong.append(
                     f"{replica.operators} tells another log: {len(log)} events, {len(self.log)} seen"
@@ -94,9 +97,8 @@ def _what(event: Any) -> tuple[str, str, str]:
     return (event.kind, event.node_id, event.message)
 
 
-def _whole(connection: Connection) -> list[tuple[str, str, str]]:
-    with Client(connection) as client:
-        return [_what(event) for page in client.events() for event in page.events]
+def _whole(client: Client) -> list[tuple[str, str, str]]:
+    return [_what(event) for page in client.events() for event in page.events]
 
 
 async def soak(directory: Path, options: argparse.Namespace) -> int:
@@ -128,6 +130,7 @@ async def soak(directory: Path, options: argparse.Namespace) -> int:
                 tasks[1].cancel()
                 await trouble.end()
             wrong = list(trouble.failed)
+            wrong += [f"the soak itself failed: {t.exception()}" for t in tasks if _failed(t)]
             try:
                 await working
                 await fleet.until_linked()
@@ -149,6 +152,10 @@ async def soak(directory: Path, options: argparse.Namespace) -> int:
         wrong += [f"{n} invariants violated, says {who}" for who, n in watcher.violations.items() if n]
     _report(options, time.monotonic() - began, audit, trouble, campaigns, watcher, journals, wrong)
     return 1 if wrong else 0
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _nodes_at_the_end(fleet: ReplicaFleet) -> list[str]:
