@@ -158,7 +158,7 @@ async def restore(
         try:
             async with engine.connect() as connection, connection.begin():
                 await database.check(connection)
-                await database.alone(connection)
+                await database.alone(connection, at_leisure=True)  # it reads a large file in between
                 await connection.run_sync(migrate)
                 restored = await _restore(
                     connection, database, reader, header, past, actor, make_incarnation()

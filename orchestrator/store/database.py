@@ -61,9 +61,9 @@ class Database(Protocol):
         """Is what was promised of durability in force? StoreUnavailable if not."""
         ...
 
-    async def alone(self, connection: AsyncConnection) -> None:
+    async def alone(self, connection: AsyncConnection, *, at_leisure: bool = False) -> None:
         """Within the transaction: no other process migrates the database until it ends. It may
-        last, and wait, for longer than others."""
+        last, and wait, for longer than others; at_leisure: also do something else in between."""
         ...
 
     def bound(self) -> ColumnElement[Any]:

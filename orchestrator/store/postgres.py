@@ -225,11 +225,14 @@ class Postgres:
                     actual=actual,
                 )
 
-    async def alone(self, connection: AsyncConnection) -> None:
+    async def alone(self, connection: AsyncConnection, *, at_leisure: bool = False) -> None:
+        bounds = ["statement_timeout", "lock_timeout", "transaction_timeout"]
+        if at_leisure:
+            bounds.append("idle_in_transaction_session_timeout")
         await connection.execute(
             select(func.set_config(column("name"), _ms(MIGRATION), literal(True)))
             .select_from(table("pg_settings"))
-            .where(column("name").in_(("statement_timeout", "lock_timeout", "transaction_timeout")))
+            .where(column("name").in_(bounds))
         )
         await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(CHANNEL))))
 

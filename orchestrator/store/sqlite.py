@@ -187,7 +187,7 @@ class Sqlite:
                     actual=actual,
                 )
 
-    async def alone(self, connection: AsyncConnection) -> None:
+    async def alone(self, connection: AsyncConnection, *, at_leisure: bool = False) -> None:
         """It is: see rule 3."""
 
     def bound(self) -> ColumnElement[Any]:

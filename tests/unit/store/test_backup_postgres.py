@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,10 @@ from orchestrator.core.model import Change, FleetRow
 from orchestrator.errors import Conflict, NotFound, StoreUnavailable
 from orchestrator.ports import Snapshot
 from orchestrator.store import backup
+from orchestrator.store.backup_file import BackupReader, Line
 from orchestrator.store.factory import make_database
+from orchestrator.store.postgres import Postgres
+from orchestrator.store.postgres_url import address
 from orchestrator.store.sql import SqlStore
 from orchestrator.store.sqlite import Sqlite
 from tests.contract.test_store_contract import attempt, put
@@ -79,6 +83,27 @@ async def test_a_backup_sees_one_moment(
         monkeypatch.setattr(backup, "_header", meanwhile)
         await backup.back_up(make_database(postgres_url), file, release="1")
     assert (await backup.verify(file)).counts["attempts"] == 2, "what came meanwhile is not in it"
+
+
+async def test_reading_the_file_may_take_longer_than_a_frozen_process_may(
+    postgres_url: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = str(tmp_path / "first.db")
+    async with opened(first) as store:
+        await filled(store)
+        await backup.back_up(make_database(first), file, release="1")
+    read = BackupReader.lines
+
+    def slowly(reader: BackupReader) -> Iterator[Line]:
+        threading.Event().wait(0.5)
+        yield from read(reader)
+
+    monkeypatch.setattr(BackupReader, "lines", slowly)
+    async with opened(postgres_url):
+        pass  # there is a store, with which the file is compared
+    await backup.restore(Postgres(address(postgres_url), frozen=timedelta(milliseconds=200)), file, actor="a")
+    async with opened(postgres_url) as store:
+        assert (await store.load()).rows
 
 
 async def test_refused_while_a_replica_or_a_planner_lives(postgres_url: str, file: Path) -> None:
