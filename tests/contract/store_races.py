@@ -23,7 +23,11 @@ from orchestrator.store.postgres_url import address
 from orchestrator.store.sql import SqlStore
 
 T = TypeVar("T")
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
+
+LONG = timedelta(seconds=60)
+SHORT = timedelta(milliseconds=500)
+"""How long a server waits for a handle that stands still."""
 
 
 class Gate:
@@ -97,15 +101,16 @@ class Arena:
     handles: list[Handle] = field(default_factory=list)
     _watcher: asyncpg.Connection[Any] | None = None
 
-    def make(self, **options: Any) -> Handle:
-        """Not opened."""
+    def make(self, *, frozen: timedelta = LONG) -> Handle:
+        """Not opened. frozen: how long the server waits for it; longer than any test, unless that is
+        what the test is about."""
         gate = Gate()
-        handle = Handle(SqlStore(GatedPostgres(self.url, gate, **options)), gate)
+        handle = Handle(SqlStore(GatedPostgres(self.url, gate, frozen=frozen)), gate)
         self.handles.append(handle)
         return handle
 
-    async def handle(self, **options: Any) -> Handle:
-        handle = self.make(**options)
+    async def handle(self, *, frozen: timedelta = LONG) -> Handle:
+        handle = self.make(frozen=frozen)
         await handle.store.open()
         return handle
 
@@ -168,7 +173,3 @@ class Arena:
             results = await asyncio.gather(running, following, return_exceptions=True)
         await look()
         return results[0], results[1]
-
-
-SHORT = timedelta(milliseconds=500)
-"""How long a server waits for a handle that is frozen, in tests."""
