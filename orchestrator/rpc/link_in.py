@@ -29,6 +29,8 @@ MAX_FIELDS = 32
 MAX_COMMAND_LINE = 4096
 """COMMAND_LINE_SIZE is 2048 on x86 and 4096 on s390; more cannot have been booted."""
 MAX_SEQ = 2**63 - 1
+MAX_GENERATION = 2**62
+"""The next ones must fit into the store, too: a row that does not is refused with its whole transaction."""
 MAX_UPTIME = timedelta(days=36500)
 
 _PHASES = {v.number: v.name for v in common_pb2.Phase.DESCRIPTOR.values}
@@ -54,7 +56,9 @@ def read_hello(proto: agent_pb2.Hello) -> core.Hello:
             check.names(proto.capabilities, "hello.capabilities", most=MAX_CAPABILITIES, length=64)
         ),
         labels=check.labels(proto.labels, "hello.labels"),
-        highest_generation=check.count(proto.highest_generation, "hello.highest_generation", most=MAX_SEQ),
+        highest_generation=check.count(
+            proto.highest_generation, "hello.highest_generation", most=MAX_GENERATION
+        ),
         highest_incarnation=check.name(
             proto.highest_incarnation, "hello.highest_incarnation", required=False, most=128
         ),
@@ -153,7 +157,7 @@ def _status(check: Checker, holder: agent_pb2.Hello | agent_pb2.Heartbeat, path:
 def _attempt(check: Checker, proto: common_pb2.AttemptRef, path: str) -> core.AttemptRef:
     return core.AttemptRef(
         node_id=check.name(proto.node_id, f"{path}.node_id"),
-        generation=check.count(proto.generation, f"{path}.generation", least=1, most=MAX_SEQ),
+        generation=check.count(proto.generation, f"{path}.generation", least=1, most=MAX_GENERATION),
         incarnation=check.name(proto.incarnation, f"{path}.incarnation", most=128),
     )
 

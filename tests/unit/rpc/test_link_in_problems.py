@@ -6,7 +6,14 @@ import pytest
 from liveroll.v1 import agent_pb2, common_pb2
 
 from orchestrator.errors import InvalidSpec
-from orchestrator.rpc.link_in import MAX_FIELDS, MAX_LEFT_BEHIND, read_heartbeat, read_report
+from orchestrator.rpc.link_in import (
+    MAX_FIELDS,
+    MAX_GENERATION,
+    MAX_LEFT_BEHIND,
+    read_heartbeat,
+    read_hello,
+    read_report,
+)
 
 
 def test_more_fields_than_are_kept() -> None:
@@ -40,3 +47,22 @@ def test_whom_a_node_left_behind() -> None:
     assert (workload, why.reason, why.message) == ("vm-0", "WORKLOAD_GONE", "gone")
     with pytest.raises(InvalidSpec):
         read_report(left(MAX_LEFT_BEHIND + 1))
+
+
+@pytest.mark.parametrize("where", ["highest", "attempt"])
+def test_a_generation_after_which_there_is_no_room_is_refused(where: str) -> None:
+    """The next start of the node would be written with that of every other node, and none would be."""
+    last = 2**63 - 1
+    hello = agent_pb2.Hello(
+        node_id="n1", installation_id="i", boot_id="b", kernel_release="6.12.0", highest_generation=1
+    )
+    if where == "highest":
+        hello.highest_generation = last
+    else:
+        hello.status.phase = common_pb2.PHASE_LOADING
+        hello.status.attempt.CopyFrom(common_pb2.AttemptRef(node_id="n1", generation=last, incarnation="x"))
+    with pytest.raises(InvalidSpec):
+        read_hello(hello)
+    hello.highest_generation = MAX_GENERATION
+    hello.ClearField("status")
+    assert read_hello(hello).highest_generation < last
