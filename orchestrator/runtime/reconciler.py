@@ -13,7 +13,8 @@ Rules
    what was heard under the old one. Load again, which begins with a grace.
 6. To lose to others is nothing unusual: whatever takes room away makes starts void, and where a zone
    goes down that is many a commit. But FUTILE rounds that only lose, and to nothing that the fleet has
-   learnt of since, mean that it is not what the store has: load again.
+   learnt of since, mean that it is not what the store has: load again. Each load drops all links, so
+   if that did not mend it, twice as many must be lost before the next one, and so on.
 7. Only the replica that holds the planner lease plans, and what it commits is fenced by the epoch
    under which the plan was made.
 """
@@ -82,7 +83,7 @@ class Reconciler:
         self._planner = planner
         self._gap = gap
         self._backoff = timedelta(0)
-        self._futile = 0
+        self._futile, self._futile_bound = 0, FUTILE
         self._planned_on: Fleet | None = None
         self._looked_at: tuple[datetime, float] | None = None
         self.last_plan: Plan | None = None
@@ -170,11 +171,11 @@ class Reconciler:
             return self._clock.now() + self._back_off()
         self.trouble, self._backoff = "", timedelta(0)
         if executed.committed:
-            self._futile = 0
+            self._futile, self._futile_bound = 0, FUTILE
         elif executed.unexplained:
             self._futile += 1
-            if self._futile >= FUTILE:
-                self._futile = 0
+            if self._futile >= self._futile_bound:
+                self._futile, self._futile_bound = 0, self._futile_bound * 2
                 self._on_doubt("plans only lose, and to nothing that is known here")
         if executed.committed or executed.conflicts:
             self._alarm.wake()

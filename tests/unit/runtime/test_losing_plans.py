@@ -35,3 +35,26 @@ def test_only_what_nothing_explains_makes_it_load_again(revision: int, reloads: 
             assert (orchestrator.fleet is not before) is reloads
 
     run(main())
+
+
+def test_what_loading_again_does_not_mend_is_no_reason_to_load_again_and_again() -> None:
+    """Every load drops all links."""
+    relied = guarding(FleetRow(revision=1_000_000))
+    losing = [Action("start", Change(guards=(relied,), events=(NewEvent("x", "x"),)))]
+
+    async def main() -> None:
+        world = World()
+        fleets: list[Fleet] = []
+
+        def lose(fleet: Fleet, now: datetime) -> Sequence[Action]:
+            if fleet not in fleets:
+                fleets.append(fleet)
+            return losing
+
+        world.planned.decide = lose
+        async with world.running():
+            await world.passes(60)
+            assert 2 < len(fleets) < 15
+            losing.clear()
+
+    run(main())
