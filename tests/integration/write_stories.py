@@ -7,6 +7,7 @@ orchestrator dies.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from liveroll.v1 import common_pb2
@@ -14,6 +15,7 @@ from liveroll.v1 import rollout_pb2 as pb
 
 from deploy.local import Child
 from orchestrator.cli.client import Client
+from orchestrator.cli.failure import Failed
 from orchestrator.cli.rollout_file import load
 from tests.integration.conftest import NEW, OLD
 from tests.integration.mortal_fleet import MortalFleet, all_events
@@ -82,6 +84,12 @@ class Teller:
                 return
             waived += 1
             await self.fleet.insist(lambda c, key: c.approve("k", key=key))
+
+    async def mended(self) -> None:
+        """What could not be staged is tried again on a person's word; who is under way needs none."""
+        for _, node in self.nodes:
+            with contextlib.suppress(Failed):
+                await self.fleet.insist(lambda c, key, node=node: c.retry("k", [node], key=key))
 
     async def trying_again(self) -> None:
         """Until it has succeeded; whenever it halts, all that failed is tried again."""
@@ -182,6 +190,7 @@ budgets: {max_unavailable: 3, max_in_blackout: 2, failures: {max: 3}}
     await fleet.insist(lambda c, key: c.fleet_stop("a test", stop=False, key=key))
     await fleet.until_said("node.stage_failed")
     image.write_bytes(good)
+    await told.mended()
     await told.until_state(S.ROLLOUT_STATE_HALTED)
     await away.kill()
     fleet.local.children.remove(away)
