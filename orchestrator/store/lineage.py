@@ -129,6 +129,12 @@ def departed(seen: Seen, head: Head) -> Conflict | None:
     )
 
 
+def went_back(seen: Seen, now: Seen) -> bool:
+    """Of a store that is not what was seen: is it an older copy? Of the same life or, if the newer one
+    began in between, of the one before; else somebody has begun a newer one."""
+    return now.incarnation == seen.incarnation or now.serial < seen.serial
+
+
 def _asked(seen: Seen) -> dict[str, int]:
     return {"seen_slot": seen.batch % RING, "seen_batch": seen.batch}
 

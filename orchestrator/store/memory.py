@@ -138,6 +138,8 @@ class MemoryStore:
         """Under which this handle has last taken the lease."""
         self._known = self._newest()
         """The newest batch that this handle has seen."""
+        self._serial = disk.serial
+        """Of the newest incarnation that it has loaded."""
 
     def _newest(self) -> tuple[str, int, int]:
         """Incarnation, batch, token."""
@@ -146,7 +148,7 @@ class MemoryStore:
 
     async def open(self) -> None:
         self._open = True
-        self._known = self._newest()
+        self._known, self._serial = self._newest(), self.disk.serial
 
     async def close(self) -> None:
         async with self._turn:
@@ -312,14 +314,14 @@ class MemoryStore:
         self._check_open()
         await self._hooks.reading("load")
         disk = self.disk
-        if self._departed() and disk.incarnation == self._known[0]:
+        if self._departed() and (disk.incarnation == self._known[0] or disk.serial < self._serial):
             seen = self._known[1]
             disk.regressed = (
                 f"the store is at batch {disk.batch}, without the batch {seen} that has been seen here"
             )
-            disk.serial += 1
+            disk.serial = max(disk.serial, self._serial) + 1
             disk.incarnation = f"memory-{disk.serial}"
-        self._known = self._newest()
+        self._known, self._serial = self._newest(), disk.serial
         rows = tuple(row for row in disk.rows.values() if not isinstance(row, IdempotencyRow))
         return Snapshot(disk.incarnation, disk.serial, disk.head_seq, rows, disk.batch, disk.regressed)
 

@@ -24,7 +24,7 @@ from orchestrator.store.database import Database, Past
 from orchestrator.store.foreign import Foreign
 from orchestrator.store.hints import Hints
 from orchestrator.store.leases import REPLICAS_KEPT_US, Leases
-from orchestrator.store.lineage import Lineage, Seen, begin_anew, departed
+from orchestrator.store.lineage import Lineage, Seen, begin_anew, departed, went_back
 from orchestrator.store.migrate import migrate
 from orchestrator.store.schema import (
     DOCUMENTED,
@@ -207,7 +207,7 @@ class SqlStore:
             head = await self._lineage.look(connection, seen)
             now = head.seen
             if departed(seen, head) is not None:
-                if now.incarnation == seen.incarnation:
+                if went_back(seen, now):
                     return None
                 self._lineage.seen = now
                 self._foreign.forget()
@@ -237,7 +237,7 @@ class SqlStore:
             async with connection.begin():
                 found, head = await self._lineage.lock(connection, seen)
                 now = head.seen
-                if departed(seen, head) is None or now.incarnation != seen.incarnation:
+                if departed(seen, head) is None or not went_back(seen, now):
                     return now
                 # Epochs rise over the lost future's too, so that its planner stays fenced.
                 epoch = max(found.epoch, self._leases.newest_epoch)

@@ -104,6 +104,21 @@ class TestWhoHasSeenMore:
         await put(store, (await store.acquire("a", TTL)).epoch, FleetRow(stopped="STORE_REGRESSED"))
         assert (await store.load()).regressed == ""
 
+    async def test_knows_it_where_the_copy_is_of_an_older_life(self, backend: Backend, store: Store) -> None:
+        await tick(store, 1)
+        first = await store.load()
+        copies = [backend.copy(), backend.copy()]
+        await tick(store, 1, "lost")
+        backend.fall_back(copies[0])
+        second = await store.load()
+        assert second.incarnation != first.incarnation
+        await tick(store, 1, "of the second life")
+        backend.fall_back(copies[1])
+        third = await store.load()
+        assert third.regressed
+        assert third.incarnation not in (first.incarnation, second.incarnation)
+        assert third.incarnation_serial > second.incarnation_serial
+
     async def test_takes_an_epoch_that_no_planner_of_the_lost_future_had(
         self, backend: Backend, store: Store
     ) -> None:
