@@ -234,6 +234,9 @@ class Postgres:
             .select_from(table("pg_settings"))
             .where(column("name").in_(bounds))
         )
+        # A busy machine may take its time between two statements; nobody waits but who starts, too.
+        idle = func.set_config("idle_in_transaction_session_timeout", _ms(READ), literal(True))
+        await connection.execute(select(idle))
         await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(CHANNEL))))
 
     def bound(self) -> ColumnElement[Any]:
