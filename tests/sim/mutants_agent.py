@@ -91,7 +91,7 @@ def agent_looks_at_the_lease_on_receipt_only() -> Iterator[None]:
 # --- I8: sessions and memory ---------------------------------------------------------------
 
 
-@mutant("agent", "I8", worlds.as_drawn)
+@mutant("agent", "I8", worlds.undisturbed)
 def sessions_are_never_finished() -> Iterator[None]:
     """every preserved session is finished"""
 
@@ -102,7 +102,7 @@ def sessions_are_never_finished() -> Iterator[None]:
         yield
 
 
-@mutant("agent", "I8", worlds.as_drawn)
+@mutant("agent", "I8", worlds.undisturbed)
 def agent_forgets_its_own_session() -> Iterator[None]:
     """the agent finishes its own session as it does the workloads'"""
 

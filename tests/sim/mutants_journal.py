@@ -33,7 +33,7 @@ def attempt_is_journalled_after_its_first_step() -> Iterator[None]:
         yield
 
 
-@mutant("journal", "I10", worlds.as_drawn)
+@mutant("journal", "I10", worlds.undisturbed)
 def jump_intent_is_not_synced() -> Iterator[None]:
     """the JumpIntent is on the disk before reboot is called"""
     real = MemoryJournal.append

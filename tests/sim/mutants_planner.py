@@ -107,7 +107,7 @@ def way_back_has_no_budget() -> Iterator[None]:
 # --- I2: blackout slots --------------------------------------------------------------------
 
 
-@mutant("planner", "I2", worlds.as_drawn)
+@mutant("planner", "I2", worlds.undisturbed)
 def planner_forgets_blackout_slots() -> Iterator[None]:
     """no more blackout slots are out than max_in_blackout"""
     with patch.object(budgets, "blackout", lambda index: budgets.Use("max_in_blackout", ENDLESS, 0)):
@@ -231,13 +231,6 @@ def pause_stops_no_proceed() -> Iterator[None]:
 def way_back_ignores_the_fleet_stop() -> Iterator[None]:
     """the fleet stop stops rollbacks, too"""
     with _deaf_to("fleet_stop", Kind.ROLLBACK):
-        yield
-
-
-@mutant("planner", "I6", worlds.failing_fleet)
-def halt_stops_nobody() -> Iterator[None]:
-    """a halt stops what goes forward"""
-    with _deaf_to("halt"):
         yield
 
 

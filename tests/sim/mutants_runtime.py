@@ -27,7 +27,7 @@ from tests.sim import provocations as worlds
 from tests.sim.mutant import mutant
 
 
-@mutant("runtime", "DISPATCH", worlds.as_drawn)
+@mutant("runtime", "DISPATCH", worlds.undisturbed)
 def commands_go_out_before_their_commit() -> Iterator[None]:
     """commit first, dispatch second"""
 
@@ -46,7 +46,7 @@ def commands_go_out_before_their_commit() -> Iterator[None]:
         yield
 
 
-@mutant("runtime", "ACK", worlds.as_drawn)
+@mutant("runtime", "ACK", worlds.undisturbed)
 def acknowledgements_go_out_before_their_commit() -> Iterator[None]:
     """a report is acknowledged once it is committed, not when it has been read"""
     real = ingest.Ingest.report
@@ -66,7 +66,7 @@ def acknowledgements_go_out_before_their_commit() -> Iterator[None]:
         yield
 
 
-@mutant("runtime", "ACK", worlds.as_drawn)
+@mutant("runtime", "ACK", worlds.undisturbed)
 def acknowledgement_reaches_beyond_the_commit() -> Iterator[None]:
     """what is acknowledged is what was committed, and no report more"""
     real = transitions.report
@@ -109,7 +109,7 @@ def restart_counts_as_silence() -> Iterator[None]:
         yield
 
 
-@mutant("runtime", "I12", worlds.as_drawn)
+@mutant("runtime", "I12", worlds.undisturbed)
 def watch_skips_an_event() -> Iterator[None]:
     """a watch resumed from a cursor loses nothing"""
     real = EventLog.after
@@ -122,7 +122,7 @@ def watch_skips_an_event() -> Iterator[None]:
         yield
 
 
-@mutant("runtime", "I12", worlds.as_drawn)
+@mutant("runtime", "I12", worlds.undisturbed)
 def watch_repeats_an_event() -> Iterator[None]:
     """a watch resumed from a cursor repeats nothing"""
     real = EventLog.after

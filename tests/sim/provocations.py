@@ -50,8 +50,8 @@ def kernel_faults(scenario: Scenario, *plans: str) -> Scenario:
     return replace(scenario, nodes=tuple(replace(node, faults=FaultPlan.parse(plan)) for node, plan in nodes))
 
 
-def as_drawn(scenario: Scenario) -> Scenario:
-    """Nothing is made likely."""
+def undisturbed(scenario: Scenario) -> Scenario:
+    """The calm world as it is."""
     return scenario
 
 
@@ -178,10 +178,9 @@ def slow_kernels(scenario: Scenario) -> Scenario:
 
 
 def refused_freezes(scenario: Scenario) -> Scenario:
-    """Kernels refuse to jump, and agents die of it."""
-    plan = kernel_faults(scenario, "refuse_freeze@1,refuse_freeze@2,refuse_freeze@3")
-    rates = replace(scenario.rates, agent_crash=0.03, power_loss=0.0)
-    return replace(specs(plan, _patient), rates=rates)
+    """Kernels refuse to jump."""
+    plan = "refuse_freeze@1,refuse_freeze@2,refuse_freeze@3"
+    return specs(kernel_faults(scenario, plan), _patient)
 
 
 def lost_sessions(scenario: Scenario) -> Scenario:
@@ -244,8 +243,8 @@ def lasting_conflict(scenario: Scenario) -> Scenario:
 
 
 def impatient_people(scenario: Scenario) -> Scenario:
-    """Somebody presses a button every ten seconds, and preserving takes its time."""
-    return replace(scenario, rates=replace(scenario.rates, operator_s=10.0, latency_s=2.0))
+    """Somebody presses a button every three seconds, and preserving takes its time."""
+    return replace(scenario, rates=replace(scenario.rates, operator_s=3.0, latency_s=4.0))
 
 
 def turned_back(scenario: Scenario) -> Scenario:
@@ -408,13 +407,19 @@ def failing_fleet(scenario: Scenario) -> Scenario:
         budgets = replace(
             _patient(spec).budgets,
             failures=FailureBudget(Amount(count=0), frozenset()),
-            max_unavailable=Amount(percent=100),
+            max_unavailable=Amount(count=2),
             max_uncommitted=Amount(percent=100),
             domain=None,
         )
         return replace(_patient(spec), budgets=budgets, waves=(WaveSpec("all"),), gates=())
 
     return _unbounded(specs(replace(plan, rates=replace(scenario.rates, latency_s=2.0)), strict))
+
+
+def calm(scenario: Scenario) -> Scenario:
+    """The fleet and its rollouts, and no fault at all; one orchestrator does it all."""
+    nodes = tuple(replace(node, faults=FaultPlan()) for node in scenario.nodes)
+    return replace(scenario, nodes=nodes, rates=_quiet(scenario.rates), replicas=1, fair_after_s=0.0)
 
 
 def _quiet(rates: Rates) -> Rates:
