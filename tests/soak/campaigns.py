@@ -143,7 +143,7 @@ class Campaigns:
 
     async def _give_word(self, name: str) -> None:
         """Nodes that wait for a person: they were looked at."""
-        nodes = await self._ask(lambda c, _key: c.nodes(rollout=name))
+        nodes = await self._ask(lambda c, _key: c.nodes())
         waiting = [n.node_id for n in nodes if n.phase in NEEDS_WORD and n.link == "up"]
         for node in waiting:
             await self._try(lambda c, key, node=node: c.retry(name, [node], key=key))
