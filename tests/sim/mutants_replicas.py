@@ -7,7 +7,6 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.core import transitions
-from orchestrator.core.link_states import LinkStates
 from orchestrator.core.model import Change
 from orchestrator.core.transitions import Observation
 from orchestrator.errors import LiverollError
@@ -58,13 +57,6 @@ def cut_off_replica_goes_on() -> Iterator[None]:
 
     fresh = patch.object(Follower, "is_fresh", lambda self: self._serves)
     with fresh, patch.object(Follower, "_stand_down", mistaken):
-        yield
-
-
-@mutant("planner", "VOUCHED", worlds.dying_replicas)
-def dead_replica_vouches_for_its_links() -> Iterator[None]:
-    """a link counts as up while the replica that holds it lives; then it spends budget, and starts nothing"""
-    with patch.object(LinkStates, "_is_vouched_for", lambda self, node: True):
         yield
 
 

@@ -93,8 +93,12 @@ def slow_disks(scenario: Scenario) -> Scenario:
 
 
 def restarts(scenario: Scenario) -> Scenario:
-    """The orchestrator dies every minute."""
-    return replace(scenario, rates=replace(scenario.rates, orchestrator_restart_s=60.0, latency_s=0.5))
+    """The orchestrator dies twice a minute, and boots take their time."""
+    slow = specs(
+        kernel_faults(scenario, "slow_boot=45@1,slow_boot=45@2"),
+        lambda spec: replace(_patient(spec), silence_lease=seconds(60)),
+    )
+    return replace(slow, rates=replace(scenario.rates, orchestrator_restart_s=25.0, latency_s=0.5))
 
 
 # --- replicas, and a database that goes back -----------------------------------------------
@@ -120,12 +124,6 @@ def cut_off_replicas(scenario: Scenario) -> Scenario:
     rates = replace(_quiet(scenario.rates), store_cut_s=40.0)
     calm = replace(scenario, rollouts=scenario.rollouts[:1], chaos_s=600.0)
     return replace(specs(calm, _patient), replicas=2, same_holder=False, rates=rates)
-
-
-def dying_replicas(scenario: Scenario) -> Scenario:
-    """Replicas die, and nodes find no other for a while."""
-    rates = replace(scenario.rates, orchestrator_restart_s=40.0, partition_s=40.0)
-    return replace(specs(scenario, _patient), replicas=3, same_holder=False, rates=rates)
 
 
 def roaming_nodes(scenario: Scenario) -> Scenario:
