@@ -39,7 +39,7 @@ def test_every_turned_bit_is_found() -> None:
             text = turned.decode()
         except UnicodeDecodeError:
             continue  # no database hands that out
-        with pytest.raises((CorruptState, ValueError), match="not what was written|Extra data"):
+        with pytest.raises((CorruptState, ValueError), match=r"not what was written|Extra data"):
             json.loads(unseal(text))
 
 
