@@ -9,8 +9,8 @@ from orchestrator.store.postgres_url import address
 from orchestrator.store.sql import SqlStore
 from tests.postgres_proxy import Proxy
 
-PATIENCE_S = 20.0
-"""Far below a minute for each connection, far above what is needed."""
+PATIENCE_S = 55.0
+"""Below a minute for each connection, far above what is needed, on a machine that does other things too."""
 
 
 async def test_a_store_closes_in_time(postgres_url: str) -> None:
