@@ -126,8 +126,9 @@ class Store(Protocol):
         """Durable when it returns. Concurrent calls share transactions, yet each stands or
         falls by itself, in the order in which they were called.
 
-        epoch: the planner's, fenced. None: an observation or an operator's word, which any replica
-        may write; its revisions and guards alone decide."""
+        epoch: the planner's, fenced: whose lease has run out by the store's clock may commit nothing
+        under it, though nobody else has taken it. None: an observation or an operator's word, which
+        any replica may write; its revisions and guards alone decide."""
         ...
 
     async def changes(self, after_batch: int) -> Changes:

@@ -45,9 +45,9 @@ _RISE = {cls: _rise(cls) for cls in get_args(Row)}
 
 
 def fenced(epoch: int, current: int) -> Conflict:
-    """The refusal of a commit under an epoch that is not the store's."""
+    """The refusal of a commit under an epoch that is not the store's, or whose lease has run out."""
     return Conflict(
-        "another planner has taken over",
+        "the planner lease has run out, or another planner has taken over",
         reason="EPOCH_FENCED",
         remedy="nothing to do: this process stops planning and asks for the lease again",
         epoch=epoch,

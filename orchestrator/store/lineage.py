@@ -105,10 +105,13 @@ class Lineage:
         found = (await connection.execute(self._locked, _asked(seen))).one()
         return Fence(found.epoch, found.holder, found.until_us), _head(found)
 
-    def epoch(self, fence: Fence) -> int:
-        """Under which a plan of this handle may be committed; 0: none. A fail-over may lose the taking of
-        a lease and nothing else: then the next planner, who never heard of it, has the same number."""
-        return fence.epoch if fence.holder in ("", self.holder or fence.holder) else 0
+    def epoch(self, fence: Fence, now_us: int) -> int:
+        """Under which a plan of this handle may be committed; 0: none. A lease that has run out by the
+        store's clock is no leave, though nobody else has taken it: who was stopped with a plan on its
+        way would have it committed on what was true before. A fail-over may lose the taking of a
+        lease and nothing else: then the next planner, who never heard of it, has the same number."""
+        mine = fence.holder == (self.holder or fence.holder)
+        return fence.epoch if mine and fence.until_us > now_us else 0
 
     def advance(self, seen: Seen) -> None:
         """Something newer of the same history was seen; what is older says nothing."""

@@ -282,11 +282,16 @@ class MemoryStore:
             for entry in batch:
                 entry.outcome = error
 
+    def _leads(self, epoch: int, now: datetime) -> bool:
+        """As with SQL: its own lease, still running. A fail-over that lost the taking of a lease and
+        nothing else gives the same number to another."""
+        disk = self.disk
+        mine = disk.holder == (self._holder or disk.holder)
+        return mine and epoch == disk.epoch and disk.until is not None and disk.until > now
+
     def _apply(self, entry: _Entry, now: datetime) -> Committed | LiverollError:
         disk = self.disk
-        # A fail-over that lost the taking of a lease and nothing else gives the same number to another.
-        is_another = disk.holder not in ("", self._holder or disk.holder)
-        if entry.epoch is not None and (entry.epoch != disk.epoch or is_another):
+        if entry.epoch is not None and not self._leads(entry.epoch, now):
             return fenced(entry.epoch, disk.epoch)
         try:
             disk.ledger.admit(entry.change)

@@ -201,7 +201,7 @@ class Writer:
                 await transaction.rollback()
                 return [copy.copy(other) for _ in entries]
             number = head.seen.batch + 1
-            epoch = self._lineage.epoch(fence)
+            epoch = self._lineage.epoch(fence, head.now_us)
             outcome = await batch.write(connection, self._reads, entries, epoch=epoch, batch=number)
             first_seq = head.event_seq + 1
             if outcome.events:

@@ -327,6 +327,24 @@ class TestFence:
         backend.clock.at += TTL * 2
         assert (await store.acquire("a", TTL)).epoch == first.epoch + 1
 
+    async def test_once_it_has_run_out_it_is_no_leave_to_plan(self, store: Store, backend: Backend) -> None:
+        """Though nobody else has taken it: who was stopped wakes with a plan on its way."""
+        lease = await store.acquire("a", TTL)
+        backend.clock.at += TTL
+        with pytest.raises(Conflict) as fenced:
+            await put(store, lease.epoch, NodeRow("n1"))
+        assert fenced.value.reason == "EPOCH_FENCED"
+        assert not (await store.load()).rows
+        again = await store.acquire("a", TTL)
+        await put(store, again.epoch, NodeRow("n1"))
+
+    async def test_once_it_is_released_it_is_no_leave_to_plan(self, store: Store) -> None:
+        lease = await store.acquire("a", TTL)
+        await store.release(lease)
+        with pytest.raises(Conflict) as fenced:
+            await put(store, lease.epoch, NodeRow("n1"))
+        assert fenced.value.reason == "EPOCH_FENCED"
+
     async def test_another_waits_until_it_expires(self, store: Store, backend: Backend) -> None:
         first = await store.acquire("a", TTL)
         with pytest.raises(NotLeader) as caught:

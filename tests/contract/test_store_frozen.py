@@ -24,7 +24,8 @@ from tests.contract.test_store_contract import said
 
 SHORT = timedelta(milliseconds=500)
 TTL = timedelta(seconds=30)
-AT_ONCE = timedelta(0)
+NAME = "planner"
+"""Of both: a process that was started again takes the lease though its former life's runs."""
 STATEMENTS = 6
 """Of a commit of one new row with an event: lock, look, revisions, insert, events, number and notify;
 the seventh is COMMIT."""
@@ -63,11 +64,14 @@ def woken(process: subprocess.Popen[str]) -> str:
 async def test_the_others_go_on_and_the_late_plan_is_fenced(
     store: SqlStore, postgres_url: str, number: int
 ) -> None:
-    lease = await store.acquire("frozen", AT_ONCE)
+    before = SqlStore(Postgres(address(postgres_url), frozen=SHORT))
+    await before.open()
+    lease = await before.acquire(NAME, TTL)
+    await before.close()
     process = await stopped_at(postgres_url, str(lease.epoch), number)
     try:
         began = asyncio.get_running_loop().time()
-        other = await store.acquire("other", TTL)
+        other = await store.acquire(NAME, TTL)
         await store.commit(other.epoch, Change((NodeRow("n"),), events=(said("on"),)))
         took_s = asyncio.get_running_loop().time() - began
     finally:

@@ -35,6 +35,8 @@ from tests.postgres import Postgres, database
 TTL = timedelta(minutes=1)
 AT_ONCE = timedelta(0)
 """A lease that has run out when it is given."""
+ONE_NAME = "planner"
+"""Of two handles: each takes the lease though the other's runs, as a process that was started again does."""
 
 
 @pytest.fixture
@@ -105,16 +107,16 @@ class TestPlanners:
             return await a.store.commit(epoch, change)
 
         async def takeover(name: str) -> Committed:
-            lease = await b.store.acquire("b", AT_ONCE)
+            lease = await b.store.acquire(ONE_NAME, TTL)
             return await b.store.commit(
                 lease.epoch, Change((NodeRow(name),), events=(said(str(lease.epoch)),))
             )
 
-        first = (await a.store.acquire("a", AT_ONCE)).epoch
+        first = (await a.store.acquire(ONE_NAME, TTL)).epoch
         count = await arena.statements(a, lambda: old_plan(first, "dry"))
         fenced = 0
         for number in range(1, count + 1):
-            epoch = (await a.store.acquire("a", AT_ONCE)).epoch
+            epoch = (await a.store.acquire(ONE_NAME, TTL)).epoch
             results = await arena.meet(
                 number,
                 a,
@@ -419,15 +421,15 @@ class TestFrozen:
 
     async def test_its_late_commit_is_fenced(self, arena: Arena) -> None:
         a, b = await arena.handle(frozen=SHORT), await arena.handle(frozen=SHORT)
-        epoch = (await a.store.acquire("a", AT_ONCE)).epoch
+        epoch = (await a.store.acquire(ONE_NAME, TTL)).epoch
         count = await arena.statements(a, lambda: a.store.commit(epoch, Change((NodeRow("dry"),))))
         for number in range(1, count + 1):
-            epoch = (await a.store.acquire("a", AT_ONCE)).epoch
+            epoch = (await a.store.acquire(ONE_NAME, TTL)).epoch
             a.gate.close(number)
             plan = Change((NodeRow(f"a{number}"),), events=(said("late"),))
             frozen = asyncio.ensure_future(a.store.commit(epoch, plan))
             await a.gate.reached()
-            lease = await b.store.acquire("b", AT_ONCE)
+            lease = await b.store.acquire(ONE_NAME, TTL)
             await b.store.commit(lease.epoch, Change((NodeRow(f"b{number}"),)))
             a.gate.open()
             with pytest.raises(LiverollError) as caught:
