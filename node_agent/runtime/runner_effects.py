@@ -226,18 +226,19 @@ class Effects:
             )
         clock, hold_s = self._ports.clock, attempt.health_hold_s
         deadline_s = clock.boottime_s() + attempt.timeouts.verifying_s + hold_s
-        good_since_s: float | None = None
+        held_at_s: float | None = None
         while True:
             healthy, why = await self._probe()
             now_s = clock.boottime_s()
             wait_s = self._pace.probe_s
             if healthy:
-                good_since_s = now_s if good_since_s is None else good_since_s
-                if now_s - good_since_s >= hold_s:
+                # One sum, compared and waited for: a second one, rounded otherwise, may leave a wait of 0.
+                held_at_s = now_s + hold_s if held_at_s is None else held_at_s
+                if now_s >= held_at_s:
                     return ev.Healthy()
-                wait_s = min(wait_s, good_since_s + hold_s - now_s)
+                wait_s = min(wait_s, held_at_s - now_s)
             else:
-                good_since_s = None
+                held_at_s = None
             if now_s + wait_s >= deadline_s:
                 return ev.Unhealthy(_unhealthy(why or "health did not hold for long enough"))
             await clock.sleep(wait_s)

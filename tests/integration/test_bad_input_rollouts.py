@@ -164,7 +164,7 @@ async def test_words_out_of_place(directory: Path) -> None:
             ("exclude", "g", "zz", "-m", "x"): (2, "zz is no member of rollout g", "See `liveroll get`."),
             ("events", "--since", "bogus:1"): (
                 2,
-                "bogus:1 is not of this store's present",
+                "bogus:1 is of another life of the store",
                 "start again without a cursor",
             ),
             ("create", "absent.yaml"): (2, "cannot read absent.yaml", "`liveroll example` prints one"),

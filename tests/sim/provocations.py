@@ -76,8 +76,9 @@ def contended_store(scenario: Scenario) -> Scenario:
 
 
 def contended(scenario: Scenario) -> Scenario:
-    """People, reports and plans want the same rows."""
-    return replace(scenario, rates=replace(scenario.rates, operator_s=10.0, relapse_s=20.0))
+    """People, reports and plans of three replicas want the same rows, and each lags behind the others."""
+    busy = busy_replicas(scenario)
+    return replace(busy, rates=replace(busy.rates, operator_s=10.0, relapse_s=20.0))
 
 
 def short_memory(scenario: Scenario) -> Scenario:
