@@ -150,6 +150,8 @@ class SqlStore:
         # Epochs rise over the lost future's too, so that its planner stays fenced.
         self._leases.newest_epoch = max(past.epoch, found.epoch) if older else found.epoch
         if self._database.exclusive:
+            # Whoever had it before is dead, whatever its leases say: it vouches for no link.
+            await connection.execute(delete(replicas))
             await connection.execute(
                 update(fence).values(epoch=self._leases.newest_epoch, holder="", until_us=0)
             )

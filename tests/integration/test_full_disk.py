@@ -54,13 +54,16 @@ async def go_on(fleet: LocalFleet) -> None:
     """There is room again; who halted for the disk is told so, and tries again what failed."""
     until = functools.partial(mortal_fleet.until, fleet.connection)
     halted = pb.ROLLOUT_STATE_HALTED
-    await asyncio.to_thread(
-        until, lambda c: c.get("k").state == halted or c.get("k").HasField("end_time"), "halted, or ended"
-    )
-    with Client(fleet.connection) as client:
+
+    def told(client: Client) -> bool:
+        """What was under way when it halted is told first, and ends by itself."""
         rollout = client.get("k")
-        if rollout.state == halted:
-            assert any("disk" in blocker.message for blocker in rollout.blockers), rollout.blockers
+        why = any("disk" in blocker.message for blocker in rollout.blockers)
+        return rollout.HasField("end_time") or (rollout.state == halted and why)
+
+    await asyncio.to_thread(until, told, "halted for the disk, or ended")
+    with Client(fleet.connection) as client:
+        if client.get("k").state == halted:
             client.retry("k")
             client.resume("k", clear_halt=True)
 

@@ -140,6 +140,15 @@ class TestSchema:
         connection.close()
 
 
+class TestEarlierLives:
+    async def test_who_had_the_file_before_vouches_for_no_link(self, place: Place) -> None:
+        """A killed orchestrator's lease has most of its time to run when the next one opens the file."""
+        async with opened(place) as store:  # type: ignore[arg-type]
+            assert (await store.beat("killed", timedelta(seconds=15))).alive == {"killed"}
+        async with opened(place) as store:  # type: ignore[arg-type]
+            assert (await store.beat("next", timedelta(seconds=15))).alive == {"next"}
+
+
 class TestOlderCopy:
     async def test_a_restored_copy_is_noticed_and_becomes_another_incarnation(self, place: Place) -> None:
         first = await make(place, "n1")
