@@ -165,7 +165,7 @@ async def test_words_out_of_place(directory: Path) -> None:
             ("events", "--since", "bogus:1"): (
                 2,
                 "bogus:1 is of another life of the store",
-                "start again without a cursor",
+                "All that is kept: liveroll events --since ",
             ),
             ("create", "absent.yaml"): (2, "cannot read absent.yaml", "`liveroll example` prints one"),
         }
