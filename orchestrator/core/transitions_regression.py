@@ -126,17 +126,26 @@ def _lived_longer(known: NodeRow | None, message: Hello, highest: int) -> StoreR
 
 
 def stopped(row: FleetRow, found: StoreRegressed, now: datetime) -> FleetRow:
-    """The fleet row with its stop."""
+    """The fleet row with its stop, by a node's word."""
     serial = int(found.fields.get("incarnation_serial", "0"))
-    if row.stopped == STOPPED:
-        return replace(row, regressed_serial=max(row.regressed_serial, serial))
+    still = row if row.stopped == STOPPED else _stopped(row, found.message, now)
+    return replace(still, regressed_serial=max(row.regressed_serial, serial))
+
+
+def stop_regressed(row: FleetRow, why: str, now: datetime) -> Change:
+    """The stop by the store's own word. Nothing starts until a person has seen it, also where another
+    stop stood."""
+    event = NewEvent("fleet.stopped", why, cause=STOPPED)
+    return Change((_stopped(row, why, now),), events=(event,))
+
+
+def _stopped(row: FleetRow, why: str, now: datetime) -> FleetRow:
     return replace(
         row,
         stopped=STOPPED,
-        stop_message=found.message,
+        stop_message=why,
         stopped_by="orchestrator",
         stopped_at=now,
-        regressed_serial=max(row.regressed_serial, serial),
         unheard=frozenset(),
     )
 

@@ -36,7 +36,7 @@ from orchestrator.ports import Beat, Snapshot, Store
 from orchestrator.runtime.alarm import Alarm
 from orchestrator.runtime.commits import Commits, reloading
 from orchestrator.runtime.leader import RENEWALS, RETRY, TROUBLES
-from orchestrator.runtime.store_clock import StoreClock
+from orchestrator.runtime.store_clock import CLOCK_SET, StoreClock
 
 log = structlog.get_logger("liveroll.runtime")
 
@@ -46,11 +46,6 @@ bounds what goes unnoticed to ten seconds, well below every silence lease."""
 
 REMEMBERED = timedelta(hours=2)
 """Longer than any grace: a replica that is gone for so long is gone without one, too."""
-
-CLOCK_SET = timedelta(seconds=5)
-"""The store's clock has moved so much against the monotonic one: it was set, or another machine is
-the store now. Well below every lease."""
-
 
 PATIENCE = (RENEWALS - 1) / RENEWALS
 """Of a lease: a read of changes that takes longer is given up, for the next beat is due. What hangs may be

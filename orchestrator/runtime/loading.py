@@ -8,8 +8,8 @@ from datetime import datetime
 from orchestrator.core.facts import GraceEnds, Replicas
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.transitions_regression import stop_regressed
 from orchestrator.ports import Snapshot, Store
-from orchestrator.runtime.regressed import stop_regressed
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from orchestrator.runtime.alarm import Alarm
 from orchestrator.runtime.commits import Commits
 from orchestrator.runtime.executor import Executed, execute
 from orchestrator.runtime.observer import Observer
+from orchestrator.runtime.store_clock import CLOCK_SET
 
 log = structlog.get_logger("liveroll.runtime")
 
@@ -43,10 +44,6 @@ REST = 4.0
 FUTILE = 10
 FIRST_BACKOFF = timedelta(milliseconds=100)
 MAX_BACKOFF = timedelta(seconds=5)
-CLOCK_SET = timedelta(seconds=5)
-"""The wall clock has gone so much further, or less far, than the monotonic one: it was set, or the
-machine slept. Well below every lease."""
-
 SHOWN = timedelta(seconds=1)
 
 Planner = Callable[[Fleet, datetime], Plan]

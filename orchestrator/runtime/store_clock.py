@@ -17,6 +17,10 @@ from datetime import datetime, timedelta
 
 from orchestrator.ports import Clock
 
+CLOCK_SET = timedelta(seconds=5)
+"""A clock has moved so much against the monotonic one: it was set, the machine slept, or another machine is
+the store now. Well below every lease."""
+
 LOOK_AGAIN = timedelta(seconds=60)
 """Longest sleep towards an instant without asking where the clock stands by now."""
 

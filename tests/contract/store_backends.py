@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 from sqlalchemy import BigInteger, ColumnElement, bindparam
 
 from orchestrator.ports import Store
@@ -194,6 +195,22 @@ class PostgresBackend:
 
     def end(self) -> None:
         self._server.drop(self.database)
+
+
+STORES = ("memory", "sqlite", "postgres")
+
+
+@contextmanager
+def chosen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    """The one of STORES that is the fixture's parameter."""
+    if request.param == "memory":
+        yield MemoryBackend()
+    elif request.param == "sqlite":
+        yield SqliteBackend(tmp_path / "liveroll.db")
+    else:
+        backend = PostgresBackend(request.getfixturevalue("postgres"))
+        yield backend
+        backend.end()
 
 
 @asynccontextmanager

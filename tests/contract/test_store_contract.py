@@ -31,29 +31,16 @@ from orchestrator.core.phases import Kind, Method, Phase
 from orchestrator.core.spec import BlackoutGate, HealthGate, RolloutSpec, Target
 from orchestrator.errors import Capacity, Conflict, NotLeader, StoreUnavailable
 from orchestrator.ports import Store
-from tests.contract.store_backends import (
-    START,
-    Backend,
-    MemoryBackend,
-    PostgresBackend,
-    SqliteBackend,
-    opened,
-)
+from tests.contract.store_backends import START, STORES, Backend, chosen, opened
 
 TTL = timedelta(seconds=10)
 ARTIFACT = Artifact("kernel", "d" * 64, "6.12.1", "http://artifacts/kernel")
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=STORES)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    if request.param == "memory":
-        yield MemoryBackend()
-    elif request.param == "sqlite":
-        yield SqliteBackend(tmp_path / "liveroll.db")
-    else:
-        backend = PostgresBackend(request.getfixturevalue("postgres"))
+    with chosen(request, tmp_path) as backend:
         yield backend
-        backend.end()
 
 
 @pytest.fixture

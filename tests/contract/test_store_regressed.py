@@ -15,22 +15,16 @@ import pytest
 from orchestrator.core.model import Change, FleetRow, NodeRow
 from orchestrator.errors import Conflict
 from orchestrator.ports import Store
-from tests.contract.store_backends import Backend, MemoryBackend, PostgresBackend, SqliteBackend, opened
+from tests.contract.store_backends import STORES, Backend, chosen, opened
 from tests.contract.test_store_contract import put, said
 
 TTL = timedelta(seconds=10)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=STORES)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    if request.param == "memory":
-        yield MemoryBackend()
-    elif request.param == "sqlite":
-        yield SqliteBackend(tmp_path / "liveroll.db")
-    else:
-        backend = PostgresBackend(request.getfixturevalue("postgres"))
+    with chosen(request, tmp_path) as backend:
         yield backend
-        backend.end()
 
 
 @pytest.fixture

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import http.server
 import json
 import sys
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from orchestrator.cli.client import Client, Connection
 from orchestrator.cli.follow import Follow
 from orchestrator.cli.rollout_file import load
 from tests.integration.conftest import NEW, OLD, Event
+from tests.integration.replica_fleet import files
 
 NODES = 12
 ROLLOUT = f"""
@@ -40,25 +38,6 @@ bake: {{node: 200ms, wave: 300ms}}
 health_hold: 200ms
 """
 """No failure is allowed: a replica's death must cost no node."""
-
-
-@contextlib.contextmanager
-def files(directory: Path) -> Iterator[str]:
-    """What all replicas name as the place of the artifacts; it outlives each of them."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Nobody asks."""
-
-    handler = functools.partial(Quiet, directory=str(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @dataclass

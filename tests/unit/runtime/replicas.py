@@ -26,10 +26,17 @@ class Way(Faults):
         super().__init__()
         self.cut = False
         self.reads: list[str] = []
+        self.answers_after_s = 0.0
+        """So late does it hear of what is written."""
 
     async def before(self, changes: Sequence[Change]) -> None:
         self._check()
         await super().before(changes)
+
+    async def after(self, changes: Sequence[Change]) -> None:
+        await super().after(changes)
+        if self.answers_after_s:
+            await asyncio.sleep(self.answers_after_s)
 
     async def reading(self, what: str) -> None:
         self.reads.append(what)

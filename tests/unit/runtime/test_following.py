@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -106,14 +105,7 @@ def test_a_commit_in_flight_is_applied_once_whatever_is_read_before_its_answer()
     async def work(world: Replicas) -> None:
         a = await world.start("a")
         b = await world.start("b")
-        way = world.all["b"].way
-        original = way.after
-
-        async def late(changes: Sequence[Change]) -> None:
-            await original(changes)
-            await asyncio.sleep(1)
-
-        way.after = late  # type: ignore[method-assign]
+        world.all["b"].way.answers_after_s = 1
         call = asyncio.ensure_future(create(b, "n1"))
         await passes(0.1)
         await create(a, "n2")
@@ -181,14 +173,7 @@ def test_a_link_taken_over_before_its_own_hello_was_answered_is_none() -> None:
     async def work(world: Replicas) -> None:
         a = await world.start("a")
         b = await world.start("b")
-        way = world.all["b"].way
-        original = way.after
-
-        async def late(changes: Sequence[Change]) -> None:
-            await original(changes)
-            await asyncio.sleep(1)
-
-        way.after = late  # type: ignore[method-assign]
+        world.all["b"].way.answers_after_s = 1
         dialling = asyncio.ensure_future(b.open_link(hello("n1")))
         await passes(0.1)
         link = await a.open_link(hello("n1"))
@@ -393,14 +378,7 @@ def test_a_pause_that_came_after_the_start_and_was_read_before_its_answer_is_no_
         made = replace(rollout(0, rollout_id="r1", created_at=a.now()), revision=0)
         await b._commits.commit(Change((made,)))
         await passes(0.1)
-        way = world.all["a"].way
-        original = way.after
-
-        async def late(changes: Sequence[Change]) -> None:
-            await original(changes)
-            await asyncio.sleep(1)
-
-        way.after = late  # type: ignore[method-assign]
+        world.all["a"].way.answers_after_s = 1
         world.all["a"].planned.decide = start
         a.wake()
         await passes(0.1)
@@ -434,14 +412,7 @@ def test_who_becomes_the_planner_with_answers_under_way_raises_no_alarm() -> Non
     async def work(world: Replicas) -> None:
         a = await world.start("a")
         b = await world.start("b")
-        way = world.all["b"].way
-        original = way.after
-
-        async def late(changes: Sequence[Change]) -> None:
-            await original(changes)
-            await asyncio.sleep(5)
-
-        way.after = late  # type: ignore[method-assign]
+        world.all["b"].way.answers_after_s = 5
         call = asyncio.ensure_future(create(b, "n1"))
         dialling = asyncio.ensure_future(b.open_link(hello("n4")))
         await passes(0.1)
@@ -456,7 +427,7 @@ def test_who_becomes_the_planner_with_answers_under_way_raises_no_alarm() -> Non
         assert b.role == "planner"
         with pytest.raises(StaleGeneration):
             await dialling
-        way.after = original  # type: ignore[method-assign]
+        world.all["b"].way.answers_after_s = 0
         await create(b, "n3")
         assert b.violations() == ()
         assert b.head_seq == world.disk.head_seq == 5
