@@ -78,7 +78,6 @@ class Fleet:
         self.unclaimed: set[str] = set()
         """Nodes whose newest attempt was adopted, and is of no rollout yet (adoption.py)."""
         self.standings: dict[str, Standing] = {}
-        self._down = self._links.down
         self._generations: dict[str, list[int]] = {}
         self._rollouts_of: dict[str, set[str]] = {}
         self._names: dict[str, str] = {}

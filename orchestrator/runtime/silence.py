@@ -1,6 +1,6 @@
 """Ends links that carry nothing, and records those that ended while nobody could write it.
 
-The fleet says whether a link is down (core/fleet.py rules 4 and 5); this looks when that may have
+The fleet says whether a link is down (core/link_states.py); this looks when that may have
 become so, sleeping until the first instant at which it could.
 
 Rules

@@ -125,7 +125,7 @@ class World:
     def oracle(self) -> Fleet:
         """A fleet from the rows and everything heard."""
         facts: list[Fact] = [*self.rows.values(), *self.fleet.heard.values()]
-        facts += [LinkDown(node_id, at) for node_id, at in self.fleet._down.items()]
+        facts += [LinkDown(node_id, at) for node_id, at in self.fleet._links.down.items()]
         if self.fleet.grace_ends_at is not None:
             facts.append(GraceEnds(self.fleet.grace_ends_at))
         fleet = Fleet.rebuild(self.policy, INCARNATION, facts)

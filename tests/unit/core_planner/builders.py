@@ -239,7 +239,7 @@ class World:
         """A fleet from scratch, of the same facts."""
         facts: list[Any] = list(self.rows.values())
         facts += list(self.fleet.heard.values())
-        facts += [LinkDown(n, at) for n, at in self.fleet._down.items()]
+        facts += [LinkDown(n, at) for n, at in self.fleet._links.down.items()]
         if self.fleet.grace_ends_at is not None:
             facts.append(GraceEnds(self.fleet.grace_ends_at))
         if self.fleet.replicas is not None:

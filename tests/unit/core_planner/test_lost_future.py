@@ -460,7 +460,7 @@ def test_who_has_not_said_hello() -> None:
     v.tick(timedelta(seconds=1))
     v.set_node("n2", link_up=False, link_changed_at=v.now)
     v.set_node("n3", incarnation="inc-2", link_changed_at=v.now - timedelta(hours=1))
-    v.fleet._down["n3"] = v.fleet._down["n2"] = v.now
+    v.fleet._links.down["n3"] = v.fleet._links.down["n2"] = v.now
     assert list(unheard(v.fleet, v.now)) == ["n3", "n4"], "n3 had said Hello before the store went back again"
     v.set_fleet(stopped="", stopped_at=None)
     assert list(unheard(v.fleet, v.now)) == ["n4"]
