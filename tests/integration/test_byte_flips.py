@@ -78,6 +78,10 @@ async def kill(fleet: LocalFleet, child: Child) -> None:
     fleet.children.remove(child)
 
 
+def none_linked(seen: dict[str, pb.Node]) -> bool:
+    return bool(seen) and all(node.link != "up" for node in seen.values())
+
+
 async def test_the_store_its_write_ahead_log_its_lock_and_a_backup(directory: Path) -> None:
     async with nodes(directory, 3) as (fleet, operator, agents):
         events = [(e.kind, e.message) for e in operator.events()]
@@ -207,6 +211,8 @@ async def test_the_artifacts_of_the_nodes(directory: Path) -> None:
     """Staged, then damaged: fetched again, or refused in words, and never booted."""
     async with nodes(directory, 5) as (fleet, operator, agents):
         await kill(fleet, agents)
+        # Else the links that count below may be those of before.
+        await asyncio.to_thread(operator.wait_for_nodes, none_linked)
         (store,) = {p.name for n in ("02", "03", "04") for p in staged(directory, n)}
         for node, name in (("02", "vmlinuz"), ("03", "manifest.json"), ("04", "config")):
             path = directory / "n" / f"n-{node}" / "artifacts" / "store" / store / name
