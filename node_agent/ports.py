@@ -61,6 +61,33 @@ class BootFacts:
     """None: this kernel was not asked."""
     memory: MemoryFacts | None = None
     """None: there is no bound that is known."""
+    luo_model: str = "sessions"
+    """How LUO is driven: `sessions` as merged, or `rfc-v2`, one state for the machine."""
+    luo_state: str = ""
+    """Of RFC v2's LUO: normal, prepared, frozen or updated. Empty: the kernel has no such state."""
+    coupling: str = ""
+    """Of RFC v2's LUO and KHO: notifier or luo-driven; empty elsewhere."""
+    kho_finalized: bool = False
+    """Of RFC v2's KHO: a kexec hands its tree over."""
+
+
+@dataclass(frozen=True, slots=True)
+class KexecTelemetry:
+    """When the last kexec passed each of its phases: raw TSC, which keeps counting."""
+
+    shutdown_tsc: int
+    """reboot(KEXEC) began to shut down devices."""
+    purgatory_tsc: int
+    """The old kernel was left."""
+    kernel_tsc: int
+    """The new kernel started."""
+    userspace_tsc: int
+    """It started its first process."""
+    tsc_hz: float
+
+
+Tokens = Mapping[str, Mapping[str, int]]
+"""Session name → the token in it (as text) → the kernel's own token, where the kernel chooses tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +135,38 @@ class Session(Protocol):
 
 
 class Kernel(Protocol):
-    """LUO, KHO and kexec of one node. Failures raise errors.KernelError."""
+    """LUO, KHO and kexec of one node. Failures raise errors.KernelError.
+
+    One port for both models of LUO: what a saga's step does on each is in docs/luo-models.md. On a kernel
+    without sessions they are made of tokens (kernel/tokens.py).
+    """
 
     async def facts(self) -> BootFacts: ...
     async def create_session(self, name: str) -> Session: ...
     async def retrieve_session(self, name: str) -> Session: ...
+    async def prepare(self) -> Tokens:
+        """All that shall cross is in sessions: make it ready. What the journal must know of it, for
+        recall(). Sessions as merged are ready as they are: empty."""
+        ...
+
+    async def cancel(self) -> None:
+        """Before the kexec: undo prepare(), whoever called it, and let go of what is in nobody's session.
+        Idempotent. Sessions that are held are closed after it."""
+        ...
+
+    async def finish(self) -> None:
+        """After the kexec, when every session is finished: the whole update is. Idempotent."""
+        ...
+
+    async def recall(self, tokens: Tokens) -> None:
+        """What prepare() told an earlier process of this node, of this boot or the one before. Called
+        before anything is retrieved or cancelled."""
+        ...
+
+    async def telemetry(self) -> KexecTelemetry | None:
+        """Of the kexec that started this boot. None: none did, or this kernel does not tell."""
+        ...
+
     async def load(self, image: KexecImage) -> None:
         """kexec_file_load(2)."""
         ...

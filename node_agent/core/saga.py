@@ -236,11 +236,12 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
             return replace(attempt, artifact=artifact, skipped=skipped)
         case ev.Drained(sessions, bindings):
             return replace(attempt, sessions=sessions, bindings=bindings)
-        case ev.Preserved(sessions, bindings, marks, tsc_hz):
+        case ev.Preserved(sessions, bindings, marks, tsc_hz, _, tokens):
             return replace(
                 attempt,
                 sessions=sessions,
                 bindings=bindings,
+                tokens=tokens,
                 marks=attempt.marks + marks,
                 tsc_hz=tsc_hz,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 from node_agent.errors import KernelError, Retry
+from node_agent.kernel import rfc2_abi as rfc2
 
 OPEN = "open(/dev/liveupdate)"
 CREATE = "LIVEUPDATE_IOCTL_CREATE_SESSION"
@@ -19,6 +20,21 @@ FINISH = "LIVEUPDATE_SESSION_FINISH"
 GET_NAME = "LIVEUPDATE_SESSION_GET_NAME"
 LOAD = "kexec_file_load"
 REBOOT = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+
+FD_PRESERVE = rfc2.CALL_NAMES[rfc2.FD_PRESERVE]
+FD_UNPRESERVE = rfc2.CALL_NAMES[rfc2.FD_UNPRESERVE]
+FD_RESTORE = rfc2.CALL_NAMES[rfc2.FD_RESTORE]
+PREPARE = rfc2.CALL_NAMES[rfc2.PREPARE]
+FREEZE = rfc2.CALL_NAMES[rfc2.FREEZE]
+CANCEL = rfc2.CALL_NAMES[rfc2.CANCEL]
+LUO_FINISH = rfc2.CALL_NAMES[rfc2.FINISH]
+"""Of RFC v2's device; FINISH is a session's."""
+
+_NOT_NORMAL = (
+    "LUO_NOT_NORMAL",
+    Retry.FIX_STATE,
+    "another live update is under way; end it with `luoctl cancel`, or `luoctl finish` once it is updated",
+)
 
 _UNTRUSTED = (
     "IMAGE_NOT_TRUSTED",
@@ -128,6 +144,54 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "cold boot the node with a larger kho_scratch=",
     ),
     (REBOOT, errno.EINVAL): ("NO_IMAGE", Retry.REPLAN, "load a kernel first"),
+    (FD_PRESERVE, errno.EBUSY): _NOT_NORMAL,
+    (FD_PRESERVE, errno.EEXIST): (
+        "FILE_ALREADY_PRESERVED",
+        Retry.REPLAN,
+        "give up the token that this file has already",
+    ),
+    (FD_PRESERVE, errno.ENOENT): (
+        "FILE_UNPRESERVABLE",
+        Retry.NEVER,
+        "no file handler of this kernel takes this kind of file; drain this workload instead",
+    ),
+    (FD_UNPRESERVE, errno.EBUSY): _NOT_NORMAL,
+    (FD_UNPRESERVE, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
+    (FD_RESTORE, errno.EBUSY): (
+        "LUO_NOT_UPDATED",
+        Retry.NEVER,
+        "nothing came in with a live update, or it is finished; its state is lost",
+    ),
+    (FD_RESTORE, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
+    (FD_RESTORE, errno.EINVAL): (
+        "ALREADY_RESTORED",
+        Retry.NEVER,
+        "this kernel restores a file once; whoever has it must pass it on",
+    ),
+    (PREPARE, errno.EINVAL): _NOT_NORMAL,
+    (PREPARE, errno.EEXIST): (
+        "KHO_FINALIZED",
+        Retry.FIX_STATE,
+        "KHO was left finalized by a freeze that failed; reboot the node in full (cold)",
+    ),
+    (PREPARE, errno.ENOENT): (
+        "DEPENDENCY_NOT_PRESERVED",
+        Retry.FIX_STATE,
+        "preserve all the files that a preserved one depends on (memfd, then iommufd, then vfiofd)",
+    ),
+    (PREPARE, errno.ELOOP): (
+        "DEPENDENCY_CYCLE",
+        Retry.NEVER,
+        "preserved files depend on each other in a circle; preserve them without one of the links",
+    ),
+    (PREPARE, errno.ENOMEM): (
+        "NOT_ENOUGH_MEMORY",
+        Retry.REPLAN,
+        "free memory on the node, or drain a workload that holds much of it",
+    ),
+    (CANCEL, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "there is nothing to cancel: LUO is not prepared"),
+    (FREEZE, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "prepare first: freeze follows prepare"),
+    (LUO_FINISH, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "there is nothing to finish: LUO is not updated"),
 }
 
 

@@ -24,6 +24,8 @@ class FaultKind(enum.StrEnum):
 
     REFUSE_FREEZE = "refuse_freeze"
     """reboot(KEXEC) returns an errno, all is unfrozen. [errno name, EBUSY]"""
+    REFUSE_PREPARE = "refuse_prepare"
+    """PREPARE returns an errno; n counts the kexec that would follow. [errno name, ENOMEM]"""
     HANG = "hang"
     """A call never returns. [reboot, or a LuoModel call such as retrieve_session; reboot]"""
     PANIC = "panic"
@@ -71,7 +73,11 @@ _SECONDS = frozenset(
         FaultKind.FULL_DISK,
     }
 )
-_ERRNO = {FaultKind.REFUSE_FREEZE: "EBUSY", FaultKind.RETRIEVE_ERROR: "EIO"}
+_ERRNO = {
+    FaultKind.REFUSE_FREEZE: "EBUSY",
+    FaultKind.REFUSE_PREPARE: "ENOMEM",
+    FaultKind.RETRIEVE_ERROR: "EIO",
+}
 _TEXT = {FaultKind.HANG: "reboot", FaultKind.WRONG_KERNEL: "wrong", FaultKind.SESSION_LOST: ""}
 _COUNT = frozenset({FaultKind.BUSY})
 

@@ -16,7 +16,16 @@ from typing import NoReturn, TypeVar
 
 from node_agent.core.model import Mark
 from node_agent.errors import BrokerError, KernelError
-from node_agent.ports import BootFacts, Clock, Kernel, KexecImage, Session, WorkloadPause
+from node_agent.ports import (
+    BootFacts,
+    Clock,
+    Kernel,
+    KexecImage,
+    KexecTelemetry,
+    Session,
+    Tokens,
+    WorkloadPause,
+)
 from node_agent.resume.handover import ClientLeft, Handover
 from node_agent.resume.handover import Mark as RawMark
 from node_agent.resume.parking import Parking
@@ -80,6 +89,21 @@ class HandoverKernel:
             return session
         await _call(parking.park, {name: session.fileno()}, keeper_process.start, otherwise=None)
         return ParkedSession(session, parking)
+
+    async def prepare(self) -> Tokens:
+        return await self._kernel.prepare()
+
+    async def cancel(self) -> None:
+        await self._kernel.cancel()
+
+    async def finish(self) -> None:
+        await self._kernel.finish()
+
+    async def recall(self, tokens: Tokens) -> None:
+        await self._kernel.recall(tokens)
+
+    async def telemetry(self) -> KexecTelemetry | None:
+        return await self._kernel.telemetry()
 
     async def load(self, image: KexecImage) -> None:
         await self._kernel.load(image)

@@ -233,6 +233,8 @@ class NodeRunner:
     async def _recover(self) -> None:
         """Name the boot and go on from there. A restart that changes nothing is not told."""
         before = self.node
+        if before.attempt is not None:
+            await self._ports.kernel.recall(before.attempt.tokens)
         event, tsc_hz = await classify_boot(
             before, self._boot, self._effects.session, self._ports.kernel, self._ports.clock
         )

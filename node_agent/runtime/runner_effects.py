@@ -165,11 +165,12 @@ class Effects:
         kernel, workloads = self._ports.kernel, self._ports.workloads
         sessions = dict(await workloads.preserve(kernel, attempt.ref.id))
         await self.session.create(kernel, attempt, sessions)
+        tokens = await kernel.prepare()
         done = self.mark(timing.PRESERVE_DONE)
         tsc_hz = self._ports.clock.tsc_hz
         self.session.write_marks((start, done), tsc_hz)
         left = self._ports.left_behind()
-        return ev.Preserved(sessions, self._ports.bindings(), (start, done), tsc_hz, left)
+        return ev.Preserved(sessions, self._ports.bindings(), (start, done), tsc_hz, left, tokens)
 
     async def _await_proceed(self, attempt: Attempt) -> ev.Event:
         clock, wait_s = self._ports.clock, attempt.timeouts.preserved_s
@@ -252,6 +253,7 @@ class Effects:
     async def _finish_sessions(self, attempt: Attempt) -> None:
         await self._again(self._ports.workloads.finish)
         await self._again(lambda: self.session.finish(self._ports.kernel, attempt))
+        await self._again(self._ports.kernel.finish)
 
     async def _again(self, call: Callable[[], Awaitable[None]]) -> None:
         """Finishing is worth a few tries: a session that stays unfinished quarantines the node."""
@@ -314,6 +316,7 @@ class Effects:
             case Undo.RESUME:
                 await self._ports.workloads.resume()
             case Undo.RELEASE:
+                await self._ports.kernel.cancel()
                 await self.session.close()
                 await self._ports.workloads.release()
             case Undo.UNDRAIN:

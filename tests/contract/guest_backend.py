@@ -19,6 +19,7 @@ import pytest
 
 from deploy.lab.paths import Lab
 from node_agent.errors import KernelError
+from node_agent.kernel.sessions import SessionModel
 from node_agent.ports import BootFacts, Kernel, KexecImage, KhoFacts, MemoryFacts, Session
 from tests.contract.guest_machine import COMMAND_LINE, INSIDE, Machine, build_disk
 from tests.contract.kernel_backends import ON, Backend, Holder
@@ -90,7 +91,7 @@ def kho_facts(told: dict[str, Any]) -> KhoFacts:
     return KhoFacts(**(told | {"scratch_bytes": tuple(told["scratch_bytes"])}))
 
 
-class GuestKernel:
+class GuestKernel(SessionModel):
     """ports.Kernel of a guest's present boot, made by RealKernel in it."""
 
     def __init__(self, machine: Machine) -> None:

@@ -17,7 +17,10 @@ from node_agent.ports import (
     JournalRecord,
     Kernel,
     KexecImage,
+    KexecTelemetry,
+    Session,
     StagedArtifact,
+    Tokens,
     WorkloadPause,
 )
 from node_agent.runtime.journal_memory import MemoryJournal
@@ -125,7 +128,7 @@ class SimKernel:
 
     def __init__(self, node: SimNode, kernel: InProcessKernel) -> None:
         self._node, self._kernel = node, kernel
-        self._waiting: dict[str, InProcessSession] = {}
+        self._waiting: dict[str, Session] = {}
 
     async def facts(self) -> BootFacts:
         return await self._kernel.facts()
@@ -153,6 +156,21 @@ class SimKernel:
             self._waiting[name] = session
             raise
         return SimSession(node, session)
+
+    async def prepare(self) -> Tokens:
+        return await self._node.passing("prepare", self._kernel.prepare)
+
+    async def cancel(self) -> None:
+        await self._node.passing("cancel", self._kernel.cancel)
+
+    async def finish(self) -> None:
+        await self._node.passing("finish all", self._kernel.finish)
+
+    async def recall(self, tokens: Tokens) -> None:
+        await self._kernel.recall(tokens)
+
+    async def telemetry(self) -> KexecTelemetry | None:
+        return await self._kernel.telemetry()
 
     async def load(self, image: KexecImage) -> None:
         self._node.world.checks.loading(self._node, image)

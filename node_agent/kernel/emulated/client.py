@@ -18,12 +18,13 @@ from node_agent.kernel import abi
 from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated import syncclient
 from node_agent.kernel.emulated.clock import EmulatedClock, HostBase
+from node_agent.kernel.sessions import SessionModel
 from node_agent.ports import BootFacts, KexecImage, KhoFacts, MemoryFacts
 
 T = TypeVar("T")
 
 
-class ProcessKernel:
+class ProcessKernel(SessionModel):
     """The kernel of the node whose root directory this is.
 
     Args:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from node_agent.kernel.failure import LOAD
 from node_agent.ports import KexecImage
@@ -25,6 +25,13 @@ KHO_ABI = "kho-v4"
 
 MEMFD_HANDLER = "memfd-v2"
 """The one file handler of Linux 7.2."""
+
+SESSIONS, RFC2 = "sessions", "rfc-v2"
+"""The models of LUO that a kernel may have: as merged, and the seed's."""
+
+RFC2_LUO_ABI = "luo-v1"
+RFC2_KHO_ABI = "kho-v1"
+"""Their strings in RFC v2's time."""
 
 DEFAULT_COMMAND_LINE = "console=ttyS0 kho=on liveupdate=on panic=1"
 
@@ -50,6 +57,29 @@ class EmulatedImage:
     """0 is no limit; Linux 6.19 had about 744."""
     max_files: int = 0
     """A session; 0 is no limit; Linux 6.19 had 128."""
+    model: str = SESSIONS
+    coupling: str = "luo-driven"
+    """Of RFC v2's LUO and KHO: `luo-driven` or `notifier`."""
+    kho_debugfs: bool = True
+    """CONFIG_KHO_DEBUGFS, of RFC v2's time: KHO can be finalized by hand."""
+    reserve_mem: str = "luo"
+    """Which carries reserve_mem's regions in RFC v2's time: `kho`, as a user of its own, or `luo`."""
+    auto_preserve: tuple[str, ...] = ()
+    """RFC v2's subsystems that every kexec carries, by name."""
+    telemetry: bool = False
+    """It tells when it was shut down, left and started."""
+
+    @classmethod
+    def rfc2(cls, release: str, **properties: Any) -> EmulatedImage:
+        """A healthy kernel of RFC v2's time; properties as in the class."""
+        return cls(
+            **{"release": release, "model": RFC2, "abi": RFC2_LUO_ABI, "telemetry": True, **properties}
+        )
+
+    @property
+    def kho_abi(self) -> str:
+        """KHO's string; a kernel ignores a tree of another one."""
+        return RFC2_KHO_ABI if self.model == RFC2 else KHO_ABI
 
 
 class Images(Protocol):
@@ -65,12 +95,18 @@ class ImageTable:
     """Images known by release; no file is touched. An unknown release is healthy."""
 
     images: Mapping[str, EmulatedImage] = dataclasses.field(default_factory=dict)
+    otherwise: EmulatedImage = dataclasses.field(default_factory=lambda: EmulatedImage(""))
+    """What a release that is not in the table is like, but for its name."""
 
     def open(self, image: KexecImage) -> EmulatedImage:
-        found = self.images.get(image.release) or EmulatedImage(image.release)
+        found = self.named(image.release)
         if found.bad:
             raise OSError(errno.ENOEXEC, LOAD)
         return found
+
+    def named(self, release: str) -> EmulatedImage:
+        """The image of a release."""
+        return self.images.get(release) or dataclasses.replace(self.otherwise, release=release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +140,9 @@ class FileImages:
             with open(image.kernel_path + ".emulated.json", encoding="utf-8") as sidecar:
                 properties = json.load(sidecar)
             properties["handlers"] = tuple(properties.get("handlers", (MEMFD_HANDLER,)))
-            return EmulatedImage(**{"release": image.release, **properties})
+            properties["auto_preserve"] = tuple(properties.get("auto_preserve", ()))
+            make = EmulatedImage.rfc2 if properties.get("model") == RFC2 else EmulatedImage
+            return make(**{"release": image.release, **properties})
         except FileNotFoundError:
             return EmulatedImage(image.release)
         except (ValueError, TypeError, AttributeError) as cause:

@@ -12,15 +12,20 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 from node_agent.errors import KernelError
 from node_agent.kernel import failure as calls
+from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated import wire
 from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.kernel.emulated.session import LuoSession
-from node_agent.ports import BootFacts, KexecImage
+from node_agent.kernel.tokens import TokenSessions
+from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, Session, Tokens
+
+T = TypeVar("T")
 
 
 class InProcessKernel:
@@ -41,15 +46,20 @@ class InProcessKernel:
         self._holds_device = False
         self._sessions: set[InProcessSession] = set()
         self._exports: set[_Export] = set()
+        self._tokens = TokenSessions(InProcessTokens(self)) if model.rfc2 is not None else None
 
     async def facts(self) -> BootFacts:
         return self.model.facts()
 
-    async def create_session(self, name: str) -> InProcessSession:
+    async def create_session(self, name: str) -> Session:
         """Opens the device, creates, closes it at once."""
+        if self._tokens is not None:
+            return await self._tokens.create_session(name)
         return await self._session("create_session", calls.CREATE, self.model.create_session, name)
 
-    async def retrieve_session(self, name: str) -> InProcessSession:
+    async def retrieve_session(self, name: str) -> Session:
+        if self._tokens is not None:
+            return await self._tokens.retrieve_session(name)
         return await self._session("retrieve_session", calls.RETRIEVE, self.model.retrieve_session, name)
 
     async def _session(
@@ -71,6 +81,24 @@ class InProcessKernel:
         session = InProcessSession(self, state)
         self._sessions.add(session)
         return session
+
+    async def prepare(self) -> Tokens:
+        return await self._tokens.prepare() if self._tokens is not None else {}
+
+    async def cancel(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.cancel()
+
+    async def finish(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.finish()
+
+    async def recall(self, tokens: Tokens) -> None:
+        if self._tokens is not None:
+            await self._tokens.recall(tokens)
+
+    async def telemetry(self) -> KexecTelemetry | None:
+        return None
 
     def hold_device(self) -> Callable[[], None]:
         """Open /dev/liveupdate and keep it, as another user of it would; the result closes it.
@@ -103,6 +131,8 @@ class InProcessKernel:
 
     async def reboot_kexec(self) -> NoReturn:
         """On success the caller is cancelled; what it does while it dies no longer counts."""
+        if self._tokens is not None:
+            await self._tokens.ready_to_jump()
         await self.enter("reboot", calls.REBOOT)
         try:
             self.model.freeze()
@@ -157,6 +187,51 @@ class InProcessKernel:
         if jumped:
             for export in tuple(self._exports):
                 export.end(closed=False)
+
+
+class InProcessTokens:
+    """tokens.TokenDevice: /dev/liveupdate of RFC v2 for one process."""
+
+    def __init__(self, kernel: InProcessKernel) -> None:
+        self._kernel = kernel
+
+    async def state(self) -> str:
+        return str(await self._call("get_state", abi.GET_STATE, lambda luo: luo.state))
+
+    async def preserve(self, fd: int) -> int:
+        return await self._call("fd_preserve", abi.FD_PRESERVE, lambda luo: luo.fd_preserve(fd))
+
+    async def unpreserve(self, token: int) -> None:
+        await self._call("fd_unpreserve", abi.FD_UNPRESERVE, lambda luo: luo.fd_unpreserve(token))
+
+    async def restore(self, token: int) -> int:
+        return await self._call("fd_restore", abi.FD_RESTORE, lambda luo: luo.fd_restore(token))
+
+    async def prepare(self) -> None:
+        await self._call("prepare", abi.PREPARE, lambda luo: luo.prepare())
+
+    async def freeze(self) -> None:
+        await self._call("freeze", abi.FREEZE, lambda luo: luo.freeze())
+
+    async def cancel(self) -> None:
+        await self._call("cancel", abi.CANCEL, lambda luo: luo.cancel())
+
+    async def finish(self) -> None:
+        await self._call("finish", abi.FINISH, lambda luo: luo.finish())
+
+    async def registered(self) -> Sequence[int]:
+        rfc2 = self._kernel.model.rfc2
+        return tuple(rfc2.files.outgoing) if rfc2 is not None else ()
+
+    async def _call(self, short: str, number: int, call: Callable[[Luo], T]) -> T:
+        name = abi.CALL_NAMES[number]
+        await self._kernel.enter(short, name)
+        rfc2 = self._kernel.model.rfc2
+        assert rfc2 is not None
+        try:
+            return call(rfc2.the_luo(calls.OPEN))
+        except OSError as cause:
+            raise calls.failure(cause) from cause
 
 
 class InProcessSession:

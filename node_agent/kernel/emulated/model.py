@@ -8,12 +8,16 @@ Rules (each has a contract test of its own):
 - the kernel checks nothing of the target's configuration; what then happens is the target's.
 - a cold boot starts the default image, and keeps nothing.
 
+An image may be of RFC v2's time instead (rfc2/): then `rfc2` is what it has of KHO and LUO, and there are no
+sessions. No state crosses between the two: KHO ignores a tree of another version.
+
 No clock, no I/O but the preserved descriptors. Calls raise OSError(errno, call) with the names
 of kernel/failure.py. The caller passes the phases' time, kills userspace and serves fds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,14 +27,17 @@ from node_agent.kernel.abi import SESSION_NAME_BYTES
 from node_agent.kernel.emulated.files import Inode
 from node_agent.kernel.emulated.image import (
     DEFAULT_COMMAND_LINE,
-    KHO_ABI,
     MEMFD_HANDLER,
+    RFC2,
     EmulatedImage,
     FileImages,
     Images,
     kho_on,
     liveupdate_on,
 )
+from node_agent.kernel.emulated.rfc2.kernel import LOCKED_CALLS, Rfc2
+from node_agent.kernel.emulated.rfc2.kho import Handed
+from node_agent.kernel.emulated.rfc2.luo import SUBTREE
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.failure import CREATE, LOAD, OPEN, REBOOT, RETRIEVE
 from node_agent.kernel.faults import FaultKind, FaultPlan
@@ -83,6 +90,8 @@ class LuoModel:
         new_boot_id: a fresh boot id a boot, e.g. from a seeded generator.
     """
 
+    rfc2: Rfc2 | None
+    """KHO and LUO of a boot of RFC v2's time."""
     boot_id: str
     log: list[str]
     """This boot's kernel messages."""
@@ -114,6 +123,7 @@ class LuoModel:
         self._loaded: Loaded | None = None
         self._outgoing: dict[bytes, LuoSession] = {}
         self._incoming: dict[bytes, LuoSession] = {}
+        self._rebooting = False
         self._calls: dict[str, int] = {}
         self._kexec_count = 0
         self._previous_release = ""
@@ -143,14 +153,18 @@ class LuoModel:
             kexec_count=self._kexec_count,
             kho=self._kho_facts(),
             memory=self._memory_facts(),
+            luo_model=self._running.image.model,
+            luo_state=str(self.rfc2.state) if self.rfc2 is not None and self.rfc2.luo is not None else "",
+            coupling=self._running.image.coupling if self.rfc2 is not None else "",
+            kho_finalized=self.rfc2 is not None and self.rfc2.kho.finalized,
         )
 
     def _kho_facts(self) -> KhoFacts:
-        scratch = self.machine.scratch_bytes
+        scratch, image = self.machine.scratch_bytes, self._running.image
         return KhoFacts(
             scratch_bytes=(scratch,) if scratch else (),
-            kho_abi=KHO_ABI if kho_on(self._running.image, self._running.command_line) else "",
-            luo_abi=self._running.image.abi if self.luo else "",
+            kho_abi=image.kho_abi if kho_on(image, self._running.command_line) else "",
+            luo_abi=image.abi if self.luo else "",
             debugfs=True,
         )
 
@@ -162,13 +176,22 @@ class LuoModel:
         return MemoryFacts(max(room - self._preserved_bytes(), 0), in_scratch_bytes=sys.maxsize)
 
     def _preserved_bytes(self) -> int:
+        if self.rfc2 is not None:
+            return self.rfc2.memory.size_bytes
         return sum(kept.size_bytes for s in self._sessions() for kept in s.files.values())
 
     def hangs(self, call: str) -> bool:
         """Count a call and say whether a fault keeps it from ever returning. The caller asks
         before each call: the model itself never blocks."""
         self._calls[call] = self._calls.get(call, 0) + 1
-        return self.faults.hang(call, self._calls[call])
+        luo = self.rfc2.luo if self.rfc2 is not None and call in LOCKED_CALLS else None
+        if luo is not None and luo.lock_held_by:
+            return True
+        if not self.faults.hang(call, self._calls[call]):
+            return False
+        if luo is not None:
+            luo.lock_held_by = call
+        return True
 
     def calls(self, call: str) -> int:
         """How often this call was made, over all boots."""
@@ -182,7 +205,7 @@ class LuoModel:
             raise OSError(errno.ENOENT, OPEN)
         if uid not in (0, self.machine.owner_uid):
             raise OSError(errno.EACCES, OPEN)
-        if self._device_open:
+        if self._device_open and self.rfc2 is None:
             raise OSError(errno.EBUSY, OPEN)
         if self._busy_opens:
             self._busy_opens -= 1
@@ -268,14 +291,27 @@ class LuoModel:
         """What the next cold boot starts; the command line stays if None."""
         self._default = Loaded(image, self._default.command_line if command_line is None else command_line)
 
+    def set_default_release(self, release: str, command_line: str | None = None) -> None:
+        """The same for a healthy image of the running model."""
+        self.set_default(dataclasses.replace(self._like(self._running.image), release=release), command_line)
+
     def freeze(self) -> None:
         """reboot(KEXEC) up to the point of no return: EINVAL (no image), a refused freeze's
         errno. Nothing has changed if it raises; else the caller must jump()."""
         self.reboots += 1
+        if self.rfc2 is not None:
+            # LUO comes before kexec looks for an image: without one, FROZEN is what is left.
+            self._rebooting = True
+            try:
+                self.rfc2.reboot()
+            except OSError as cause:
+                raise OSError(cause.errno, REBOOT) from cause
+            finally:
+                self._rebooting = False
         if self._loaded is None:
             raise OSError(errno.EINVAL, REBOOT)
         refused = self.faults.at(FaultKind.REFUSE_FREEZE, self.reboots)
-        if refused:
+        if refused and self.rfc2 is None:
             raise OSError(refused.errno, REBOOT)
         for session in self._outgoing.values():
             session.freeze()
@@ -290,15 +326,27 @@ class LuoModel:
         return Jump(arrived=True)
 
     def _panics(self) -> bool:
-        loaded = self._target()
+        loaded, n = self._target(), self.reboots
+        hands_over = self.luo and (self.rfc2 is None or self.rfc2.hands_luo_over)
         incompatible = (
-            self.luo
-            and not loaded.legacy
+            hands_over
+            and self._reads(loaded)
             and liveupdate_on(loaded.image, loaded.command_line)
-            and loaded.image.abi != self._running.image.abi
+            and (
+                loaded.image.abi != self._running.image.abi
+                # RFC v2 has no EIO: what cannot be read panics.
+                or (self.rfc2 is not None and self.faults.at(FaultKind.POISON, n) is not None)
+            )
         )
+        return loaded.image.panics or incompatible or self.faults.at(FaultKind.PANIC, n) is not None
+
+    def _reads(self, target: Loaded) -> bool:
+        """Does a kernel look at the tree that this one hands over?"""
         return (
-            loaded.image.panics or incompatible or self.faults.at(FaultKind.PANIC, self.reboots) is not None
+            kho_on(self._running.image, self._running.command_line)
+            and not target.legacy
+            and kho_on(target.image, target.command_line)
+            and target.image.kho_abi == self._running.image.kho_abi
         )
 
     def _target(self) -> Loaded:
@@ -311,16 +359,22 @@ class LuoModel:
         target, n = self._target(), self.reboots
         wrong = self.faults.at(FaultKind.WRONG_KERNEL, n)
         if wrong:
-            target = Loaded(EmulatedImage(wrong.value), target.command_line, target.legacy)
+            other = dataclasses.replace(self._like(target.image), release=wrong.value)
+            target = Loaded(other, target.command_line, target.legacy)
         handed_over = kho_on(self._running.image, self._running.command_line) and not target.legacy
         kho = kho_on(target.image, target.command_line)
         previous, count = self.release, self._kexec_count + 1
+        reads = self._reads(target)
         crossing = self._leave()
-        self._start(target)
+        handed = self.rfc2.leave() if self.rfc2 is not None else None
+        if handed is not None and not reads:
+            self.leaked_bytes += handed.drop()
+            handed = None
+        self._start(target, self._after_faults(handed))
         if handed_over and kho:
             self._previous_release, self._kexec_count = previous, count
             self.log.append(f"KHO: exec from: {previous} (count {count})")
-        if handed_over and target.image.kho and self.luo:
+        if reads and self.luo:
             self._deserialise(crossing)
         elif handed_over and target.image.kho:
             self._leak(crossing)
@@ -329,8 +383,28 @@ class LuoModel:
                 self.log.append("Passed KHO data, but CONFIG_KEXEC_HANDOVER not set")
             _drop(crossing)
 
+    @staticmethod
+    def _like(image: EmulatedImage) -> EmulatedImage:
+        """A healthy image of the same model."""
+        if image.model == RFC2:
+            return EmulatedImage.rfc2("", coupling=image.coupling)
+        return EmulatedImage("")
+
+    def _after_faults(self, handed: Handed | None) -> Handed | None:
+        """What arrives of what was handed over; RFC v2 knows no sessions: all of LUO's is lost, or none."""
+        if handed is None or not self.faults.at(FaultKind.SESSION_LOST, self.reboots):
+            return handed
+        handed, lost = handed.without(SUBTREE)
+        self.leaked_bytes += lost
+        return handed
+
     def _deserialise(self, crossing: list[LuoSession]) -> None:
         n = self.reboots
+        if self.rfc2 is not None:
+            if failed := self.faults.at(FaultKind.RETRIEVE_ERROR, n):
+                for file in self.rfc2.files.incoming.values():
+                    file.errno = failed.errno
+            return
         lost = self.faults.at(FaultKind.SESSION_LOST, n)
         gone = [s for s in crossing if lost and lost.value in ("", s.name.decode(errors="replace"))]
         _drop(gone)
@@ -349,13 +423,15 @@ class LuoModel:
 
     def cold_boot(self) -> None:
         """Firmware starts the default image; nothing of the past is left."""
-        _drop(self._leave())
+        self.power_off()
         self.leaked_bytes = 0
         self._start(self._default)
 
     def power_off(self) -> None:
         """Give back every descriptor. The model must not be used afterwards but to cold boot."""
         _drop(self._leave())
+        if self.rfc2 is not None:
+            self.rfc2.drop()
 
     def _leave(self) -> list[LuoSession]:
         """What would cross; whatever came in and was not finished is gone."""
@@ -367,7 +443,7 @@ class LuoModel:
     def _leak(self, crossing: list[LuoSession]) -> None:
         self.leaked_bytes += sum(session.drop_files() for session in crossing)
 
-    def _start(self, kernel: Loaded) -> None:
+    def _start(self, kernel: Loaded, handed: Handed | None = None) -> None:
         self._running = kernel
         self._loaded = None
         self._busy = set()
@@ -378,6 +454,22 @@ class LuoModel:
         self._previous_release, self._kexec_count = "", 0
         self.boot_id = self._new_boot_id()
         self.log = [f"Linux version {self.release} (emulated)"]
+        self.rfc2 = None
+        if kernel.image.model == RFC2 and kho_on(kernel.image, kernel.command_line):
+            self.rfc2 = Rfc2(
+                kernel.image,
+                handed,
+                liveupdate=self.luo,
+                refuses=self._refuses,
+                memory_bytes=self.machine.memory_bytes,
+                log=self.log.append,
+            )
+
+    def _refuses(self, what: str) -> int:
+        """Whether a fault refuses prepare or freeze of the kexec that is under way, or comes next."""
+        kind = FaultKind.REFUSE_PREPARE if what == "prepare" else FaultKind.REFUSE_FREEZE
+        fault = self.faults.at(kind, self.reboots + (not self._rebooting))
+        return fault.errno if fault is not None else 0
 
 
 def _drop(sessions: Iterable[LuoSession]) -> None:

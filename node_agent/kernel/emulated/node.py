@@ -56,6 +56,7 @@ class EmulatedNode:
         seed: of the boot ids; the same seed gives the same ids.
         restart_s: from a kill of userspace to its next start in the same boot.
         epoch, tsc_hz, rtc_grain_s: see EmulatedClock.
+        image: of the first boot, if it is not a healthy one of its release.
     """
 
     def __init__(
@@ -73,10 +74,11 @@ class EmulatedNode:
         epoch: datetime = EPOCH,
         tsc_hz: float = TSC_HZ,
         rtc_grain_s: float = 0.0,
+        image: EmulatedImage | None = None,
     ) -> None:
         ids = random.Random(f"boot ids {seed}")  # noqa: S311 - names, no secret
         self.model = LuoModel(
-            EmulatedImage(release),
+            image or EmulatedImage(release),
             new_boot_id=lambda: boot_id(ids.getrandbits(128)),
             command_line=command_line,
             images=images or ImageTable(),
@@ -114,7 +116,7 @@ class EmulatedNode:
 
     def set_default(self, release: str, command_line: str | None = None) -> None:
         """What the next cold boot starts."""
-        self.model.set_default(EmulatedImage(release), command_line)
+        self.model.set_default_release(release, command_line)
 
     async def run(self, userspace: Userspace) -> None:
         """Power on, and run until a userspace returns; the first userspace's exception is raised.

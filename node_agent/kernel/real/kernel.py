@@ -24,12 +24,13 @@ from node_agent.kernel.real import facts, kexec
 from node_agent.kernel.real.kho import read_kho
 from node_agent.kernel.real.meminfo import read_memory
 from node_agent.kernel.real.threads import Worker, alone, to_the_end
+from node_agent.kernel.sessions import SessionModel
 from node_agent.ports import BootFacts, KexecImage
 
 T = TypeVar("T")
 
 
-class RealKernel:
+class RealKernel(SessionModel):
     """The kernel that this process runs on.
 
     Args:

@@ -1,0 +1,221 @@
+"""LUO as RFC v2 had it: one state for the machine, files and subsystems behind it, KHO beneath.
+
+Rules
+1. Events change the state as `states.TRANSITIONS` says; any other is EINVAL.
+2. Registering files is for NORMAL, restoring them for UPDATED: else EBUSY.
+3. Files are called before subsystems, and undone after them.
+4. A prepare that fails leaves all as it was. A freeze that fails undoes everything and ends in NORMAL; with
+   the coupling `notifier` KHO stays finalized, with a subtree of LUO's in it that points to nothing.
+5. All but GET_STATE take the state's lock. A call that hangs keeps it for the rest of the boot; who waits for
+   it and is killed has changed nothing (the kernel's -EAGAIN, which nobody lives to see).
+
+Source: luo_core.c of RFC v2.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel.emulated.rfc2.kho import Kho, Tree
+from node_agent.kernel.emulated.rfc2.luo_files import PRESERVE, RESTORE, UNPRESERVE, LuoFiles
+from node_agent.kernel.emulated.rfc2.states import TRANSITIONS, Coupling, LuoEvent, LuoState
+from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
+
+SUBTREE = "LUO"
+AUTOMATIC = "automatic"
+"""KHO's subtree of what every kexec carries."""
+FILES, SUBSYSTEMS = "file-descriptors", "subsystems"
+
+CALLS = {
+    LuoEvent.PREPARE: abi.CALL_NAMES[abi.PREPARE],
+    LuoEvent.FREEZE: abi.CALL_NAMES[abi.FREEZE],
+    LuoEvent.CANCEL: abi.CALL_NAMES[abi.CANCEL],
+    LuoEvent.FINISH: abi.CALL_NAMES[abi.FINISH],
+}
+
+
+class Luo:
+    """LUO in one boot. Also KHO's notifier, where the coupling is that.
+
+    Args:
+        compatible: of the subtree that this kernel writes.
+        log: the kernel's.
+    """
+
+    name = SUBTREE
+
+    def __init__(
+        self,
+        kho: Kho,
+        coupling: Coupling,
+        files: LuoFiles,
+        subsystems: Subsystems,
+        *,
+        compatible: str,
+        log: Callable[[str], None],
+    ) -> None:
+        self.state = LuoState.NORMAL
+        self.coupling = coupling
+        self.files, self.subsystems = files, subsystems
+        self.lock_held_by = ""
+        """A call that hangs within the state's lock."""
+        self._kho = kho
+        self._compatible = compatible
+        self._log = log
+        if coupling is Coupling.NOTIFIER:
+            kho.chain.append(self)
+
+    # --- files
+
+    def fd_preserve(self, fd: int) -> int:
+        """A token. Raises OSError: EBUSY, EBADF, ENOENT, EEXIST."""
+        self._only_in(LuoState.NORMAL, PRESERVE)
+        return self.files.preserve(fd)
+
+    def fd_unpreserve(self, token: int) -> None:
+        """Raises OSError: EBUSY, ENOENT."""
+        self._only_in(LuoState.NORMAL, UNPRESERVE)
+        self.files.unpreserve(token)
+
+    def fd_restore(self, token: int) -> int:
+        """A new descriptor, the caller's. Raises OSError: EBUSY, ENOENT, EINVAL, its handler's."""
+        self._only_in(LuoState.UPDATED, RESTORE)
+        return self.files.restore(token)
+
+    def _only_in(self, state: LuoState, call: str) -> None:
+        if self.state is not state:
+            raise OSError(errno.EBUSY, call)
+
+    # --- events
+
+    def prepare(self) -> None:
+        """NORMAL → PREPARED. Raises OSError: EINVAL, EEXIST (KHO is finalized), a callback's."""
+        self._next(LuoEvent.PREPARE)
+        if self.coupling is Coupling.NOTIFIER:
+            self._named(LuoEvent.PREPARE, self._kho.finalize)
+            return
+        self._named(LuoEvent.PREPARE, self._prepare)
+        try:
+            self._named(LuoEvent.PREPARE, self._kho.finalize)
+        except OSError:
+            self._cancel()
+            raise
+
+    def freeze(self) -> None:
+        """PREPARED → FROZEN. Raises OSError: EINVAL, a callback's (the state is NORMAL then)."""
+        after = self._next(LuoEvent.FREEZE)
+        try:
+            self._named(LuoEvent.FREEZE, self._freeze)
+        except OSError:
+            self.state = LuoState.NORMAL
+            if self.coupling is Coupling.LUO_DRIVEN:
+                self._kho.remove_subtree(SUBTREE)
+                self._kho.abort()
+            raise
+        self._set(after)
+
+    def cancel(self) -> None:
+        """PREPARED or FROZEN → NORMAL. Raises OSError: EINVAL."""
+        self._next(LuoEvent.CANCEL)
+        if self.coupling is Coupling.LUO_DRIVEN:
+            self._cancel()
+        self._named(LuoEvent.CANCEL, self._kho.abort)
+
+    def finish(self) -> None:
+        """UPDATED → NORMAL. Raises OSError: EINVAL."""
+        after = self._next(LuoEvent.FINISH)
+        self.files.finish()
+        self.subsystems.finish()
+        self._set(after)
+
+    def reboot(self) -> None:
+        """Within reboot(KEXEC): freeze where the state is PREPARED. Raises OSError as freeze() does."""
+        if self.state is LuoState.PREPARED:
+            self.freeze()
+
+    # --- KHO's notifier
+
+    def on_finalize(self) -> None:
+        """PREPARE, whoever finalizes KHO. Raises OSError: EINVAL, a callback's."""
+        self._next(LuoEvent.PREPARE)
+        self._prepare()
+
+    def on_abort(self) -> None:
+        """CANCEL, whoever aborts. Raises OSError: EINVAL."""
+        self._next(LuoEvent.CANCEL)
+        self._cancel()
+
+    # --- what the events do
+
+    def _prepare(self) -> None:
+        self.files.prepare()
+        try:
+            self.subsystems.prepare()
+            try:
+                self._kho.add_subtree(SUBTREE, self.subtree())
+            except OSError:
+                self.subsystems.cancel()
+                raise
+        except OSError:
+            self.files.cancel()
+            raise
+        self._set(LuoState.PREPARED)
+
+    def _freeze(self) -> None:
+        try:
+            self.files.freeze()
+        except OSError:
+            self.subsystems.cancel()
+            raise
+        try:
+            self.subsystems.freeze()
+        except OSError:
+            self.files.cancel()
+            raise
+        self._kho.tree[SUBTREE] = self.subtree()
+
+    def _cancel(self) -> None:
+        self.subsystems.cancel()
+        self.files.cancel()
+        self._kho.remove_subtree(SUBTREE)
+        self._set(LuoState.NORMAL)
+
+    def subtree(self) -> Tree:
+        """What the next kernel finds, as it stands."""
+        return {
+            "compatible": self._compatible,
+            FILES: self.files.subtree(),
+            SUBSYSTEMS: dict(self.subsystems.outgoing),
+        }
+
+    def boot(self) -> None:
+        """Before userspace: UPDATED if the kernel before handed a subtree over. Who may not read it has
+        panicked before this."""
+        tree = self._kho.incoming.get(SUBTREE)
+        if tree is not None:
+            for complaint in self.files.arrive(tree[FILES]):
+                self._log(complaint)
+            self.state = LuoState.UPDATED
+        handed: Tree = tree[SUBSYSTEMS] if tree is not None else {}
+        self.subsystems.boot(handed, self._kho.incoming.get(AUTOMATIC, {}))
+
+    def _next(self, event: LuoEvent) -> LuoState:
+        after = TRANSITIONS.get((self.state, event))
+        if after is None:
+            self._log(f"luo_core: Can't {event} in [{self.state}] state")
+            raise OSError(errno.EINVAL, CALLS[event])
+        return after
+
+    def _set(self, state: LuoState) -> None:
+        self._log(f"luo_core: Switched from [{self.state}] to [{state}] state")
+        self.state = state
+
+    @staticmethod
+    def _named(event: LuoEvent, call: Callable[[], None]) -> None:
+        """Whatever a callback's error is named, the caller of the ioctl sees the ioctl's."""
+        try:
+            call()
+        except OSError as cause:
+            raise OSError(cause.errno, CALLS[event]) from cause

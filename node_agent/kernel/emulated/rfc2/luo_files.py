@@ -1,0 +1,186 @@
+"""The files that LUO preserves, by token, and what came in from the kernel before.
+
+Rules
+1. The kernel chooses tokens, counting up; none is used twice in one boot.
+2. Files are prepared in the order of their dependencies, then of their tokens, and undone in reverse. A
+   dependency that is not preserved is ENOENT, a cycle ELOOP; both are found by PREPARE.
+3. A file that came in is restored once: a second time is EINVAL. A handler's failure is its answer for ever.
+4. Tokens stay valid over CANCEL.
+
+RFC v2 itself knew no order but the tokens' and let a file be registered twice; the order is the one that
+the thread's participants need (memfd, iommufd, vfiofd), and the double registration is EEXIST here.
+
+Source: luo_files.c of RFC v2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel.emulated.rfc2.handlers import Handler, Inode, inode_of
+from node_agent.kernel.emulated.rfc2.kho import Tree
+
+PRESERVE = abi.CALL_NAMES[abi.FD_PRESERVE]
+UNPRESERVE = abi.CALL_NAMES[abi.FD_UNPRESERVE]
+RESTORE = abi.CALL_NAMES[abi.FD_RESTORE]
+PREPARE = abi.CALL_NAMES[abi.PREPARE]
+
+
+@dataclass(slots=True)
+class LuoFile:
+    """One registered file. The descriptor is the kernel's own reference; -1 for one that came in."""
+
+    token: int
+    handler: Handler
+    fd: int = -1
+    inode: Inode = (0, 0)
+    data: int = 0
+    """Where its state is kept; 0 before it is prepared."""
+    reclaimed: bool = False
+    errno: int = 0
+    """With which restoring it failed."""
+
+
+class LuoFiles:
+    """All of one boot.
+
+    Args:
+        handlers: in the order of registration; the first that can preserve a file gets it.
+    """
+
+    def __init__(self, handlers: Sequence[Handler]) -> None:
+        self.handlers = list(handlers)
+        self.outgoing: dict[int, LuoFile] = {}
+        self.incoming: dict[int, LuoFile] = {}
+        self._next_token = 0
+        self._prepared: list[LuoFile] = []
+        """In the order in which they were."""
+
+    def preserve(self, fd: int) -> int:
+        """A token. Raises OSError: EBADF, ENOENT (no handler), EEXIST (it has a token)."""
+        try:
+            inode = inode_of(fd)
+        except OSError as cause:
+            raise OSError(cause.errno, PRESERVE) from cause
+        handler = next((h for h in self.handlers if h.can_preserve(fd)), None)
+        if handler is None:
+            raise OSError(errno.ENOENT, PRESERVE)
+        if any(file.inode == inode for file in self.outgoing.values()):
+            raise OSError(errno.EEXIST, PRESERVE)
+        token, self._next_token = self._next_token, self._next_token + 1
+        self.outgoing[token] = LuoFile(token, handler, os.dup(fd), inode)
+        return token
+
+    def unpreserve(self, token: int) -> None:
+        """Raises OSError: ENOENT."""
+        file = self.outgoing.pop(token, None)
+        if file is None:
+            raise OSError(errno.ENOENT, UNPRESERVE)
+        os.close(file.fd)
+
+    def restore(self, token: int) -> int:
+        """A new descriptor, the caller's. Raises OSError: ENOENT, EINVAL (a second time), its handler's."""
+        file = self.incoming.get(token)
+        if file is None:
+            raise OSError(errno.ENOENT, RESTORE)
+        if file.errno:
+            raise OSError(file.errno, RESTORE)
+        if file.reclaimed:
+            raise OSError(errno.EINVAL, RESTORE)
+        try:
+            fd = file.handler.retrieve(file.data)
+        except OSError as cause:
+            file.errno = cause.errno or errno.EIO
+            raise OSError(file.errno, RESTORE) from cause
+        file.reclaimed = True
+        return fd
+
+    # --- what LUO's events do
+
+    def prepare(self) -> None:
+        """Raises OSError; nothing is prepared then."""
+        for file in _in_order(self.outgoing.values()):
+            try:
+                file.data = file.handler.prepare(file.fd)
+            except OSError:
+                self.cancel()
+                raise
+            self._prepared.append(file)
+
+    def freeze(self) -> None:
+        """Raises OSError; nothing is prepared any more then."""
+        for file in self._prepared:
+            try:
+                file.data = file.handler.freeze(file.fd, file.data)
+            except OSError:
+                self.cancel()
+                raise
+
+    def cancel(self) -> None:
+        """Undo prepare, last first."""
+        while self._prepared:
+            file = self._prepared.pop()
+            file.handler.cancel(file.fd, file.data)
+            file.data = 0
+
+    def finish(self) -> None:
+        """Give back what came in, restored or not."""
+        for file in self.incoming.values():
+            file.handler.finish(file.data, reclaimed=file.reclaimed)
+        self.incoming = {}
+
+    # --- over the kexec
+
+    def subtree(self) -> Tree:
+        """The node `file-descriptors`, in the order of prepare. Live: it shows the newest addresses."""
+        return {
+            hex(file.token): {"compatible": file.handler.compatible, "data": file.data}
+            for file in self._prepared
+        }
+
+    def arrive(self, tree: Tree) -> list[str]:
+        """Take what came in; a message for each that has no handler here and is left alone."""
+        complaints = []
+        handlers: Mapping[str, Handler] = {handler.compatible: handler for handler in self.handlers}
+        for name, node in tree.items():
+            handler = handlers.get(node["compatible"])
+            if handler is None:
+                complaints.append(
+                    f"luo_files: Skipping FDT node '{name}': No registered handler for compatible "
+                    f"'{node['compatible']}'"
+                )
+                continue
+            token = int(name, 16)
+            self.incoming[token] = LuoFile(token, handler, data=node["data"])
+            self._next_token = max(self._next_token, token + 1)
+        return complaints
+
+    def close(self) -> None:
+        """The kernel is gone, and its open files with it; what is kept of them is not."""
+        while self.outgoing:
+            os.close(self.outgoing.popitem()[1].fd)
+        self._prepared.clear()
+        self.incoming = {}
+
+
+def _in_order(files: Iterable[LuoFile]) -> list[LuoFile]:
+    """Dependencies first, else by token. Raises OSError: ENOENT, ELOOP."""
+    waiting = sorted(files, key=lambda file: file.token)
+    known = {file.inode for file in waiting}
+    needs = {file.token: set(file.handler.depends_on(file.fd)) for file in waiting}
+    if any(need - known for need in needs.values()):
+        raise OSError(errno.ENOENT, PREPARE)
+    order: list[LuoFile] = []
+    done: set[Inode] = set()
+    while waiting:
+        ready = next((file for file in waiting if needs[file.token] <= done), None)
+        if ready is None:
+            raise OSError(errno.ELOOP, PREPARE)
+        waiting.remove(ready)
+        order.append(ready)
+        done.add(ready.inode)
+    return order

@@ -1,0 +1,26 @@
+"""LUO as merged: sessions, and no state for the machine. What ports.Kernel asks beyond them is nothing."""
+
+from __future__ import annotations
+
+from node_agent.ports import KexecTelemetry, Tokens
+
+
+class SessionModel:
+    """The part of ports.Kernel that a kernel with sessions needs no code for."""
+
+    async def prepare(self) -> Tokens:
+        """A session is ready as soon as its files are preserved."""
+        return {}
+
+    async def cancel(self) -> None:
+        """Closing a session undoes it."""
+
+    async def finish(self) -> None:
+        """Every session is finished by itself."""
+
+    async def recall(self, tokens: Tokens) -> None:
+        """Sessions are found by their names."""
+
+    async def telemetry(self) -> KexecTelemetry | None:
+        """Mainline has none."""
+        return None
