@@ -10,53 +10,18 @@ import errno
 from collections.abc import Callable
 
 from node_agent.kernel.emulated.image import EmulatedImage
-from node_agent.kernel.emulated.rfc2.handlers import MemfdHandler
 from node_agent.kernel.emulated.rfc2.kho import Handed, Kho
 from node_agent.kernel.emulated.rfc2.luo import AUTOMATIC, SUBTREE, Luo
 from node_agent.kernel.emulated.rfc2.luo_files import LuoFiles
 from node_agent.kernel.emulated.rfc2.memory import Memory
+from node_agent.kernel.emulated.rfc2.registry import handlers, subsystems
 from node_agent.kernel.emulated.rfc2.states import Coupling, LuoState
-from node_agent.kernel.emulated.rfc2.subsystems import Subsystem, Subsystems
+from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
 
 LOCKED_CALLS = frozenset(
     {"fd_preserve", "fd_unpreserve", "fd_restore", "prepare", "freeze", "cancel", "finish", "reboot"}
 )
 """Calls that take LUO's state lock, by the names that faults use."""
-
-
-class Refusals:
-    """A subsystem that refuses when the node's fault plan says so.
-
-    Args:
-        refuses: "prepare" or "freeze" → the errno, 0 for none.
-    """
-
-    name = "faults"
-    automatic = False
-
-    def __init__(self, refuses: Callable[[str], int]) -> None:
-        self._refuses = refuses
-
-    def prepare(self) -> int:
-        self._ask("prepare")
-        return 0
-
-    def freeze(self, data: int) -> int:
-        self._ask("freeze")
-        return data
-
-    def cancel(self, data: int) -> None:
-        """Nothing was kept."""
-
-    def boot(self, data: int | None) -> None:
-        """Nothing was kept."""
-
-    def finish(self, data: int | None) -> None:
-        """Nothing was kept."""
-
-    def _ask(self, what: str) -> None:
-        if number := self._refuses(what):
-            raise OSError(number, f"{what} of {self.name}")
 
 
 class Rfc2:
@@ -65,7 +30,7 @@ class Rfc2:
     Args:
         handed: what the kernel before handed over, if this one can read it.
         liveupdate: LUO is switched on; KHO is.
-        refuses: see Refusals.
+        refuses: see refusals.Refusals.
         memory_bytes: what can be preserved; 0 is no limit.
         log: this boot's kernel messages.
     """
@@ -82,9 +47,8 @@ class Rfc2:
     ) -> None:
         self.memory = Memory(handed.kept if handed is not None else None, limit_bytes=memory_bytes)
         self.kho = Kho(self.memory, handed.tree if handed is not None else {})
-        self.files = LuoFiles([MemfdHandler(self.memory)])
-        subsystems: list[Subsystem] = [Refusals(refuses)]
-        self.subsystems = Subsystems(subsystems, log)
+        self.files = LuoFiles(handlers(self.memory))
+        self.subsystems = Subsystems(subsystems(image, self.memory, refuses), log)
         self.luo: Luo | None = None
         if liveupdate:
             self.luo = Luo(
