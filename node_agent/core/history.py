@@ -160,6 +160,7 @@ def jump_intent(attempt: Attempt, node: NodeState) -> dict[str, Any]:
         "agent_session": attempt.ref.agent_session,
         "sessions": dict(attempt.sessions),
         "bindings": encode(attempt.bindings),
+        "tokens": encode(attempt.tokens),
         "from_release": attempt.from_release,
         "to_release": attempt.to_release,
         "boot_id": attempt.boot_id,

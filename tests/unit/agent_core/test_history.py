@@ -53,6 +53,7 @@ FULL: Attempt = attempt(
     jumped=True,
     sessions={"vm": "lr.7-abcdef01.vm"},
     bindings={"vm": {"uid": 1000, "unit": "vm.service", "suspend": True}},
+    tokens={"lr.7-abcdef01.vm": {"1": 5}, "lr.7-abcdef01.agent": {"0": 6, "1": 7}},
     marks=(mark("suspend", 1.5, tsc=7),),
     samples=(BlackoutSample(Vantage.HOST, 1.0, 0.1, "tsc"),),
     memory=MemoryCheck(1, 1, 10),
@@ -80,6 +81,12 @@ def test_fields_of_other_versions() -> None:
     raw["added_later"] = 1
     del raw["healthy"]
     assert decode(NodeState, raw) == NodeState(highest_generation=3)
+
+
+def test_a_journal_from_before_there_were_tokens() -> None:
+    raw = encode(NodeState(attempt=FULL))
+    del raw["attempt"]["tokens"]
+    assert decode(NodeState, raw) == NodeState(attempt=replace(FULL, tokens={}))
 
 
 @pytest.mark.parametrize("raw", [{"highest_generation": "3"}, {"verdict": "MAYBE"}, {"attempt": 5}])
@@ -147,6 +154,7 @@ def test_the_jump_intent_holds_what_the_resume_path_needs() -> None:
         "agent_session": "lr.7-abcdef01.agent",
         "sessions": {"vm": "lr.7-abcdef01.vm"},
         "bindings": {"vm": {"uid": 1000, "unit": "vm.service", "suspend": True}},
+        "tokens": {"lr.7-abcdef01.vm": {"1": 5}, "lr.7-abcdef01.agent": {"0": 6, "1": 7}},
         "from_release": "7.2.13",
         "to_release": "7.3.4",
         "boot_id": "boot-a",
