@@ -134,6 +134,46 @@ class Session(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """A file that the kernel has under a token of its own choice."""
+
+    token: int
+    kind: str
+    """Of its handler: memfd, eventfd, kvmfd, iommufd, vfiofd."""
+    state: str
+    """Going out: registered, prepared or frozen. Came in: arrived, restored or failed."""
+
+
+class TokenDevice(Protocol):
+    """/dev/liveupdate of RFC v2. Every call raises KernelError."""
+
+    async def state(self) -> str:
+        """normal, prepared, frozen or updated."""
+        ...
+
+    async def preserve(self, fd: int) -> int:
+        """The kernel's token. The fd stays the caller's."""
+        ...
+
+    async def unpreserve(self, token: int) -> None: ...
+    async def restore(self, token: int) -> int:
+        """A new fd, owned by the caller."""
+        ...
+
+    async def prepare(self) -> None: ...
+    async def freeze(self) -> None: ...
+    async def cancel(self) -> None: ...
+    async def finish(self) -> None: ...
+    async def registered(self) -> Sequence[int]:
+        """Tokens of files that this kernel was given to preserve, from its debugfs."""
+        ...
+
+    async def files(self) -> Sequence[TokenFile]:
+        """All that have a token, going out first, each by token; from the same place."""
+        ...
+
+
 class Kernel(Protocol):
     """LUO, KHO and kexec of one node. Failures raise errors.KernelError.
 
@@ -165,6 +205,11 @@ class Kernel(Protocol):
 
     async def telemetry(self) -> KexecTelemetry | None:
         """Of the kexec that started this boot. None: none did, or this kernel does not tell."""
+        ...
+
+    def luo(self) -> TokenDevice | None:
+        """The device itself, for whoever drives LUO by hand (luoctl). None: a kernel with sessions has no
+        such device."""
         ...
 
     async def load(self, image: KexecImage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node_agent.ports import KexecTelemetry, Tokens
+from node_agent.ports import KexecTelemetry, TokenDevice, Tokens
 
 
 class SessionModel:
@@ -23,4 +23,8 @@ class SessionModel:
 
     async def telemetry(self) -> KexecTelemetry | None:
         """Mainline has none."""
+        return None
+
+    def luo(self) -> TokenDevice | None:
+        """There is one for each session only."""
         return None

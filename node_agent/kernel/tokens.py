@@ -23,41 +23,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from node_agent.errors import KernelError, Retry
 from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
+from node_agent.ports import TokenDevice as TokenDevice
 from node_agent.ports import Tokens
 
 NORMAL, PREPARED, FROZEN, UPDATED = abi.STATE_NAMES
 READY = frozenset({PREPARED, FROZEN})
-
-
-class TokenDevice(Protocol):
-    """/dev/liveupdate of RFC v2. Every call raises KernelError."""
-
-    async def state(self) -> str:
-        """One of abi.STATE_NAMES."""
-        ...
-
-    async def preserve(self, fd: int) -> int:
-        """The kernel's token."""
-        ...
-
-    async def unpreserve(self, token: int) -> None: ...
-    async def restore(self, token: int) -> int:
-        """A new fd, owned by the caller."""
-        ...
-
-    async def prepare(self) -> None: ...
-    async def freeze(self) -> None: ...
-    async def cancel(self) -> None: ...
-    async def finish(self) -> None: ...
-    async def registered(self) -> Sequence[int]:
-        """Tokens of files that this kernel was given to preserve, from its debugfs."""
-        ...
 
 
 class TokenSession:

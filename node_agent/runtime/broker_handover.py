@@ -23,6 +23,7 @@ from node_agent.ports import (
     KexecImage,
     KexecTelemetry,
     Session,
+    TokenDevice,
     Tokens,
     WorkloadPause,
 )
@@ -104,6 +105,9 @@ class HandoverKernel:
 
     async def telemetry(self) -> KexecTelemetry | None:
         return await self._kernel.telemetry()
+
+    def luo(self) -> TokenDevice | None:
+        return self._kernel.luo()
 
     async def load(self, image: KexecImage) -> None:
         await self._kernel.load(image)

@@ -20,6 +20,7 @@ from node_agent.ports import (
     KexecTelemetry,
     Session,
     StagedArtifact,
+    TokenDevice,
     Tokens,
     WorkloadPause,
 )
@@ -171,6 +172,9 @@ class SimKernel:
 
     async def telemetry(self) -> KexecTelemetry | None:
         return await self._kernel.telemetry()
+
+    def luo(self) -> TokenDevice | None:
+        return self._kernel.luo()
 
     async def load(self, image: KexecImage) -> None:
         self._node.world.checks.loading(self._node, image)

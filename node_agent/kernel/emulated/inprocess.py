@@ -20,10 +20,11 @@ from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated import wire
 from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.rfc2.listing import listing
 from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.tokens import TokenSessions
-from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, Session, Tokens
+from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, Session, TokenDevice, TokenFile, Tokens
 
 T = TypeVar("T")
 
@@ -99,6 +100,9 @@ class InProcessKernel:
 
     async def telemetry(self) -> KexecTelemetry | None:
         return None
+
+    def luo(self) -> TokenDevice | None:
+        return self._tokens.device if self._tokens is not None else None
 
     def hold_device(self) -> Callable[[], None]:
         """Open /dev/liveupdate and keep it, as another user of it would; the result closes it.
@@ -222,6 +226,10 @@ class InProcessTokens:
     async def registered(self) -> Sequence[int]:
         rfc2 = self._kernel.model.rfc2
         return tuple(rfc2.files.outgoing) if rfc2 is not None else ()
+
+    async def files(self) -> Sequence[TokenFile]:
+        rfc2 = self._kernel.model.rfc2
+        return tuple(TokenFile(*row) for row in listing(rfc2)) if rfc2 is not None else ()
 
     async def _call(self, short: str, number: int, call: Callable[[Luo], T]) -> T:
         name = abi.CALL_NAMES[number]
