@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import NoReturn, Protocol
 
 from node_agent.core.model import ArtifactRef as ArtifactRef
+from node_agent.core.model import KexecTelemetry as KexecTelemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +70,6 @@ class BootFacts:
     """Of RFC v2's LUO and KHO: notifier or luo-driven; empty elsewhere."""
     kho_finalized: bool = False
     """Of RFC v2's KHO: a kexec hands its tree over."""
-
-
-@dataclass(frozen=True, slots=True)
-class KexecTelemetry:
-    """When the last kexec passed each of its phases: raw TSC, which keeps counting."""
-
-    shutdown_tsc: int
-    """reboot(KEXEC) began to shut down devices."""
-    purgatory_tsc: int
-    """The old kernel was left."""
-    kernel_tsc: int
-    """The new kernel started."""
-    userspace_tsc: int
-    """It started its first process."""
-    tsc_hz: float
 
 
 Tokens = Mapping[str, Mapping[str, int]]

@@ -101,11 +101,27 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class KexecTelemetry:
+    """When the last kexec passed each of its phases, as the kernels themselves noted it: raw TSC."""
+
+    shutdown_tsc: int
+    """reboot(KEXEC) began to shut down devices."""
+    purgatory_tsc: int
+    """The old kernel was left."""
+    kernel_tsc: int
+    """The new kernel started."""
+    userspace_tsc: int
+    """It started its first process."""
+    tsc_hz: float
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """A point on the way through an attempt, as one reading of all clocks.
 
     Names: preserve_done, suspend, pre_reboot, kernel_start, userspace_start, retrieved,
-    resume, finish. `tsc` is raw cycles, 0 where the node has none to offer.
+    resume, finish; kernel_left and init_start where the kernel tells them (KexecTelemetry). `tsc` is raw
+    cycles, 0 where the node has none to offer.
     """
 
     name: str

@@ -6,6 +6,8 @@ Rules
    knows whole seconds only.
 2. A clock that went backwards rejects the sample and says so; it is never repaired.
 3. Emulated timings are labelled emulated, whichever clock they were read from.
+4. Where the kernels tell when they were left and started (kexec telemetry), the parts of a blackout are read
+   from that, and say so; what they tell must lie in order between the agent's own marks, or it is not used.
 Source: measurements over 166 kexecs (TSC against the host's clock: median +0.7 ms, range
 -8.9 … +4.2 ms; REALTIME: median +206 ms, range ± 0.9 s).
 """
@@ -14,14 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-from node_agent.core.model import BlackoutSample, Mark, Vantage
+from node_agent.core.model import BlackoutSample, KexecTelemetry, Mark, Vantage
 
 PRESERVE_START = "preserve_start"
 PRESERVE_DONE = "preserve_done"
 SUSPEND = "suspend"
 PRE_REBOOT = "pre_reboot"
+KERNEL_LEFT = "kernel_left"
 KERNEL_START = "kernel_start"
+INIT_START = "init_start"
 USERSPACE_START = "userspace_start"
 RETRIEVED = "retrieved"
 RESUME = "resume"
@@ -48,6 +53,19 @@ PHASES: tuple[tuple[str, str, str], ...] = (
     ("restore", RETRIEVED, RESUME),
 )
 """The parts of a blackout (metric label phase), each from mark to mark."""
+
+TOLD_PHASES: tuple[tuple[str, str, str], ...] = (
+    ("shutdown", SUSPEND, KERNEL_LEFT),
+    ("purgatory", KERNEL_LEFT, KERNEL_START),
+    ("boot", KERNEL_START, INIT_START),
+    ("userspace", INIT_START, RETRIEVED),
+    ("restore", RETRIEVED, RESUME),
+)
+"""The same where the kernels tell. `shutdown` is then all that the old kernel still did; by the agent's marks
+it ends at the call of reboot, and the rest of it counts as `purgatory`."""
+
+FROM_TELEMETRY, FROM_MARKS = "telemetry", "marks"
+_TOLD = frozenset({KERNEL_LEFT, INIT_START})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +130,45 @@ def brownout_s(marks: Sequence[Mark], tsc_hz: float) -> float | None:
     return total
 
 
-def phases(marks: Sequence[Mark], tsc_hz: float) -> dict[str, Span]:
-    """The parts of the blackout whose marks are both there, by name."""
-    found: dict[str, Span] = {}
-    for name, start_name, end_name in PHASES:
+def phases(marks: Sequence[Mark], tsc_hz: float) -> dict[str, tuple[Span, str]]:
+    """The parts of the blackout whose marks are both there: name → (span, who says so)."""
+    found: dict[str, tuple[Span, str]] = {}
+    for name, start_name, end_name in TOLD_PHASES if find(marks, KERNEL_LEFT) is not None else PHASES:
         start, end = find(marks, start_name), find(marks, end_name)
         if start is not None and end is not None:
-            found[name] = span(start, end, tsc_hz)
+            source = FROM_TELEMETRY if {start_name, end_name} & _TOLD else FROM_MARKS
+            found[name] = span(start, end, tsc_hz), source
     return found
+
+
+def told_marks(told: KexecTelemetry, before: Mark | None, now: Mark) -> tuple[Mark, ...]:
+    """The marks that kexec telemetry makes: kernel_left, kernel_start, init_start.
+
+    Args:
+        before: the last mark of the old boot.
+        now: one of this boot.
+
+    Returns:
+        Empty where it cannot be of the kexec between these two: one that came before it, or a TSC that
+        was set back.
+    """
+    if before is None or not before.tsc or not now.tsc or told.tsc_hz <= 0:
+        return ()
+    order = (before.tsc, told.shutdown_tsc, told.purgatory_tsc, told.kernel_tsc, told.userspace_tsc, now.tsc)
+    if list(order) != sorted(order):
+        return ()
+
+    def at(name: str, tsc: int, near: Mark, boottime_s: float) -> Mark:
+        away = timedelta(seconds=(tsc - near.tsc) / told.tsc_hz)
+        return Mark(name, near.realtime_at + away, boottime_s, tsc, near.boot_id)
+
+    left_s = before.boottime_s + (told.purgatory_tsc - before.tsc) / told.tsc_hz
+    init_s = (told.userspace_tsc - told.kernel_tsc) / told.tsc_hz
+    return (
+        at(KERNEL_LEFT, told.purgatory_tsc, before, left_s),
+        at(KERNEL_START, told.kernel_tsc, now, 0.0),
+        at(INIT_START, told.userspace_tsc, now, init_s),
+    )
 
 
 def find(marks: Sequence[Mark], name: str) -> Mark | None:

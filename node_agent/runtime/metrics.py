@@ -66,9 +66,13 @@ class Meter:
         self.blackout: dict[str, Histogram] = {
             v: Histogram(BLACKOUT_BUCKETS) for v in ("workload", "host", "link")
         }
-        self.blackout_phase: dict[str, Histogram] = {
-            name: Histogram(BLACKOUT_BUCKETS) for name, _, _ in timing.PHASES
+        self.blackout_phase: dict[tuple[str, str], Histogram] = {
+            (name, source): Histogram(BLACKOUT_BUCKETS)
+            for source in (timing.FROM_MARKS, timing.FROM_TELEMETRY)
+            for name, _, _ in timing.PHASES
+            if (name, source) != ("restore", timing.FROM_TELEMETRY)
         }
+        """(phase, who says when it began and ended)"""
         self.brownout = Histogram(BROWNOUT_BUCKETS)
         self.rejected_samples = 0
         self.memory_checks: Counter[str] = Counter()
@@ -110,9 +114,9 @@ class Meter:
                 self.rejected_samples += 1
             else:
                 self.blackout[sample.vantage.value.lower()].observe(sample.duration_s)
-        for name, span in timing.phases(report.marks, tsc_hz).items():
+        for name, (span, source) in timing.phases(report.marks, tsc_hz).items():
             if not span.rejected:
-                self.blackout_phase[name].observe(span.duration_s)
+                self.blackout_phase[name, source].observe(span.duration_s)
         if report.memory_check is not None:
             self.memory_checks["intact"] += report.memory_check.intact
             self.memory_checks["differs"] += report.memory_check.workloads - report.memory_check.intact

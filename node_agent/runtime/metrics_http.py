@@ -65,17 +65,23 @@ class MeterCollector(Collector):
             meter.memory_checks,
         )
         yield _histogram(
-            "liveroll_blackout_seconds", "How long workloads stood still", "vantage", meter.blackout
+            "liveroll_blackout_seconds",
+            "How long workloads stood still",
+            ("vantage",),
+            {(vantage,): histogram for vantage, histogram in meter.blackout.items()},
         )
         yield _histogram(
-            "liveroll_blackout_phase_seconds", "Parts of the blackout", "phase", meter.blackout_phase
+            "liveroll_blackout_phase_seconds",
+            "Parts of the blackout",
+            ("phase", "source"),
+            meter.blackout_phase,
         )
-        yield _histogram("liveroll_brownout_seconds", "Workloads ran degraded", "", {"": meter.brownout})
+        yield _histogram("liveroll_brownout_seconds", "Workloads ran degraded", (), {(): meter.brownout})
         yield CounterMetricFamily(
             "liveroll_agent_blackout_samples_rejected", "Samples that a clock spoilt", meter.rejected_samples
         )
         yield _histogram(
-            "liveroll_agent_journal_append_seconds", "Until a record was durable", "", {"": meter.fsync}
+            "liveroll_agent_journal_append_seconds", "Until a record was durable", (), {(): meter.fsync}
         )
         yield CounterMetricFamily(
             "liveroll_agent_artifact_fetched_bytes", "Artifact bytes fetched", meter.artifact_bytes
@@ -89,10 +95,12 @@ def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Cou
     return family
 
 
-def _histogram(name: str, text: str, label: str, rows: Mapping[str, Histogram]) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text, labels=[label] if label else [])
-    for value, histogram in rows.items():
-        family.add_metric([value] if label else [], histogram.cumulative(), histogram.total)
+def _histogram(
+    name: str, text: str, labels: tuple[str, ...], rows: Mapping[tuple[str, ...], Histogram]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in rows.items():
+        family.add_metric(values, histogram.cumulative(), histogram.total)
     return family
 
 

@@ -13,7 +13,7 @@ from node_agent.core import events as ev
 from node_agent.core import timing
 from node_agent.core.attempt import Attempt, NodeState
 from node_agent.core.history import History, replay
-from node_agent.core.model import Mark, Problem
+from node_agent.core.model import KexecTelemetry, Mark, Problem
 from node_agent.core.phases import Phase, Verdict
 from node_agent.core.recovery import BootView, SessionFinding, classify
 from node_agent.errors import JournalCorrupt, Retry
@@ -71,7 +71,9 @@ async def classify_boot(
     verdict = classify(node, view)
     marks: tuple[Mark, ...] = ()
     if attempt is not None and new_boot:
-        marks = (*_unknown(attempt, found.marks), *_start_marks(boot, clock))
+        crossed = _unknown(attempt, found.marks)
+        before = timing.find((*attempt.marks, *crossed), timing.PRE_REBOOT)
+        marks = (*crossed, *_start_marks(boot, clock, await kernel.telemetry(), before))
     problem = _problem(verdict, attempt, facts, found)
     return ev.BootClassified(verdict, facts.boot_id, facts.release, marks, problem), found.tsc_hz
 
@@ -82,7 +84,10 @@ def _unknown(attempt: Attempt, marks: Sequence[Mark]) -> tuple[Mark, ...]:
     return tuple(mark for mark in marks if mark.name not in known)
 
 
-def _start_marks(boot: Boot, clock: Clock) -> tuple[Mark, ...]:
+def _start_marks(
+    boot: Boot, clock: Clock, told: KexecTelemetry | None, before: Mark | None
+) -> tuple[Mark, ...]:
+    """In the order of their times. The kernel's word, where it gives one, goes before what is reckoned."""
     marks = {mark.name: mark for mark in boot.marks}
     now = Mark(timing.USERSPACE_START, clock.realtime(), clock.boottime_s(), clock.tsc(), boot.facts.boot_id)
     marks.setdefault(timing.USERSPACE_START, now)
@@ -92,8 +97,10 @@ def _start_marks(boot: Boot, clock: Clock) -> tuple[Mark, ...]:
         tsc = max(0, now.tsc - round(back_s * clock.tsc_hz)) if now.tsc else 0
         at = now.realtime_at - timedelta(seconds=back_s)
         marks[timing.KERNEL_START] = Mark(timing.KERNEL_START, at, 0.0, tsc, now.boot_id)
-    order = (timing.KERNEL_START, timing.USERSPACE_START)
-    return tuple(marks[name] for name in order)
+    if told is not None:
+        marks.update({mark.name: mark for mark in timing.told_marks(told, before, now)})
+    order = (timing.KERNEL_LEFT, timing.KERNEL_START, timing.INIT_START, timing.USERSPACE_START)
+    return tuple(marks[name] for name in order if name in marks)
 
 
 _BOOT_PROBLEMS: dict[Verdict, tuple[str, Retry, str, str]] = {

@@ -40,6 +40,14 @@ BLACKOUT_PHASES = (
     ("restore", "retrieved", "resume"),
 )
 """Parts of a blackout within one boot, from mark to mark; purgatory is what the host's gap leaves."""
+TOLD_PHASES = (
+    ("shutdown", "suspend", "kernel_left"),
+    ("boot", "kernel_start", "init_start"),
+    ("userspace", "init_start", "retrieved"),
+    ("restore", "retrieved", "resume"),
+)
+"""The same where the node's kernels tell when they were left and started (kexec telemetry)."""
+TOLD = frozenset({"kernel_left", "init_start"})
 
 
 class Metrics:
@@ -61,7 +69,11 @@ class Metrics:
             "vantage",
         )
         self.blackout_phase = histogram(
-            "liveroll_blackout_phase_seconds", "Parts of the blackout, between marks", SECONDS, "phase"
+            "liveroll_blackout_phase_seconds",
+            "Parts of the blackout, and whether the agent's marks or the kernels' telemetry say so",
+            SECONDS,
+            "phase",
+            "source",
         )
         self.brownout = histogram(
             "liveroll_brownout_seconds", "How long workloads ran degraded around the blackout", SECONDS
@@ -173,14 +185,21 @@ class Metrics:
 
     def _phases(self, attempt: AttemptRow) -> None:
         marks = {mark.name: mark for mark in attempt.marks}
-        for name, first, last in BLACKOUT_PHASES:
+        told = "kernel_left" in marks
+        for name, first, last in TOLD_PHASES if told else BLACKOUT_PHASES:
             duration = _within_boot(marks.get(first), marks.get(last))
             if duration is not None:
-                self.blackout_phase.labels(name).observe(duration.total_seconds())
-        boot = _within_boot(marks.get("kernel_start"), marks.get("userspace_start"))
+                source = "telemetry" if {first, last} & TOLD else "marks"
+                self.blackout_phase.labels(name, source).observe(duration.total_seconds())
         host = next((s for s in attempt.samples if s.vantage.lower() == "host" and not s.rejected), None)
-        if boot is not None and host is not None and host.duration >= boot:
-            self.blackout_phase.labels("purgatory").observe((host.duration - boot).total_seconds())
+        boot = _within_boot(marks.get("kernel_start"), marks.get("userspace_start"))
+        leaving = _within_boot(marks.get("pre_reboot"), marks.get("kernel_left")) if told else timedelta(0)
+        if host is None or boot is None or leaving is None:
+            return
+        purgatory = host.duration - boot - leaving
+        if purgatory >= timedelta(0):
+            source = "telemetry" if told else "marks"
+            self.blackout_phase.labels("purgatory", source).observe(purgatory.total_seconds())
 
     # --- the service itself (runtime.observer.Observer) ------------------------------------
 

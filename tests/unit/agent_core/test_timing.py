@@ -8,7 +8,7 @@ import pytest
 
 from node_agent.core import timing
 from node_agent.core.marks import AREA_BYTES, NAMES, MarksInvalid, pack, unpack
-from node_agent.core.model import Mark
+from node_agent.core.model import KexecTelemetry, Mark
 from tests.unit.agent_core.make import mark
 
 HZ = 1e9
@@ -92,10 +92,50 @@ def test_brownout_is_before_the_suspension_and_after_the_resumption() -> None:
 def test_the_parts_of_a_blackout_add_up() -> None:
     parts = timing.phases(crossing(), HZ)
     assert list(parts) == ["shutdown", "purgatory", "boot", "userspace", "restore"]
-    assert sum(part.duration_s for part in parts.values()) == pytest.approx(2.7)
-    assert parts["shutdown"].clock == "boottime"
-    assert parts["purgatory"].clock == "tsc"
+    assert sum(part.duration_s for part, _ in parts.values()) == pytest.approx(2.7)
+    assert parts["shutdown"][0].clock == "boottime"
+    assert parts["purgatory"][0].clock == "tsc"
+    assert {source for _, source in parts.values()} == {"marks"}
     assert list(timing.phases(crossing()[:4], HZ)) == ["shutdown"]
+
+
+def told(**changed: float) -> KexecTelemetry:
+    """What the kernels of crossing() would tell."""
+    at_s = {"shutdown": 20.6, "purgatory": 21.0, "kernel": 21.4, "userspace": 22.3, **changed}
+    return KexecTelemetry(
+        *(round(at_s[name] * HZ) for name in ("shutdown", "purgatory", "kernel", "userspace")), HZ
+    )
+
+
+def test_the_kernels_own_word_goes_before_the_agents_marks() -> None:
+    """The seed: "precise time information about kexec, including shutdown, purgatory, boot"."""
+    marks = {m.name: m for m in crossing()}
+    made = timing.told_marks(told(), marks["pre_reboot"], marks["userspace_start"])
+    assert [m.name for m in made] == ["kernel_left", "kernel_start", "init_start"]
+    assert [m.boot_id for m in made] == ["boot-a", "boot-b", "boot-b"]
+    assert [m.boottime_s for m in made] == pytest.approx([21.0, 0.0, 0.9])
+    parts = timing.phases((*crossing(), *made), HZ)
+    assert {name: round(part.duration_s, 6) for name, (part, _) in parts.items()} == {
+        "shutdown": 1.0, "purgatory": 0.4, "boot": 0.9, "userspace": 0.2, "restore": 0.1,
+    }  # fmt: skip
+    assert [source for _, source in parts.values()] == [*["telemetry"] * 4, "marks"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"shutdown": 20.4}, {"purgatory": 20.55}, {"kernel": 20.9}, {"userspace": 22.6}]
+)
+def test_telemetry_of_another_kexec_is_not_used(changed: dict[str, float]) -> None:
+    marks = {m.name: m for m in crossing()}
+    assert timing.told_marks(told(**changed), marks["pre_reboot"], marks["userspace_start"]) == ()
+
+
+def test_telemetry_needs_a_tsc_and_a_mark_before() -> None:
+    marks = {m.name: m for m in crossing()}
+    before, now = marks["pre_reboot"], marks["userspace_start"]
+    assert timing.told_marks(told(), None, now) == ()
+    assert timing.told_marks(told(), replace(before, tsc=0), now) == ()
+    assert timing.told_marks(told(), before, replace(now, tsc=0)) == ()
+    assert timing.told_marks(replace(told(), tsc_hz=0.0), before, now) == ()
 
 
 def test_the_newest_mark_of_a_name_counts() -> None:

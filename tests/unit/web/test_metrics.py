@@ -90,10 +90,31 @@ def test_the_parts_of_the_blackout_come_from_marks_within_a_boot() -> None:
     metrics = Metrics()
     metrics.row_applied(OPEN, UPDATED)
     parts = {
-        phase: value(metrics, "liveroll_blackout_phase_seconds_sum", phase=phase)
+        phase: value(metrics, "liveroll_blackout_phase_seconds_sum", phase=phase, source="marks")
         for phase in ("shutdown", "purgatory", "boot", "userspace", "restore")
     }
     assert parts == {"shutdown": 0.25, "purgatory": 0.5, "boot": 1, "userspace": 0.5, "restore": 0.25}
+
+
+def test_the_parts_of_the_blackout_come_from_the_kernels_where_they_tell() -> None:
+    """The seed: "precise time information about kexec, including shutdown, purgatory, boot"."""
+    marks = {mark.name: mark for mark in UPDATED.marks}
+    left = replace(
+        marks["pre_reboot"],
+        name="kernel_left",
+        boottime=marks["pre_reboot"].boottime + timedelta(seconds=0.125),
+    )
+    init = replace(marks["userspace_start"], name="init_start", boottime=timedelta(seconds=0.75))
+    metrics = Metrics()
+    metrics.row_applied(OPEN, replace(UPDATED, marks=(*UPDATED.marks, left, init)))
+
+    def part(phase: str, source: str) -> float | None:
+        return value(metrics, "liveroll_blackout_phase_seconds_sum", phase=phase, source=source)
+
+    told = {phase: part(phase, "telemetry") for phase in ("shutdown", "purgatory", "boot", "userspace")}
+    assert told == {"shutdown": 0.375, "purgatory": 0.375, "boot": 0.75, "userspace": 0.75}
+    assert part("restore", "marks") == 0.25
+    assert part("boot", "marks") is None
 
 
 def test_failures_unwinds_and_rollbacks() -> None:
