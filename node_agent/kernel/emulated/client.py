@@ -166,13 +166,22 @@ def _memory(told: Mapping[str, Any] | None) -> MemoryFacts | None:
     return MemoryFacts(**told) if told is not None else None
 
 
-async def _ioctl(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> None:
+async def _ioctl(
+    fd: int,
+    number: int,
+    argument: bytearray,
+    passed_fd: int | None = None,
+    *,
+    call: str = "",
+    fd_at: int = syncclient.FD_AT,
+) -> None:
+    call = call or abi.CALL_NAMES[number]
     try:
-        reply = syncclient.ask(fd, number, argument, passed_fd)
+        reply = syncclient.ask(fd, number, argument, passed_fd, call)
     except OSError as cause:
         raise _failure(cause) from cause
     try:
-        await _answered(reply, lambda: syncclient.take(reply, number, argument))
+        await _answered(reply, lambda: syncclient.take(reply, argument, call, fd_at))
     finally:
         reply.close()
 

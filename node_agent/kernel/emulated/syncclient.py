@@ -5,7 +5,8 @@ a socket is spoken to over the wire (see wire), any other by ioctl(2). Failures 
 the errno and, as strerror, the call's name (kernel/failure.py turns one into a KernelError).
 The descriptors returned are CLOEXEC and the caller's.
 
-Not here: why the wire looks as it does (wire), loading and jumping on a real node.
+Not here: why the wire looks as it does (wire), RFC v2's calls (synctokens), loading and jumping on a
+real node.
 """
 
 # _socket and posix, not socket and os: the blackout path may import interpreter builtins only.
@@ -21,6 +22,9 @@ OPEN = "open(/dev/liveupdate)"
 MESSAGE_BYTES = 65536
 SOCKET_PATH_BYTES = 107
 """Source: sun_path in unix(7), less its NUL. A longer path is reached through /proc/self/fd."""
+
+FD_AT = 4
+"""Where all of LUO's structs, as merged, have their descriptor. Source: abi."""
 
 _S_IFMT, _S_IFSOCK = 0o170000, 0o140000
 _KIND = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
@@ -87,36 +91,48 @@ def opened(device: _socket.socket) -> None:
     _receive(device, OPEN)
 
 
-def ioctl(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> None:
+def ioctl(
+    fd: int,
+    number: int,
+    argument: bytearray,
+    passed_fd: int | None = None,
+    *,
+    call: str = "",
+    fd_at: int = FD_AT,
+) -> None:
     """One LUO ioctl on a real or an emulated fd; the argument is updated in place.
 
     Args:
         passed_fd: the descriptor to preserve, which an emulated kernel must be sent.
+        call: its name, where it is not one of abi's.
+        fd_at: where in the argument a new descriptor is put.
     """
+    call = call or abi.CALL_NAMES.get(number, "ioctl")
     if posix.fstat(fd).st_mode & _S_IFMT != _S_IFSOCK:
         try:
             fcntl.ioctl(fd, number, argument, True)
         except OSError as cause:
-            raise OSError(cause.errno, abi.CALL_NAMES.get(number, "ioctl")) from cause
+            raise OSError(cause.errno, call) from cause
         return
-    reply = ask(fd, number, argument, passed_fd)
+    reply = ask(fd, number, argument, passed_fd, call)
     try:
-        take(reply, number, argument)
+        take(reply, argument, call, fd_at)
     finally:
         reply.close()
 
 
-def ask(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> _socket.socket:
+def ask(
+    fd: int, number: int, argument: bytearray, passed_fd: int | None = None, call: str = "ioctl"
+) -> _socket.socket:
     """The first half of an emulated ioctl: the socket on which the answer will come."""
-    call = abi.CALL_NAMES.get(number, "ioctl")
-    if number == abi.SESSION_PRESERVE_FD:
+    if passed_fd is not None:
         try:  # before a socket of ours takes the number of an fd that is not open
             posix.fstat(passed_fd)
         except OSError as cause:
             raise OSError(cause.errno, call) from cause
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _KIND, 0)
     with_fds = theirs.fileno().to_bytes(4, sys.byteorder)
-    if number == abi.SESSION_PRESERVE_FD:
+    if passed_fd is not None:
         with_fds += passed_fd.to_bytes(4, sys.byteorder, signed=True)
     carrier = _socket.socket(_socket.AF_UNIX, _KIND, 0, fileno=fd)
     try:
@@ -135,12 +151,12 @@ def ask(fd: int, number: int, argument: bytearray, passed_fd: int = -1) -> _sock
     return mine
 
 
-def take(reply: _socket.socket, number: int, argument: bytearray) -> None:
+def take(reply: _socket.socket, argument: bytearray, call: str = "ioctl", fd_at: int = FD_AT) -> None:
     """The second half: wait for the answer and write it to the argument, a new fd included."""
-    answer, fd = _receive(reply, abi.CALL_NAMES.get(number, "ioctl"))
+    answer, fd = _receive(reply, call)
     argument[: len(answer)] = answer
     if fd:
-        argument[4:8] = fd
+        argument[fd_at : fd_at + 4] = fd
 
 
 def control(root: str, *words: str) -> str:
