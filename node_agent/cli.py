@@ -61,6 +61,7 @@ examples:
   liveroll-agent simulate --nodes 8 --prefix b --releases 7.2.13,7.3.4 --models r640,r650 --seed 7
   liveroll-agent simulate --nodes 8 --faults node-03=refuse_freeze@1 --faults node-05=panic
   liveroll-agent simulate --nodes 8 --image 7.4.0-rc1=unhealthy
+  liveroll-agent simulate --nodes 8 --luo-model sessions,rfc-v2/notifier --image 6.16.1=rfc-v2
 
 Faults are `NODE=KIND[=VALUE][@N],…`: refuse_freeze, hang, panic, power_loss, never_back, wrong_kernel,
 session_lost, poison, retrieve_error, busy, slow, torn_journal, corrupt_journal, full_disk, slow_link,
@@ -267,7 +268,15 @@ def _simulate_parser(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RELEASE=TRAIT",
-        help="what is wrong with a kernel: unhealthy, panics, bad, no-kho, no-liveupdate",
+        help="what a kernel is like, several with +: unhealthy, panics, bad, no-kho, no-liveupdate, or a "
+        "model as below",
+    )
+    parser.add_argument(
+        "--luo-model",
+        default="sessions",
+        metavar="W,W",
+        help="models of LUO, in turn: sessions, as merged (default), rfc-v2, rfc-v2/luo-driven (the same), "
+        "rfc-v2/notifier",
     )
     parser.add_argument("--workloads", type=int, default=1, metavar="K", help="on each node (default 1)")
     parser.add_argument("--mib", type=float, default=0.25, metavar="M", help="memory of each (default 0.25)")

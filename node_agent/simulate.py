@@ -27,7 +27,6 @@ from node_agent.core.model import Problem
 from node_agent.core.rota import Rota
 from node_agent.errors import JournalCorrupt, LinkError
 from node_agent.kernel.emulated.clock import HostBase
-from node_agent.kernel.emulated.image import ImageTable
 from node_agent.kernel.emulated.model import Machine
 from node_agent.kernel.emulated.node import Boot, EmulatedNode
 from node_agent.kernel.faults import FaultKind
@@ -101,7 +100,7 @@ class SimulatedHooks:
 
     async def healthy(self) -> tuple[bool, str]:
         """Unhealthy where --image said so of the running release."""
-        if self._release in self._node.options.unhealthy:
+        if self._release in self._node.options.kernels.unhealthy:
             return False, f"kernel {self._release} is emulated as unhealthy"
         return True, ""
 
@@ -156,10 +155,10 @@ class SimulatedNode:
         self._boots = 0
         directory.mkdir(parents=True, exist_ok=True)
         self._default_file = directory / "default-kernel"
-        base = HostBase()
+        base, images = HostBase(), options.kernels.of(spec.luo_model)
         self.emulated = EmulatedNode(
-            self._default_release(),
-            images=ImageTable(options.images),
+            image=images.named(self._default_release()),
+            images=images,
             faults=spec.faults,
             machine=Machine(spec.model),
             phases=options.phases,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.kernel.emulated.phases import PhaseTimes
 from node_agent.kernel.faults import FaultPlan, FaultSyntax
 from node_agent.settings import (
@@ -21,20 +21,12 @@ from node_agent.settings import (
     is_loopback,
     split_address,
 )
+from node_agent.simulate_kernels import Kernels, read_kernels, read_models
 
 NODES_MAX = 10_000
 """Beyond it one event loop is what is measured, not the orchestrator."""
 _RELEASE = re.compile(r"[!-~]{1,64}")
-_TRAITS: Mapping[str, Callable[[str], EmulatedImage]] = {
-    "panics": lambda release: EmulatedImage(release, panics=True),
-    "bad": lambda release: EmulatedImage(release, bad=True),
-    "no-kho": lambda release: EmulatedImage(release, kho=False),
-    "no-liveupdate": lambda release: EmulatedImage(release, liveupdate=False),
-}
 _Fault = Callable[[str, str, str], None]
-
-UNHEALTHY = "unhealthy"
-"""A trait that the kernel does not know: probes fail on a node that runs this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +38,8 @@ class NodeSpec:
     model: str
     labels: Mapping[str, str]
     faults: FaultPlan
+    luo_model: str
+    """A word of simulate_kernels.MODELS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +49,7 @@ class SimulateOptions:
     nodes: tuple[NodeSpec, ...]
     orchestrator: tuple[str, ...]
     tls: TlsFiles | None
-    images: Mapping[str, EmulatedImage]
-    unhealthy: frozenset[str]
+    kernels: Kernels
     workloads: int
     memory_bytes: int
     seed: int
@@ -98,28 +91,36 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
             fault("--releases", f"{release!r} is not a kernel release", "for instance 7.2.13")
     models = _words("--models", args.models, fault)
     labels = _labels(args.labels, fault)
-    images, unhealthy = _images(args.image, fault)
+    kernels = read_kernels(args.image, fault)
+    luo_models = read_models(_words("--luo-model", args.luo_model, fault), fault)
     tls = _tls(args, fault)
     orchestrator = _orchestrators(args.orchestrator or "", fault, plaintext=tls is None)
     names = [f"{args.prefix}-{i:02d}" for i in range(1, max(args.nodes, 0) + 1)]
     plans = _faults(args.faults, names, fault)
     if faults:
         raise InvalidSettings(tuple(faults))
+    kinds = list(itertools.product(luo_models, models, releases))
     return SimulateOptions(
         nodes=tuple(
             NodeSpec(
                 node_id=name,
-                release=releases[i % len(releases)],
-                model=models[i // len(releases) % len(models)],
-                labels={"zone": _zone(i % args.zones), **labels},
+                release=release,
+                model=model,
+                labels={
+                    "zone": _zone(i % args.zones),
+                    "luo_model": kernels.of(luo_model).named(release).model,
+                    **labels,
+                },
                 faults=plans.get(name, FaultPlan()),
+                luo_model=luo_model,
             )
-            for i, name in enumerate(names)
+            for i, (name, (luo_model, model, release)) in enumerate(
+                zip(names, itertools.cycle(kinds), strict=False)
+            )
         ),
         orchestrator=orchestrator,
         tls=tls,
-        images=images,
-        unhealthy=unhealthy,
+        kernels=kernels,
         workloads=args.workloads,
         memory_bytes=max(int(args.mib * 1024 * 1024) // 4096, 1) * 4096,
         seed=args.seed,
@@ -194,24 +195,6 @@ def _faults(specs: list[str], names: list[str], fault: _Fault) -> dict[str, Faul
         for name in names if node == "*" else [node]:
             plans[name] = FaultPlan(plans.get(name, FaultPlan()).faults + plan.faults)
     return plans
-
-
-def _images(specs: list[str], fault: _Fault) -> tuple[dict[str, EmulatedImage], frozenset[str]]:
-    images: dict[str, EmulatedImage] = {}
-    unhealthy: set[str] = set()
-    for spec in specs:
-        release, equals, trait = spec.rpartition("=")
-        if not equals or trait not in (*_TRAITS, UNHEALTHY):
-            fault(
-                "--image",
-                f"{spec!r} is not RELEASE=TRAIT",
-                f"traits are {', '.join((*_TRAITS, UNHEALTHY))}",
-            )
-        elif trait == UNHEALTHY:
-            unhealthy.add(release)
-        else:
-            images[release] = _TRAITS[trait](release)
-    return images, frozenset(unhealthy)
 
 
 def _tls(args: argparse.Namespace, fault: _Fault) -> TlsFiles | None:

@@ -94,6 +94,37 @@ async def test_five_nodes_go_all_the_way(tmp_path: Path) -> None:
     assert len({n.hello.installation_id for n in nodes.values()}) == 5
 
 
+async def test_all_models_of_luo_go_all_the_way(tmp_path: Path) -> None:
+    models = "sessions,rfc-v2/notifier,rfc-v2/luo-driven"
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "6", "--workloads", "2", "--luo-model", models),
+    ):
+        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 6))
+        nodes = orchestrator.nodes
+    assert [nodes[name].hello.labels["luo_model"] for name in sorted(nodes)] == [
+        *("sessions", "rfc-v2", "rfc-v2") * 2
+    ]
+    for node in nodes.values():
+        assert node.events == WHOLE
+        assert node.hello.boot_verdict == common.BOOT_VERDICT_LIVE_UPDATED
+        assert resumed(node).memory_check.intact == 2
+
+
+@pytest.mark.parametrize("model", ["rfc-v2/notifier", "rfc-v2/luo-driven"])
+async def test_a_refused_prepare_unwinds(tmp_path: Path, model: str) -> None:
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "1", "--luo-model", model, "--faults", "*=refuse_prepare@1"),
+    ):
+        await orchestrator.until(
+            lambda nodes: any("Unwound" in node.events for node in nodes.values()), timeout_s=30
+        )
+        node = orchestrator.nodes["node-01"]
+    failed = next(r for r in node.reports.values() if r.event == "StepFailed")
+    assert (failed.phase, failed.problem.fields["errno"]) == (common.PHASE_UNWINDING, "ENOMEM")
+
+
 async def test_a_refused_freeze_unwinds_and_the_next_attempt_succeeds(tmp_path: Path) -> None:
     async with (
         orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
@@ -122,9 +153,31 @@ async def test_a_refused_freeze_unwinds_and_the_next_attempt_succeeds(tmp_path: 
 async def test_what_goes_wrong_is_named_for_what_it_was(
     tmp_path: Path, fault: str, phase: int, verdict: int | None
 ) -> None:
+    await goes_wrong(tmp_path, fault, phase, verdict, "sessions")
+
+
+@pytest.mark.parametrize("coupling", ["luo-driven", "notifier"])
+@pytest.mark.parametrize(
+    ("fault", "phase", "verdict"),
+    [
+        ("panic@1", common.PHASE_COLD_BOOTED, common.BOOT_VERDICT_COLD_BOOT),
+        ("session_lost@1", common.PHASE_COLD_BOOTED, common.BOOT_VERDICT_STATE_LOST),
+        ("wrong_kernel=9.9@1", common.PHASE_QUARANTINED, common.BOOT_VERDICT_WRONG_KERNEL),
+        # What cannot be read panics there: there is no device that answers EIO.
+        ("poison@1", common.PHASE_COLD_BOOTED, common.BOOT_VERDICT_COLD_BOOT),
+        ("corrupt_journal@1", common.PHASE_QUARANTINED, None),
+    ],
+)
+async def test_what_goes_wrong_on_rfc_v2_is_named_for_what_it_was(
+    tmp_path: Path, fault: str, phase: int, verdict: int | None, coupling: str
+) -> None:
+    await goes_wrong(tmp_path, fault, phase, verdict, f"rfc-v2/{coupling}")
+
+
+async def goes_wrong(tmp_path: Path, fault: str, phase: int, verdict: int | None, model: str) -> None:
     async with (
         orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
-        simulated(orchestrator, "--nodes", "1", "--faults", f"node-01={fault}"),
+        simulated(orchestrator, "--nodes", "1", "--faults", f"node-01={fault}", "--luo-model", model),
     ):
         await orchestrator.until(orchestrator.all_in(phase, 1))
         node = orchestrator.nodes["node-01"]
