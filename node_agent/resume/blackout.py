@@ -8,6 +8,7 @@ left, byte for byte, to the full agent.
 Rules:
 - nothing is retrieved without a JumpIntent of another boot: a restart of the agent in the same
   boot, and a journal that is damaged, locked or silent, give an empty Handover;
+- a JumpIntent with tokens (RFC v2) is left to the full agent;
 - one session that did not cross stops none of the others; each failure is in Handover.errors;
 - a CLAIM is answered only to the uid, and service, that the JumpIntent binds the id to. Others
   are left to the broker, which refuses them with a reason.
@@ -114,7 +115,7 @@ def begin(*, root: str, journal_path: str, first: bool = False) -> Handover:
     handover.marks["kernel_start"] = Mark(0, 0)
     handover.marks["userspace_start"] = Mark.now()
     intent = _intent(handover, journal_path)
-    if intent is not None and (first or _crossed(handover, root, intent)):
+    if intent is not None and not intent.tokens and (first or _crossed(handover, root, intent)):
         handover.attempt = intent.attempt
         handover.jump = intent.body
         handover.bindings = intent.bindings

@@ -32,7 +32,7 @@ _BEGIN_BYTES_MAX = 32
 class JumpIntent:
     """What the old kernel's agent meant to do. `body` is the whole record's."""
 
-    __slots__ = ("agent_session", "attempt", "bindings", "body", "boot_id", "sessions")
+    __slots__ = ("agent_session", "attempt", "bindings", "body", "boot_id", "sessions", "tokens")
 
     def __init__(self, body: Mapping[str, object]) -> None:
         """Raises ValueError if a key is missing or of the wrong type."""
@@ -42,11 +42,19 @@ class JumpIntent:
         self.boot_id = _text(body, "boot_id")
         self.sessions = session_names(body)
         self.bindings = {id: _table(_table(body, "bindings"), id) for id in _table(body, "bindings")}
+        self.tokens = session_tokens(body)
 
 
 def session_names(body: Mapping[str, object]) -> dict[str, str]:
     """Workload → session name. Raises ValueError like JumpIntent."""
     return {id: _text(_table(body, "sessions"), id) for id in _table(body, "sessions")}
+
+
+def session_tokens(body: Mapping[str, object]) -> dict[str, dict[int, int]]:
+    """Session name → its token → the kernel's; empty where the kernel knows sessions, and in a record of an
+    agent that did not. Raises ValueError like JumpIntent."""
+    told = _table(body, "tokens") if "tokens" in body else {}
+    return {name: {int(mine): _token(_table(told, name), mine) for mine in _table(told, name)} for name in told}
 
 
 def read_last_jump(journal: bytes) -> JumpIntent | None:
@@ -127,6 +135,13 @@ def _settles(body: Mapping[str, object]) -> bool:
 def _text(body: Mapping[str, object], key: str) -> str:
     value = body.get(key)
     if not isinstance(value, str):
+        raise ValueError(key)  # noqa: TRY004 - a damaged record, no caller's mistake
+    return value
+
+
+def _token(body: Mapping[str, object], key: str) -> int:
+    value = body.get(key)
+    if not isinstance(value, int) or not 0 <= value < 1 << 64:
         raise ValueError(key)  # noqa: TRY004 - a damaged record, no caller's mistake
     return value
 

@@ -38,6 +38,19 @@ def test_the_last_record_is_found() -> None:
     assert intent.bindings == {"vm": {"uid": 0, "unit": ""}}
 
 
+def test_tokens_of_a_kernel_that_chooses_them() -> None:
+    intent = read_last_jump(journal(FIRST, ("jump_intent", {**BODY, "tokens": {"lr.7-1f3a.vm": {"0": 5}}})))
+    assert intent is not None
+    assert intent.tokens == {"lr.7-1f3a.vm": {0: 5}}
+
+
+@pytest.mark.parametrize(
+    "tokens", [[], {"s": 1}, {"s": {"x": 1}}, {"s": {"0": "1"}}, {"s": {"0": -1}}, {"s": {"0": 2**64}}]
+)
+def test_tokens_that_make_no_sense_are_not_guessed(tokens: object) -> None:
+    assert read_last_jump(journal(FIRST, ("jump_intent", {**BODY, "tokens": tokens}))) is None
+
+
 @pytest.mark.parametrize(
     ("records", "found"),
     [
