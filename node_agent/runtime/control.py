@@ -1,14 +1,17 @@
 """The node's own control socket, which luoctl speaks to: one JSON line each way a connection.
 
 Request: {"cmd": …, arguments}. Answer: {"ok": true, "result": …} or {"ok": false, "error":
-{reason, retry, message, remedy, fields}}. Rules:
+{reason, retry, message, remedy, fields}}. A descriptor may come along with either line, where the
+command is about one. Rules:
 - Only root and the agent's own user are served, by SO_PEERCRED: file modes are not trusted alone.
 - A request is at most LINE_MAX bytes and must come within REQUEST_S; nothing it says can crash
   the agent.
+- One descriptor at most, and only with a command that takes one; whatever else comes is closed
+  and the request refused.
 - A socket file that nobody answers on is a leftover and is replaced; one that answers belongs
   to a running agent.
 
-Not here: what the commands do (the app hands in a handler for each).
+Not here: what the commands do (the app hands in a handler for each), the bytes (control_wire).
 """
 
 from __future__ import annotations
@@ -20,16 +23,22 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from node_agent.errors import AgentError, Retry, SettingsError
+from node_agent.runtime import control_wire as wire
 
 LINE_MAX = 64 * 1024
 REQUEST_S = 5.0
+BACKLOG = 100
+"""Connections that wait to be taken; luoctl is run by people and their scripts."""
 _UCRED = struct.Struct("3i")
 """struct ucred: pid, uid, gid. Source: unix(7)."""
 
 Handler = Callable[[Mapping[str, object]], Awaitable[object]]
+FdHandler = Callable[[Mapping[str, object], int], Awaitable[object]]
+"""Of a command that takes a descriptor: the request, and it. It stays the server's."""
 
 
 class ControlError(AgentError):
@@ -38,41 +47,67 @@ class ControlError(AgentError):
     reason = "BAD_REQUEST"
 
 
+@dataclass(frozen=True, slots=True)
+class WithFd:
+    """A handler's result that a descriptor goes along with."""
+
+    result: object
+    fd: int
+    """The server's from here on."""
+    undelivered: Callable[[int], None] = os.close
+    """Called with it instead, if whoever asked is gone."""
+
+
 class ControlServer:
     """Serves handlers by name.
 
     Args:
         path: of the socket; its directory is made (0700) if missing.
-        handlers: command → coroutine function of the request, returning what JSON can say.
+        handlers: command → coroutine function of the request, returning what JSON can say, or WithFd.
+        takers: the same for commands that must come with a descriptor.
         uids: who else than root is served; the own user by default.
     """
 
     def __init__(
-        self, path: Path, handlers: Mapping[str, Handler], *, uids: frozenset[int] | None = None
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        takers: Mapping[str, FdHandler] | None = None,
+        *,
+        uids: frozenset[int] | None = None,
     ) -> None:
         self._path = path
         self._handlers = handlers
+        self._takers = takers or {}
         self._uids = (uids if uids is not None else frozenset({os.geteuid()})) | {0}
+        self._served: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[None]:
         """Serve until the context is left. Raises SettingsError."""
         await asyncio.to_thread(self._clear_the_way)
-        try:
-            server = await asyncio.start_unix_server(self._serve_one, self._path, limit=LINE_MAX)
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {self._path}: {error.strerror}",
-                reason="CONTROL_SOCKET",
-                remedy="set control.socket to a place this user may write to",
-            ) from error
-        os.chmod(self._path, 0o600)
-        try:
-            async with server:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.setblocking(False)
+            try:
+                listener.bind(str(self._path))
+            except OSError as error:
+                raise SettingsError(
+                    f"cannot listen on {self._path}: {error.strerror or error}",
+                    reason="CONTROL_SOCKET",
+                    remedy="set control.socket to a place this user may write to",
+                ) from error
+            os.chmod(self._path, 0o600)
+            listener.listen(BACKLOG)
+            accepting = asyncio.create_task(self._accept(listener))
+            try:
                 yield
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
+            finally:
+                tasks = (accepting, *self._served)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path)
 
     def _clear_the_way(self) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,32 +125,52 @@ class ControlServer:
             remedy="end the other agent, or give this one its own control.socket",
         )
 
-    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            answer = await self._answer(reader, writer)
-            writer.write(json.dumps(answer).encode() + b"\n")
-            async with asyncio.timeout(REQUEST_S):
-                await writer.drain()
-                writer.write_eof()
-                # Closed over bytes that are still to come, the caller's write would fail, and it
-                # would never read the answer (who is denied is answered before it has asked).
-                while await reader.read(LINE_MAX):
-                    pass
-        except (OSError, TimeoutError):
-            pass  # the caller went away; whatever it asked for is done or refused already
-        finally:
-            writer.close()
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError:
+                # Out of descriptors, or a caller that was gone at once: the next may fare better.
+                await asyncio.sleep(REQUEST_S / 100)
+                continue
+            task = asyncio.create_task(self._serve_one(sock))
+            self._served.add(task)
+            task.add_done_callback(self._served.discard)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, object]:
+    async def _serve_one(self, sock: socket.socket) -> None:
+        with sock:
+            sock.setblocking(False)
+            with suppress(
+                OSError, TimeoutError
+            ):  # the caller went away; what it asked for is done, or refused
+                answer = await self._answer(sock)
+                async with asyncio.timeout(REQUEST_S):
+                    await self._tell(sock, answer)
+                    sock.shutdown(socket.SHUT_WR)
+                    # Closed over bytes that are still to come, the caller's write would fail, and it
+                    # would never read the answer (who is denied is answered before it has asked).
+                    await wire.drain(sock)
+
+    @staticmethod
+    async def _tell(sock: socket.socket, answer: dict[str, object]) -> None:
+        result = answer.get("result")
+        if not isinstance(result, WithFd):
+            await wire.send(sock, json.dumps(answer).encode() + b"\n")
+            return
         try:
-            self._admit(writer)
-            request = await self._read(reader)
-            name = request.get("cmd")
-            handler = self._handlers.get(name) if isinstance(name, str) else None
-            if handler is None:
-                known = ", ".join(sorted(self._handlers))
-                raise ControlError(f"unknown command {name!r}", remedy=f"use one of {known}")
-            return {"ok": True, "result": await handler(request)}
+            line = json.dumps({**answer, "result": result.result}).encode() + b"\n"
+            await wire.send(sock, line, result.fd)
+        except (OSError, asyncio.CancelledError):
+            result.undelivered(result.fd)
+            raise
+        os.close(result.fd)
+
+    async def _answer(self, sock: socket.socket) -> dict[str, object]:
+        fds: list[int] = []
+        try:
+            self._admit(sock)
+            return {"ok": True, "result": await self._do(await self._read(sock, fds), fds)}
         except AgentError as error:
             return {
                 "ok": False,
@@ -127,10 +182,29 @@ class ControlServer:
                     "fields": dict(error.fields),
                 },
             }
+        finally:
+            for fd in fds:
+                os.close(fd)
 
-    def _admit(self, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("socket")
-        _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    async def _do(self, request: Mapping[str, object], fds: list[int]) -> object:
+        name = request.get("cmd")
+        taker = self._takers.get(name) if isinstance(name, str) else None
+        handler = self._handlers.get(name) if isinstance(name, str) else None
+        if taker is None and handler is None:
+            known = ", ".join(sorted({*self._handlers, *self._takers}))
+            raise ControlError(f"unknown command {name!r}", remedy=f"use one of {known}")
+        if len(fds) != (taker is not None):
+            raise ControlError(
+                f"{name} takes {'one descriptor' if taker is not None else 'no descriptor'}, {len(fds)} came",
+                remedy="use luoctl",
+            )
+        if taker is not None:
+            return await taker(request, fds[0])
+        assert handler is not None
+        return await handler(request)
+
+    def _admit(self, sock: socket.socket) -> None:
+        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid not in self._uids:
             raise ControlError(
                 f"user {uid} may not control this agent",
@@ -139,11 +213,11 @@ class ControlServer:
                 remedy="run luoctl as root or as the agent's user",
             )
 
-    async def _read(self, reader: asyncio.StreamReader) -> Mapping[str, object]:
+    async def _read(self, sock: socket.socket, fds: list[int]) -> Mapping[str, object]:
         try:
             async with asyncio.timeout(REQUEST_S):
-                request = json.loads(await reader.readline())
-        except (ValueError, TimeoutError) as error:
+                request = json.loads(await wire.receive(sock, fds, LINE_MAX))
+        except (ValueError, RecursionError, TimeoutError) as error:
             raise ControlError("the request is not one line of JSON", remedy="use luoctl") from error
         if not isinstance(request, dict):
             raise ControlError("the request is not a JSON object", remedy="use luoctl")

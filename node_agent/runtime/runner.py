@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from node_agent.core import commands as cmd
 from node_agent.core import events as ev
@@ -43,6 +43,7 @@ from node_agent.core.saga import transition
 from node_agent.core.steps import STEPS, Effect
 from node_agent.errors import JournalUnavailable
 from node_agent.ports import StagedArtifact
+from node_agent.runtime.by_hand import Deed, in_turn, perform
 from node_agent.runtime.preflight import preflight_staged
 from node_agent.runtime.runner_boot import Boot, classify_boot
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
@@ -55,6 +56,7 @@ from node_agent.runtime.runner_step import in_time, jump, perform_bounded
 if TYPE_CHECKING:
     from node_agent.runtime.link_transport import HelloFacts
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 INBOX = 64
@@ -75,7 +77,7 @@ class NodeRunner:
         self._ledger = Ledger(ports, boot.facts, keep_reports=identity.linked)
         self._effects = Effects(ports, pace or Pace(), boot.facts.boot_id, boot.marks)
         self._stages = Stages(ports.artifacts, self._ahead)
-        self._inbox: asyncio.Queue[Item] = asyncio.Queue(INBOX)
+        self._inbox: asyncio.Queue[Item | Deed] = asyncio.Queue(INBOX)
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
         self._epoch = 0
@@ -187,6 +189,13 @@ class NodeRunner:
         with contextlib.suppress(asyncio.QueueFull):
             self._inbox.put_nowait(Unreadable(CommandRefusal(command_id, problem)))
 
+    async def by_hand(
+        self, verb: str, do: Callable[[], Coroutine[Any, Any, T]], *, bounded: bool = True
+    ) -> T:
+        """Do something to LUO for an operator. Raises as by_hand.in_turn()."""
+        trouble = self._trouble if self._halted else None
+        return await in_turn(self._inbox, trouble, verb, do, bounded=bounded)
+
     async def acknowledge(self, seq: int) -> None:
         """Reports up to seq are committed at the orchestrator."""
         self._ledger.outbox.acknowledge(seq)
@@ -262,7 +271,7 @@ class NodeRunner:
             await self._effects.nothing_crossed()
         await self._start(effect)
 
-    async def _take(self, item: Item) -> None:
+    async def _take(self, item: Item | Deed) -> None:
         """Deal with one item; a journal that fails ends everything but answers."""
         try:
             match item:
@@ -275,6 +284,9 @@ class NodeRunner:
                 case Met(incarnation, serial):
                     if self._is_newer(serial):
                         await self._ledger.met(incarnation, serial)
+                case Deed():
+                    ports, phase = self._ports, self.status().phase
+                    await perform(item, phase, self._ledger, ports.journal, ports.clock)
                 case Unreadable(refusal):
                     await self._ledger.refused(refusal)
                 case _:

@@ -22,7 +22,7 @@ from node_agent.core.history import (
     body_of,
     jump_intent,
 )
-from node_agent.core.model import AttemptRef, BootStamp
+from node_agent.core.model import AttemptRef, BootStamp, Problem
 from node_agent.core.phases import Phase
 from node_agent.core.report import CommandRefusal, Report, StageResult
 from node_agent.ports import BootFacts
@@ -98,6 +98,13 @@ class Ledger:
         self._refused[refusal.command_id] = reason
         while len(self._refused) > REFUSALS_REMEMBERED:
             self._refused.pop(next(iter(self._refused)))
+
+    async def by_hand(self, event: str, problem: Problem) -> None:
+        """An operator drives LUO beside any attempt. JournalUnavailable."""
+        report = self._report(event, self.node)
+        if report.problem is None:
+            report = replace(report, problem=problem)
+        await self._append(EVENT, None, report)
 
     async def raise_floor(self, ref: AttemptRef) -> None:
         """That attempt never began and never will, which is as good as aborted. JournalUnavailable."""

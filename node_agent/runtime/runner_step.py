@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from node_agent.core import events as ev
 from node_agent.core import timing
@@ -29,6 +29,7 @@ from node_agent.runtime.runner_effects import Effects, Ports
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Commit = Coroutine[Any, Any, None]
 
 STALL_S = 10.0
@@ -127,9 +128,7 @@ async def _written_back(ports: Ports) -> None:
     await ports.disks.settle()
 
 
-async def within(
-    clock: Clock, limit_s: float | None, work: Coroutine[Any, Any, ev.Event | None]
-) -> ev.Event | None:
+async def within(clock: Clock, limit_s: float | None, work: Coroutine[Any, Any, T]) -> T:
     """Await work for at most limit_s of the clock.
 
     Raises:
