@@ -20,11 +20,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from node_agent.kernel.abi import SESSION_NAME_BYTES
-from node_agent.kernel.emulated.files import Inode
 from node_agent.kernel.emulated.image import (
     DEFAULT_COMMAND_LINE,
     MEMFD_HANDLER,
@@ -32,52 +29,19 @@ from node_agent.kernel.emulated.image import (
     EmulatedImage,
     FileImages,
     Images,
-    kho_on,
-    liveupdate_on,
 )
-from node_agent.kernel.emulated.rfc2.kernel import LOCKED_CALLS, Rfc2
+from node_agent.kernel.emulated.machine import Jump, Loaded, Machine, OutOfMemory
+from node_agent.kernel.emulated.rfc2.kernel import Rfc2
 from node_agent.kernel.emulated.rfc2.kho import Handed
+from node_agent.kernel.emulated.rfc2.lock import Hang, StateLock
 from node_agent.kernel.emulated.rfc2.luo import SUBTREE
 from node_agent.kernel.emulated.session import LuoSession
-from node_agent.kernel.failure import CREATE, LOAD, OPEN, REBOOT, RETRIEVE
+from node_agent.kernel.emulated.session_table import SessionTable, drop
+from node_agent.kernel.failure import LOAD, OPEN, REBOOT
 from node_agent.kernel.faults import FaultKind, FaultPlan
 from node_agent.ports import BootFacts, KexecImage, KhoFacts, MemoryFacts
 
-
-class OutOfMemory(Exception):
-    """Preserving more than there is memory for: the OOM killer kills the calling process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What a node is made of. Zeros are no limit."""
-
-    hardware_model: str = "emulated"
-    memory_bytes: int = 0
-    """Memory that preserved files may take."""
-    scratch_bytes: int = 0
-    """KHO scratch that an image may take."""
-    owner_uid: int = 0
-    """Who may open /dev/liveupdate (mode 0600), besides root."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An image that kexec_file_load took."""
-
-    image: EmulatedImage
-    command_line: str
-    legacy: bool = False
-    """Loaded by kexec_load(2): KHO is not told, and everything preserved is lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """How a kexec ended. Only `arrived` boots the loaded kernel; else a cold boot follows."""
-
-    arrived: bool
-    back: bool = True
-    """False: nothing happens until somebody presses the power button."""
+__all__ = ["Hang", "Jump", "Loaded", "LuoModel", "Machine", "OutOfMemory", "boot_id"]
 
 
 class LuoModel:
@@ -95,7 +59,7 @@ class LuoModel:
     boot_id: str
     log: list[str]
     """This boot's kernel messages."""
-    _busy: set[Inode]
+    _table: SessionTable
     _busy_opens: int
     _device_open: bool
     _poisoned: bool
@@ -121,8 +85,6 @@ class LuoModel:
         self._default = Loaded(default, command_line)
         self._running = self._default
         self._loaded: Loaded | None = None
-        self._outgoing: dict[bytes, LuoSession] = {}
-        self._incoming: dict[bytes, LuoSession] = {}
         self._rebooting = False
         self._calls: dict[str, int] = {}
         self._kexec_count = 0
@@ -134,7 +96,7 @@ class LuoModel:
     @property
     def luo(self) -> bool:
         """Is there a /dev/liveupdate?"""
-        return liveupdate_on(self._running.image, self._running.command_line)
+        return self._running.luo
 
     @property
     def release(self) -> str:
@@ -163,7 +125,7 @@ class LuoModel:
         scratch, image = self.machine.scratch_bytes, self._running.image
         return KhoFacts(
             scratch_bytes=(scratch,) if scratch else (),
-            kho_abi=image.kho_abi if kho_on(image, self._running.command_line) else "",
+            kho_abi=image.kho_abi if self._running.kho else "",
             luo_abi=image.abi if self.luo else "",
             debugfs=True,
         )
@@ -178,20 +140,30 @@ class LuoModel:
     def _preserved_bytes(self) -> int:
         if self.rfc2 is not None:
             return self.rfc2.memory.size_bytes
-        return sum(kept.size_bytes for s in self._sessions() for kept in s.files.values())
+        return self._table.size_bytes
 
-    def hangs(self, call: str) -> bool:
-        """Count a call and say whether a fault keeps it from ever returning. The caller asks
-        before each call: the model itself never blocks."""
+    def hangs(self, call: str) -> Hang:
+        """Count a call and say whether it ever returns: a fault keeps it, or it waits for one that
+        is kept. The caller asks before each call: the model itself never blocks."""
         self._calls[call] = self._calls.get(call, 0) + 1
-        luo = self.rfc2.luo if self.rfc2 is not None and call in LOCKED_CALLS else None
-        if luo is not None and luo.lock_held_by:
-            return True
+        lock = self._lock(call)
+        if lock is not None and lock.held_by:
+            return Hang.WAITS
         if not self.faults.hang(call, self._calls[call]):
-            return False
-        if luo is not None:
-            luo.lock_held_by = call
-        return True
+            return Hang.NO
+        if lock is not None:
+            lock.held_by = call
+        return Hang.FOR_EVER
+
+    def wait_killed(self, call: str) -> None:
+        """Who waited for LUO's lock (Hang.WAITS) is killed; only the log shows that it was there."""
+        lock = self._lock(call)
+        if lock is not None:
+            lock.wait_killed(call)
+
+    def _lock(self, call: str) -> StateLock | None:
+        """The lock that a call takes, if any."""
+        return self.rfc2.lock_of(call) if self.rfc2 is not None else None
 
     def calls(self, call: str) -> int:
         """How often this call was made, over all boots."""
@@ -218,30 +190,12 @@ class LuoModel:
         self._device_open = False
 
     def create_session(self, name: bytes) -> LuoSession:
-        """EINVAL (empty, or no room for the NUL), EEXIST, ENOMEM. Held once."""
-        if not 0 < len(name) < SESSION_NAME_BYTES:
-            raise OSError(errno.EINVAL, CREATE)
-        if name in self._outgoing:
-            raise OSError(errno.EEXIST, CREATE)
-        limit = self._running.image.max_sessions
-        if limit and len(self._outgoing) >= limit:
-            raise OSError(errno.ENOMEM, CREATE)
-        session = self._outgoing[name] = LuoSession(name, self._busy)
-        session.holders = 1
-        return session
+        """See SessionTable.create."""
+        return self._table.create(name, self._running.image.max_sessions)
 
     def retrieve_session(self, name: bytes) -> LuoSession:
-        """ENOENT, EINVAL (retrieved and still open, or no valid name). Held once."""
-        if not 0 < len(name) < SESSION_NAME_BYTES:
-            raise OSError(errno.EINVAL, RETRIEVE)
-        session = self._incoming.get(name)
-        if session is None:
-            raise OSError(errno.ENOENT, RETRIEVE)
-        if session.retrieved:
-            raise OSError(errno.EINVAL, RETRIEVE)
-        session.retrieved = True
-        session.holders = 1
-        return session
+        """See SessionTable.retrieve."""
+        return self._table.retrieve(name)
 
     # --- sessions
 
@@ -254,21 +208,19 @@ class LuoModel:
 
     def close(self, session: LuoSession) -> None:
         """One descriptor of this session is closed."""
-        session.holders -= 1
-        if session.holders or session.finish_refused:
-            return
-        session.drop_files()
-        table = self._incoming if session.incoming else self._outgoing
-        if table.get(session.name) is session:
-            del table[session.name]
+        self._table.close(session)
 
     def sessions(self) -> tuple[str, ...]:
         """Names of outgoing, then incoming sessions; no kernel tells this, tests may ask."""
-        return tuple(s.name.decode(errors="replace") for s in self._sessions())
+        return tuple(session.name.decode(errors="replace") for session in self._table)
 
-    def _sessions(self) -> Iterator[LuoSession]:
-        yield from self._outgoing.values()
-        yield from self._incoming.values()
+    @property
+    def _outgoing(self) -> dict[bytes, LuoSession]:
+        return self._table.outgoing
+
+    @property
+    def _incoming(self) -> dict[bytes, LuoSession]:
+        return self._table.incoming
 
     # --- kexec
 
@@ -313,8 +265,7 @@ class LuoModel:
         refused = self.faults.at(FaultKind.REFUSE_FREEZE, self.reboots)
         if refused and self.rfc2 is None:
             raise OSError(refused.errno, REBOOT)
-        for session in self._outgoing.values():
-            session.freeze()
+        self._table.freeze()
 
     def jump(self) -> Jump:
         """Leave this kernel. What happens next is in the answer; call arrive() or cold_boot()."""
@@ -330,8 +281,8 @@ class LuoModel:
         hands_over = self.luo and (self.rfc2 is None or self.rfc2.hands_luo_over)
         incompatible = (
             hands_over
-            and self._reads(loaded)
-            and liveupdate_on(loaded.image, loaded.command_line)
+            and loaded.reads(self._running)
+            and loaded.luo
             and (
                 loaded.image.abi != self._running.image.abi
                 # RFC v2 has no EIO: what cannot be read panics.
@@ -339,15 +290,6 @@ class LuoModel:
             )
         )
         return loaded.image.panics or incompatible or self.faults.at(FaultKind.PANIC, n) is not None
-
-    def _reads(self, target: Loaded) -> bool:
-        """Does a kernel look at the tree that this one hands over?"""
-        return (
-            kho_on(self._running.image, self._running.command_line)
-            and not target.legacy
-            and kho_on(target.image, target.command_line)
-            and target.image.kho_abi == self._running.image.kho_abi
-        )
 
     def _target(self) -> Loaded:
         if self._loaded is None:
@@ -361,17 +303,16 @@ class LuoModel:
         if wrong:
             other = dataclasses.replace(self._like(target.image), release=wrong.value)
             target = Loaded(other, target.command_line, target.legacy)
-        handed_over = kho_on(self._running.image, self._running.command_line) and not target.legacy
-        kho = kho_on(target.image, target.command_line)
+        handed_over = self._running.kho and not target.legacy
         previous, count = self.release, self._kexec_count + 1
-        reads = self._reads(target)
-        crossing = self._leave()
+        reads = target.reads(self._running)
+        crossing = self._table.leave()
         handed = self.rfc2.leave() if self.rfc2 is not None else None
         if handed is not None and not reads:
             self.leaked_bytes += handed.drop()
             handed = None
         self._start(target, self._after_faults(handed))
-        if handed_over and kho:
+        if handed_over and target.kho:
             self._previous_release, self._kexec_count = previous, count
             self.log.append(f"KHO: exec from: {previous} (count {count})")
         if reads and self.luo:
@@ -381,7 +322,7 @@ class LuoModel:
         else:
             if handed_over:
                 self.log.append("Passed KHO data, but CONFIG_KEXEC_HANDOVER not set")
-            _drop(crossing)
+            drop(crossing)
 
     @staticmethod
     def _like(image: EmulatedImage) -> EmulatedImage:
@@ -407,7 +348,7 @@ class LuoModel:
             return
         lost = self.faults.at(FaultKind.SESSION_LOST, n)
         gone = [s for s in crossing if lost and lost.value in ("", s.name.decode(errors="replace"))]
-        _drop(gone)
+        drop(gone)
         crossing = [s for s in crossing if s not in gone]
         unknown = any(s.files for s in crossing) and MEMFD_HANDLER not in self._running.image.handlers
         if unknown or self.faults.at(FaultKind.POISON, n):
@@ -415,10 +356,7 @@ class LuoModel:
             self._leak(crossing)
             return
         failed = self.faults.at(FaultKind.RETRIEVE_ERROR, n)
-        for session in crossing:
-            arrived = self._incoming[session.name] = session.cross(self._busy)
-            for kept in arrived.files.values():
-                kept.retrieve_errno = failed.errno if failed else 0
+        self._table.arrive(crossing, failed.errno if failed else 0)
         self.log.append(f"luo: Retrieved live update data, liveupdate number: {self._kexec_count}")
 
     def cold_boot(self) -> None:
@@ -429,24 +367,17 @@ class LuoModel:
 
     def power_off(self) -> None:
         """Give back every descriptor. The model must not be used afterwards but to cold boot."""
-        _drop(self._leave())
+        drop(self._table.leave())
         if self.rfc2 is not None:
             self.rfc2.drop()
 
-    def _leave(self) -> list[LuoSession]:
-        """What would cross; whatever came in and was not finished is gone."""
-        crossing = list(self._outgoing.values())
-        _drop(self._incoming.values())
-        self._outgoing, self._incoming = {}, {}
-        return crossing
-
     def _leak(self, crossing: list[LuoSession]) -> None:
-        self.leaked_bytes += sum(session.drop_files() for session in crossing)
+        self.leaked_bytes += drop(crossing)
 
     def _start(self, kernel: Loaded, handed: Handed | None = None) -> None:
         self._running = kernel
         self._loaded = None
-        self._busy = set()
+        self._table = SessionTable()
         self._device_open = False
         self._poisoned = False
         busy = self.faults.at(FaultKind.BUSY, self.reboots)
@@ -455,7 +386,7 @@ class LuoModel:
         self.boot_id = self._new_boot_id()
         self.log = [f"Linux version {self.release} (emulated)"]
         self.rfc2 = None
-        if kernel.image.model == RFC2 and kho_on(kernel.image, kernel.command_line):
+        if kernel.image.model == RFC2 and kernel.kho:
             self.rfc2 = Rfc2(
                 kernel.image,
                 handed,
@@ -470,11 +401,6 @@ class LuoModel:
         kind = FaultKind.REFUSE_PREPARE if what == "prepare" else FaultKind.REFUSE_FREEZE
         fault = self.faults.at(kind, self.reboots + (not self._rebooting))
         return fault.errno if fault is not None else 0
-
-
-def _drop(sessions: Iterable[LuoSession]) -> None:
-    for session in sessions:
-        session.drop_files()
 
 
 def boot_id(bits: int) -> str:

@@ -8,7 +8,6 @@ Source: struct liveupdate_file_ops, and mm/memfd_luo.c of the following series.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import Protocol
 
@@ -89,10 +88,7 @@ class MemfdHandler:
         self._memory.free(data)
 
     def _at(self, data: int) -> PreservedFile:
-        try:
-            kept = self._memory.at(data)
-        except KeyError:
-            raise OSError(errno.EFAULT, RETRIEVE) from None
+        kept = self._memory.at(data)
         assert isinstance(kept, PreservedFile)
         return kept
 

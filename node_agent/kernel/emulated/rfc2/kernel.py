@@ -10,18 +10,15 @@ import errno
 from collections.abc import Callable
 
 from node_agent.kernel.emulated.image import EmulatedImage
-from node_agent.kernel.emulated.rfc2.kho import Handed, Kho
+from node_agent.kernel.emulated.rfc2.debugfs import KhoDebugfs
+from node_agent.kernel.emulated.rfc2.kho import KHO_ABI, Handed, Kho
+from node_agent.kernel.emulated.rfc2.lock import LOCKED_CALLS, StateLock
 from node_agent.kernel.emulated.rfc2.luo import AUTOMATIC, SUBTREE, Luo
 from node_agent.kernel.emulated.rfc2.luo_files import LuoFiles
 from node_agent.kernel.emulated.rfc2.memory import Memory
 from node_agent.kernel.emulated.rfc2.registry import handlers, subsystems
 from node_agent.kernel.emulated.rfc2.states import Coupling, LuoState
 from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
-
-LOCKED_CALLS = frozenset(
-    {"fd_preserve", "fd_unpreserve", "fd_restore", "prepare", "freeze", "cancel", "finish", "reboot"}
-)
-"""Calls that take LUO's state lock, by the names that faults use."""
 
 
 class Rfc2:
@@ -45,15 +42,18 @@ class Rfc2:
         memory_bytes: int,
         log: Callable[[str], None],
     ) -> None:
-        self.memory = Memory(handed.kept if handed is not None else None, limit_bytes=memory_bytes)
-        self.kho = Kho(self.memory, handed.tree if handed is not None else {})
-        self.files = LuoFiles(handlers(self.memory))
-        self.subsystems = Subsystems(subsystems(image, self.memory, refuses), log)
+        handed = handed or Handed(KHO_ABI, {}, {})
+        self.memory = Memory(handed.kept, first_address=handed.next_address, limit_bytes=memory_bytes)
+        self.kho = Kho(self.memory, handed.tree, log=log)
+        coupling = Coupling(image.coupling)
+        self._debugfs = KhoDebugfs(self.kho, coupling, built=image.kho_debugfs)
+        self.files = LuoFiles(handlers(self.memory), log)
+        self.subsystems = Subsystems(subsystems(image, self.memory, refuses), log, self.memory)
         self.luo: Luo | None = None
         if liveupdate:
             self.luo = Luo(
                 self.kho,
-                Coupling(image.coupling),
+                coupling,
                 self.files,
                 self.subsystems,
                 compatible=image.abi,
@@ -77,6 +77,21 @@ class Rfc2:
         if self.luo is not None:
             self.luo.reboot()
 
+    def lock_of(self, call: str) -> StateLock | None:
+        """LUO's lock, if this call takes it; calls by the names that faults use."""
+        if self.luo is None:
+            return None
+        by_hand = call == "debugfs_write" and self.luo.coupling is Coupling.NOTIFIER
+        return self.luo.lock if call in LOCKED_CALLS or by_hand else None
+
+    def debugfs_read(self, path: str) -> str:
+        """See KhoDebugfs.read."""
+        return self._debugfs.read(path)
+
+    def debugfs_write(self, path: str, value: str) -> None:
+        """See KhoDebugfs.write."""
+        self._debugfs.write(path, value)
+
     @property
     def hands_luo_over(self) -> bool:
         """Would a kexec now hand LUO's subtree on?"""
@@ -88,7 +103,7 @@ class Rfc2:
         if found:
             self.kho.automatic[AUTOMATIC] = found
         self.files.close()
-        return self.kho.hand_over(tuple(found.values()))
+        return self.kho.hand_over()
 
     def drop(self) -> int:
         """The end without a kexec; how many bytes were kept."""

@@ -4,22 +4,28 @@ Rules
 1. A tree is handed over by a kexec only if it is finalized; what subsystems keep by themselves
    (`automatic`) is handed over whatever the state.
 2. finalize() calls the notifier chain, if there is one, in the order of registration; a failure aborts those
-   that were called, last first, and leaves KHO as it was. Twice is EEXIST, abort() without it is ENOENT.
-3. A next kernel of another KHO version ignores the tree.
+   that were called, last first, and leaves KHO as it was. Twice is EEXIST.
+3. abort() calls the chain, last first; who refuses stops it, and KHO stays finalized. Without a finalize it
+   is ENOENT. LUO, where it alone drives KHO, does not ask: give_up().
+4. A next kernel of another KHO version ignores the tree.
+5. All that this kernel keeps crosses with a finalized tree, whoever keeps it; without one what the automatic
+   subtrees point to, and nothing else.
 
-Source: kernel/kexec_handover.c with the patches of RFC v2.
+Source: kernel/kexec_handover.c with the patches of RFC v2. There a failed finalize and an abort call the
+whole chain, in the order of registration.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from node_agent.kernel.emulated.rfc2.memory import Keepable, Memory
+from node_agent.kernel.emulated.image import RFC2_KHO_ABI
+from node_agent.kernel.emulated.rfc2.memory import FIRST_ADDRESS, Keepable, Memory, numbers_in
 
-KHO_ABI = "kho-v1"
+KHO_ABI = RFC2_KHO_ABI
 
 FINALIZE = "kho_finalize"
 ABORT = "kho_abort"
@@ -50,6 +56,8 @@ class Handed:
     abi: str
     tree: Mapping[str, Tree]
     kept: Mapping[int, Keepable]
+    next_address: int = FIRST_ADDRESS
+    """None from here on was ever used."""
 
     def drop(self) -> int:
         """Give all of it back; how many bytes it was."""
@@ -59,18 +67,13 @@ class Handed:
         """The same without a subtree and what only it points to, which is given back; how many bytes that
         was."""
         tree = {key: node for key, node in self.tree.items() if key != name}
-        pointed = set(_numbers(tree))
-        lost = {address: thing for address, thing in self.kept.items() if address not in pointed}
-        kept = {address: thing for address, thing in self.kept.items() if address in pointed}
-        return Handed(self.abi, tree, kept), Memory(lost).drop()
+        memory = Memory(self.kept)
+        kept = {address: memory.take(address) for address in memory.reach(numbers_in(tree))}
+        return Handed(self.abi, tree, kept, self.next_address), memory.drop()
 
 
-def _numbers(tree: Tree) -> Iterator[int]:
-    for value in tree.values():
-        if isinstance(value, Mapping):
-            yield from _numbers(value)
-        elif isinstance(value, int):
-            yield value
+def _quiet(message: str) -> None:
+    """Nobody reads this kernel's log."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ class Kho:
     Args:
         memory: what is kept, of this kernel and of the one before.
         incoming: the tree that was handed over; empty if there was none.
+        log: the kernel's.
     """
 
     memory: Memory = field(default_factory=Memory)
@@ -90,6 +94,7 @@ class Kho:
     """Going out."""
     automatic: dict[str, Tree] = field(default_factory=dict)
     """Going out in any case."""
+    log: Callable[[str], None] = _quiet
 
     def add_subtree(self, name: str, tree: Tree) -> None:
         """Raises OSError: EEXIST."""
@@ -109,29 +114,51 @@ class Kho:
         for user in self.chain:
             try:
                 user.on_finalize()
-            except OSError:
-                for other in reversed(called):
-                    other.on_abort()
+            except OSError as cause:
+                self.log(f"KHO: Failed to convert KHO state tree: {-(cause.errno or 0)}")
+                self._abort_all(called)
                 raise
             called.append(user)
         self.finalized = True
 
     def abort(self) -> None:
-        """Raises OSError: ENOENT (it is not finalized), or a notifier's errno: then it stays so."""
+        """Raises OSError: ENOENT (it is not finalized), or a notifier's errno: then it stays so, and those
+        after that notifier have been aborted."""
         if not self.finalized:
             raise OSError(errno.ENOENT, ABORT)
         for user in reversed(self.chain):
-            user.on_abort()
+            try:
+                user.on_abort()
+            except OSError as cause:
+                self._refused(cause)
+                raise
         self.finalized = False
 
-    def hand_over(self, addresses_of: Sequence[int]) -> Handed | None:
-        """What crosses in a kexec now; all else that is kept is given back.
+    def give_up(self) -> None:
+        """Abort, whoever refuses: for who drives KHO and is not driven by it. Idempotent."""
+        if self.finalized:
+            self._abort_all(self.chain)
+            self.finalized = False
 
-        Args:
-            addresses_of: what the automatic subtrees point to.
-        """
+    def _abort_all(self, users: list[Notifier]) -> None:
+        for user in reversed(users):
+            try:
+                user.on_abort()
+            except OSError as cause:
+                self._refused(cause)
+
+    def _refused(self, cause: OSError) -> None:
+        self.log(f"KHO: Failed to abort KHO finalization: {-(cause.errno or 0)}")
+
+    def hand_over(self) -> Handed | None:
+        """What crosses in a kexec now; all else that is kept is given back."""
         tree = {**self.automatic, **(self.tree if self.finalized else {})}
-        crossing = self.memory.addresses() if self.finalized else addresses_of
-        kept = {address: self.memory.take(address) for address in crossing}
+        if not tree:
+            self.memory.drop()
+            return None
+        crossing = set(self.memory.reach(numbers_in(tree)))
+        if self.finalized:
+            crossing.update(self.memory.own())
+        kept = {address: self.memory.take(address) for address in sorted(crossing)}
         self.memory.drop()
-        return Handed(KHO_ABI, tree, kept) if tree else None
+        return Handed(KHO_ABI, tree, kept, self.memory.next_address)

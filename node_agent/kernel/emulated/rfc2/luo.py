@@ -5,9 +5,10 @@ Rules
 2. Registering files is for NORMAL, restoring them for UPDATED: else EBUSY.
 3. Files are called before subsystems, and undone after them.
 4. A prepare that fails leaves all as it was. A freeze that fails undoes everything and ends in NORMAL; with
-   the coupling `notifier` KHO stays finalized, with a subtree of LUO's in it that points to nothing.
-5. All but GET_STATE take the state's lock. A call that hangs keeps it for the rest of the boot; who waits for
-   it and is killed has changed nothing (the kernel's -EAGAIN, which nobody lives to see).
+   the coupling `notifier` KHO stays finalized, with a subtree of LUO's in it that points to nothing, and
+   nothing but a reboot mends that.
+5. Where LUO alone drives KHO, KHO is finalized in PREPARED and FROZEN, and in no other state.
+6. All but GET_STATE take the state's lock (see lock).
 
 Source: luo_core.c of RFC v2.
 """
@@ -19,8 +20,9 @@ from collections.abc import Callable
 
 from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated.rfc2.kho import Kho, Tree
+from node_agent.kernel.emulated.rfc2.lock import StateLock
 from node_agent.kernel.emulated.rfc2.luo_files import PRESERVE, RESTORE, UNPRESERVE, LuoFiles
-from node_agent.kernel.emulated.rfc2.states import TRANSITIONS, Coupling, LuoEvent, LuoState
+from node_agent.kernel.emulated.rfc2.states import AIMS, TRANSITIONS, Coupling, LuoEvent, LuoState
 from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
 
 SUBTREE = "LUO"
@@ -59,8 +61,7 @@ class Luo:
         self.state = LuoState.NORMAL
         self.coupling = coupling
         self.files, self.subsystems = files, subsystems
-        self.lock_held_by = ""
-        """A call that hangs within the state's lock."""
+        self.lock = StateLock(log)
         self._kho = kho
         self._compatible = compatible
         self._log = log
@@ -92,7 +93,7 @@ class Luo:
 
     def prepare(self) -> None:
         """NORMAL → PREPARED. Raises OSError: EINVAL, EEXIST (KHO is finalized), a callback's."""
-        self._next(LuoEvent.PREPARE)
+        after = self._next(LuoEvent.PREPARE)
         if self.coupling is Coupling.NOTIFIER:
             self._named(LuoEvent.PREPARE, self._kho.finalize)
             return
@@ -100,8 +101,9 @@ class Luo:
         try:
             self._named(LuoEvent.PREPARE, self._kho.finalize)
         except OSError:
-            self._cancel()
+            self._undo()
             raise
+        self._set(after)
 
     def freeze(self) -> None:
         """PREPARED → FROZEN. Raises OSError: EINVAL, a callback's (the state is NORMAL then)."""
@@ -109,19 +111,23 @@ class Luo:
         try:
             self._named(LuoEvent.FREEZE, self._freeze)
         except OSError:
-            self.state = LuoState.NORMAL
             if self.coupling is Coupling.LUO_DRIVEN:
                 self._kho.remove_subtree(SUBTREE)
-                self._kho.abort()
+                self._kho.give_up()
+            self._set(LuoState.NORMAL)
             raise
         self._set(after)
 
     def cancel(self) -> None:
-        """PREPARED or FROZEN → NORMAL. Raises OSError: EINVAL."""
-        self._next(LuoEvent.CANCEL)
-        if self.coupling is Coupling.LUO_DRIVEN:
-            self._cancel()
-        self._named(LuoEvent.CANCEL, self._kho.abort)
+        """PREPARED or FROZEN → NORMAL. Raises OSError: EINVAL; with the coupling `notifier` also the errno of
+        another user of KHO that refuses."""
+        after = self._next(LuoEvent.CANCEL)
+        if self.coupling is Coupling.NOTIFIER:
+            self._named(LuoEvent.CANCEL, self._kho.abort)
+            return
+        self._undo()
+        self._kho.give_up()
+        self._set(after)
 
     def finish(self) -> None:
         """UPDATED → NORMAL. Raises OSError: EINVAL."""
@@ -139,13 +145,15 @@ class Luo:
 
     def on_finalize(self) -> None:
         """PREPARE, whoever finalizes KHO. Raises OSError: EINVAL, a callback's."""
-        self._next(LuoEvent.PREPARE)
+        after = self._next(LuoEvent.PREPARE)
         self._prepare()
+        self._set(after)
 
     def on_abort(self) -> None:
         """CANCEL, whoever aborts. Raises OSError: EINVAL."""
-        self._next(LuoEvent.CANCEL)
-        self._cancel()
+        after = self._next(LuoEvent.CANCEL)
+        self._undo()
+        self._set(after)
 
     # --- what the events do
 
@@ -153,34 +161,27 @@ class Luo:
         self.files.prepare()
         try:
             self.subsystems.prepare()
-            try:
-                self._kho.add_subtree(SUBTREE, self.subtree())
-            except OSError:
-                self.subsystems.cancel()
-                raise
+            self._kho.add_subtree(SUBTREE, self.subtree())
         except OSError:
-            self.files.cancel()
+            self._undo_participants()
             raise
-        self._set(LuoState.PREPARED)
 
     def _freeze(self) -> None:
         try:
             self.files.freeze()
-        except OSError:
-            self.subsystems.cancel()
-            raise
-        try:
             self.subsystems.freeze()
         except OSError:
-            self.files.cancel()
+            self._undo_participants()
             raise
         self._kho.tree[SUBTREE] = self.subtree()
 
-    def _cancel(self) -> None:
+    def _undo(self) -> None:
+        self._undo_participants()
+        self._kho.remove_subtree(SUBTREE)
+
+    def _undo_participants(self) -> None:
         self.subsystems.cancel()
         self.files.cancel()
-        self._kho.remove_subtree(SUBTREE)
-        self._set(LuoState.NORMAL)
 
     def subtree(self) -> Tree:
         """What the next kernel finds, as it stands."""
@@ -204,7 +205,7 @@ class Luo:
     def _next(self, event: LuoEvent) -> LuoState:
         after = TRANSITIONS.get((self.state, event))
         if after is None:
-            self._log(f"luo_core: Can't {event} in [{self.state}] state")
+            self._log(f"luo_core: Can't switch to [{AIMS[event]}] from [{self.state}] state")
             raise OSError(errno.EINVAL, CALLS[event])
         return after
 

@@ -6,6 +6,7 @@ Rules
    dependency that is not preserved is ENOENT, a cycle ELOOP; both are found by PREPARE.
 3. A file that came in is restored once: a second time is EINVAL. A handler's failure is its answer for ever.
 4. Tokens stay valid over CANCEL.
+5. cancel and finish cannot fail: what a handler raises is logged, and the others are called.
 
 RFC v2 itself knew no order but the tokens' and let a file be registered twice; the order is the one that
 the thread's participants need (memfd, iommufd, vfiofd), and the double registration is EEXIST here.
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated.rfc2.handlers import Handler, Inode, inode_of
@@ -50,10 +52,12 @@ class LuoFiles:
 
     Args:
         handlers: in the order of registration; the first that can preserve a file gets it.
+        log: gets what went wrong where nothing can be refused.
     """
 
-    def __init__(self, handlers: Sequence[Handler]) -> None:
+    def __init__(self, handlers: Sequence[Handler], log: Callable[[str], None]) -> None:
         self.handlers = list(handlers)
+        self._log = log
         self.outgoing: dict[int, LuoFile] = {}
         self.incoming: dict[int, LuoFile] = {}
         self._next_token = 0
@@ -112,26 +116,31 @@ class LuoFiles:
             self._prepared.append(file)
 
     def freeze(self) -> None:
-        """Raises OSError; nothing is prepared any more then."""
+        """Raises OSError: then some are frozen, and the caller cancels."""
         for file in self._prepared:
-            try:
-                file.data = file.handler.freeze(file.fd, file.data)
-            except OSError:
-                self.cancel()
-                raise
+            file.data = file.handler.freeze(file.fd, file.data)
 
     def cancel(self) -> None:
         """Undo prepare, last first."""
         while self._prepared:
             file = self._prepared.pop()
-            file.handler.cancel(file.fd, file.data)
-            file.data = 0
+            data, file.data = file.data, 0
+            self._safely("cancel", file, partial(file.handler.cancel, file.fd, data))
 
     def finish(self) -> None:
         """Give back what came in, restored or not."""
         for file in self.incoming.values():
-            file.handler.finish(file.data, reclaimed=file.reclaimed)
+            self._safely("finish", file, partial(file.handler.finish, file.data, reclaimed=file.reclaimed))
         self.incoming = {}
+
+    def _safely(self, what: str, file: LuoFile, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except OSError as error:
+            self._log(
+                f"luo_files: {what} failed for file token {file.token:#x} handler "
+                f"'{file.handler.compatible}' [{-(error.errno or 0)}]"
+            )
 
     # --- over the kexec
 

@@ -52,6 +52,9 @@ TRANSITIONS = {
     (LuoState.UPDATED, LuoEvent.FINISH): LuoState.NORMAL,
 }
 
+AIMS = {event: after for (_, event), after in TRANSITIONS.items()}
+"""Where an event leads, from wherever it is legal."""
+
 
 class Coupling(enum.StrEnum):
     """Who drives whom, LUO and KHO: what the thread argues about."""
@@ -59,4 +62,4 @@ class Coupling(enum.StrEnum):
     NOTIFIER = "notifier"
     """As posted: PREPARE is kho_finalize(), whose notifier chain calls back into LUO."""
     LUO_DRIVEN = "luo-driven"
-    """As concluded: LUO alone drives KHO; there is no chain."""
+    """As concluded: LUO alone drives KHO, and KHO does not know LUO."""

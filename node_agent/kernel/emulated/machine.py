@@ -1,0 +1,57 @@
+"""What a node is made of, what is loaded into it, and how a kexec may end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node_agent.kernel.emulated.image import EmulatedImage, kho_on, liveupdate_on
+
+
+class OutOfMemory(Exception):
+    """Preserving more than there is memory for: the OOM killer kills the calling process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a node is made of. Zeros are no limit."""
+
+    hardware_model: str = "emulated"
+    memory_bytes: int = 0
+    """Memory that preserved files may take."""
+    scratch_bytes: int = 0
+    """KHO scratch that an image may take."""
+    owner_uid: int = 0
+    """Who may open /dev/liveupdate (mode 0600), besides root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image that kexec_file_load took, or that firmware started."""
+
+    image: EmulatedImage
+    command_line: str
+    legacy: bool = False
+    """Loaded by kexec_load(2): KHO is not told, and everything preserved is lost."""
+
+    @property
+    def kho(self) -> bool:
+        """Does it take part in kexec handover?"""
+        return kho_on(self.image, self.command_line)
+
+    @property
+    def luo(self) -> bool:
+        """Is there a /dev/liveupdate?"""
+        return liveupdate_on(self.image, self.command_line)
+
+    def reads(self, before: Loaded) -> bool:
+        """Does it look at the tree that the kernel before hands over?"""
+        return before.kho and not self.legacy and self.kho and self.image.kho_abi == before.image.kho_abi
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """How a kexec ended. Only `arrived` boots the loaded kernel; else a cold boot follows."""
+
+    arrived: bool
+    back: bool = True
+    """False: nothing happens until somebody presses the power button."""
