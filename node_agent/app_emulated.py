@@ -12,7 +12,7 @@ from typing import NoReturn
 from node_agent.app_machine import Machine
 from node_agent.errors import SettingsError
 from node_agent.ports import BootChoice, DefaultKernel
-from node_agent.settings import AgentSettings
+from node_agent.settings import AgentSettings, EmulatedKernel
 
 RESUME_ENV = "LIVEROLL_RESUME"
 """JOURNAL:SOCKET for the blackout path, so that it needs no settings."""
@@ -47,11 +47,23 @@ def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn
             sys.executable,
             *("-m", "node_agent.kernel.emulated.process"),
             *("--root", str(root), "--release", _default_kernel(settings), "--faults", emulated.faults),
-            *("--hardware-model", emulated.model, *timings),
+            *("--hardware-model", emulated.model, *timings, *_luo(emulated)),
             *(word for service in emulated.services for word in ("--service", service)),
             *("--", sys.executable, "-m", "node_agent.cli", *arguments),
         ],
     )
+
+
+def _luo(emulated: EmulatedKernel) -> list[str]:
+    """The kernel's arguments for its model of LUO."""
+    model, _, coupling = emulated.luo_model.partition("/")
+    if model == "sessions":
+        return ["--luo-model", model]
+    return [
+        *("--luo-model", model, "--coupling", coupling or "luo-driven"),
+        *("--kho-debugfs", emulated.kho_debugfs, "--reserve-mem", emulated.reserve_mem),
+        *(word for name in emulated.auto_preserve for word in ("--auto-preserve", name)),
+    ]
 
 
 def _default_kernel(settings: AgentSettings) -> str:

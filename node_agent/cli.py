@@ -220,6 +220,29 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
         help="of the emulated node: what else starts with each boot, a workload for instance",
     )
     parser.add_argument(
+        "--luo-model",
+        choices=("sessions", "rfc-v2", "rfc-v2/luo-driven", "rfc-v2/notifier"),
+        dest="emulated.luo_model",
+        help="of the emulated node: LUO as merged (default), or the seed's, in one of its couplings with KHO",
+    )
+    for flag, words, text in (
+        ("kho-debugfs", ("on", "off"), "can KHO be finalized by hand"),
+        ("reserve-mem", ("luo", "kho"), "which carries reserve_mem's regions"),
+    ):
+        parser.add_argument(
+            f"--{flag}",
+            choices=words,
+            dest=f"emulated.{flag.replace('-', '_')}",
+            help=f"of rfc-v2: {text} (default {words[0]})",
+        )
+    parser.add_argument(
+        "--auto-preserve",
+        action="append",
+        dest="emulated.auto_preserve",
+        metavar="SUBSYSTEM",
+        help="of rfc-v2: what every kexec carries, whatever LUO's state",
+    )
+    parser.add_argument(
         "--broker-socket", metavar="PATH", dest="broker.socket", help="where workloads subscribe"
     )
     parser.add_argument("--broker-group", metavar="GROUP", dest="broker.group", help="who may connect to it")

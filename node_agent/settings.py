@@ -68,6 +68,10 @@ class TlsFiles:
     key: Path
 
 
+LUO_MODELS = ("sessions", "rfc-v2", "rfc-v2/luo-driven", "rfc-v2/notifier")
+"""LUO as merged, or as RFC v2 had it in one of its two couplings with KHO; without a word the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmulatedKernel:
     """What the emulated kernel of a node is like. Timings are emulated."""
@@ -78,6 +82,14 @@ class EmulatedKernel:
     faults: str = ""
     services: tuple[str, ...] = ()
     """Commands that each boot starts beside the agent."""
+    luo_model: str = "sessions"
+    """One of LUO_MODELS: of the first kernel, and of those whose image does not say."""
+    kho_debugfs: str = "on"
+    """Of rfc-v2: can KHO be finalized by hand, on or off."""
+    reserve_mem: str = "luo"
+    """Of rfc-v2: which carries reserve_mem's regions, luo or kho."""
+    auto_preserve: tuple[str, ...] = ()
+    """Of rfc-v2: subsystems that every kexec carries."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from node_agent.settings import (
-    LABEL_KEY,
-    LABEL_VALUE_MAX,
+    LUO_MODELS,
     NODE_ID,
     SOCKET_PATH_MAX,
     AgentSettings,
@@ -31,6 +30,7 @@ from node_agent.settings import (
     is_loopback,
     split_address,
 )
+from node_agent.settings_reader import Reader, flag_name
 from node_agent.settings_sources import from_environment, from_file, read_file
 
 
@@ -61,7 +61,7 @@ def load(
     for key, value in (flags or {}).items():
         if value is not None:
             values[key] = (flag_name(key), value)
-    settings = _build(_Reader(values, faults), hooks)
+    settings = _build(Reader(values, faults), hooks)
     if settings is not None and settings.tls is not None:
         _check_certificate(settings, names_in or certificate_names, faults)
     if faults or settings is None:
@@ -69,123 +69,7 @@ def load(
     return settings
 
 
-_FLAGS = {"labels": "--label", "artifacts.running": "--running-artifact", "emulated.services": "--service"}
-
-
-def flag_name(key: str) -> str:
-    """The command line's flag of a key: tls.ca → --tls-ca, emulated.kexec_s → --kexec-s."""
-    words = key.removeprefix("emulated.").replace(".", "-").replace("_", "-")
-    return _FLAGS.get(key, f"--{words}")
-
-
-class _Reader:
-    """Typed access to the collected values; what does not fit becomes a violation."""
-
-    def __init__(self, values: Mapping[str, tuple[str, object]], faults: list[Violation]) -> None:
-        self._values = values
-        self.faults = faults
-
-    def where(self, key: str) -> str:
-        return self._values[key][0] if key in self._values else key
-
-    def fault(self, key: str, problem: str, remedy: str) -> None:
-        self.faults.append(Violation(self.where(key), problem, remedy))
-
-    def text(self, key: str, default: str) -> str:
-        if key not in self._values:
-            return default
-        value = self._values[key][1]
-        if not isinstance(value, str):
-            self.fault(key, f"{value!r} is not a string", "put it in quotes")
-            return default
-        return value.strip()
-
-    def choice(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
-        value = self.text(key, default)
-        if value not in allowed:
-            self.fault(
-                key, f"{value!r} is none of {', '.join(allowed)}", f"take one of them, for instance {default}"
-            )
-        return value
-
-    def path(self, key: str) -> Path | None:
-        value = self._values[key][1] if key in self._values else ""
-        if isinstance(value, Path):
-            value = str(value)
-        if not isinstance(value, str):
-            self.fault(key, f"{value!r} is not a path", "put it in quotes")
-            return None
-        return Path(value).expanduser().absolute() if value else None
-
-    def positive(self, key: str, default: int) -> int:
-        value = self._values[key][1] if key in self._values else default
-        try:
-            number = int(value) if isinstance(value, str) else value
-        except ValueError:
-            number = None
-        if isinstance(number, bool) or not isinstance(number, int) or number <= 0:
-            self.fault(key, f"{value!r} is not a positive whole number", f"for instance {default}")
-            return default
-        return number
-
-    def number(self, key: str, default: float, most: float) -> float:
-        value = self._values[key][1] if key in self._values else default
-        try:
-            number = float(value) if isinstance(value, str | int | float) else -1.0
-        except ValueError:
-            number = -1.0
-        if isinstance(value, bool) or not 0 <= number <= most:
-            self.fault(key, f"{value!r} is not within 0 and {most:g}", f"for instance {default:g}")
-            return default
-        return number
-
-    def words(self, key: str) -> tuple[str, ...]:
-        value = self._values[key][1] if key in self._values else []
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
-            self.fault(key, f"{value!r} is not a list of commands", 'write ["command argument", …]')
-            return ()
-        return tuple(value)
-
-    def addresses(self, key: str) -> tuple[str, ...]:
-        """A list, or one string with commas."""
-        value = self._values[key][1] if key in self._values else []
-        value = value.split(",") if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            self.fault(key, f"{value!r} is not a list of addresses", 'write ["host1:7444", "host2:7444"]')
-            return ()
-        return tuple(dict.fromkeys(v.strip() for v in value if v.strip()))
-
-    def labels(self) -> Mapping[str, str]:
-        value = self._values["labels"][1] if "labels" in self._values else {}
-        if isinstance(value, str):
-            value = [part for part in value.split(",") if part.strip()]
-        if isinstance(value, list | tuple):
-            pairs = [str(part).partition("=") for part in value]
-            for key, equals, _ in pairs:
-                if not equals:
-                    self.fault("labels", f"{key!r} is not key=value", "for instance zone=a")
-            value = {key.strip(): text.strip() for key, equals, text in pairs if equals}
-        if not isinstance(value, dict):
-            self.fault("labels", f"{value!r} is not a table", 'write [labels] with lines like zone = "a"')
-            return MappingProxyType({})
-        for key, text in value.items():
-            if not LABEL_KEY.fullmatch(key):
-                self.fault(
-                    "labels",
-                    f"{key!r} is not a label key",
-                    "use letters, digits and - _ . / up to 63 characters",
-                )
-            if not isinstance(text, str) or len(text) > LABEL_VALUE_MAX:
-                self.fault(
-                    "labels",
-                    f"the value of {key} is not a string of up to {LABEL_VALUE_MAX} characters",
-                    "shorten it",
-                )
-        return MappingProxyType({k: str(v) for k, v in value.items()})
-
-
-def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | None:
+def _build(read: Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | None:
     node_id = read.text("node_id", os.uname().nodename.lower())
     if not NODE_ID.fullmatch(node_id):
         read.fault(
@@ -243,9 +127,9 @@ def _build(read: _Reader, hooks: Mapping[str, HookCommand]) -> AgentSettings | N
     )
 
 
-def _orchestrators(read: _Reader, *, plaintext: bool) -> tuple[str, ...]:
+def _orchestrators(read: Reader, *, plaintext: bool) -> tuple[str, ...]:
     key = "orchestrator"
-    addresses = read.addresses(key)
+    addresses = read.listed(key, "addresses", '["host1:7444", "host2:7444"]')
     for address in addresses:
         _check_address(read, key, address)
         if plaintext and not is_loopback(address):
@@ -260,7 +144,7 @@ def _orchestrators(read: _Reader, *, plaintext: bool) -> tuple[str, ...]:
 _MODE = re.compile(r"0?[0-7]{3}")
 
 
-def _socket_mode(read: _Reader) -> int:
+def _socket_mode(read: Reader) -> int:
     key = "broker.mode"
     text = read.text(key, "0660")
     mode = int(text, 8) if _MODE.fullmatch(text) else -1
@@ -274,7 +158,7 @@ def _socket_mode(read: _Reader) -> int:
     return mode
 
 
-def _unpreservable(read: _Reader, hooks: Mapping[str, HookCommand]) -> str:
+def _unpreservable(read: Reader, hooks: Mapping[str, HookCommand]) -> str:
     key = "broker.unpreservable"
     policy = read.choice(key, "refuse", ("refuse", "drain"))
     if policy == "drain" and "drain_workload" not in hooks:
@@ -286,7 +170,7 @@ def _unpreservable(read: _Reader, hooks: Mapping[str, HookCommand]) -> str:
     return policy
 
 
-def _socket_group(read: _Reader) -> int:
+def _socket_group(read: Reader) -> int:
     key = "broker.group"
     name = read.text(key, "")
     if not name:
@@ -302,7 +186,7 @@ def _socket_group(read: _Reader) -> int:
         return -1
 
 
-def _emulated(read: _Reader) -> EmulatedKernel:
+def _emulated(read: Reader) -> EmulatedKernel:
     default = EmulatedKernel()
     faults = read.text("emulated.faults", "")
     if faults:
@@ -312,16 +196,25 @@ def _emulated(read: _Reader) -> EmulatedKernel:
             FaultPlan.parse(faults)
         except FaultSyntax as error:
             read.fault("emulated.faults", str(error), "for instance refuse_freeze@1")
+    luo_model = read.choice("emulated.luo_model", default.luo_model, LUO_MODELS)
+    for key in ("emulated.kho_debugfs", "emulated.reserve_mem", "emulated.auto_preserve"):
+        if luo_model == default.luo_model and read.said(key):
+            remedy = 'remove it, or set emulated.luo_model = "rfc-v2"'
+            read.fault(key, f"the model {luo_model} has none", remedy)
     return EmulatedKernel(
         release=read.text("emulated.release", default.release),
         model=read.text("emulated.model", default.model),
         kexec_s=read.number("emulated.kexec_s", default.kexec_s, 3600.0),
         faults=faults,
         services=read.words("emulated.services"),
+        luo_model=luo_model,
+        kho_debugfs=read.choice("emulated.kho_debugfs", default.kho_debugfs, ("on", "off")),
+        reserve_mem=read.choice("emulated.reserve_mem", default.reserve_mem, ("luo", "kho")),
+        auto_preserve=read.listed("emulated.auto_preserve", "names", '["ftrace", "pstore"]'),
     )
 
 
-def _tls(read: _Reader) -> TlsFiles | None:
+def _tls(read: Reader) -> TlsFiles | None:
     keys = ("tls.ca", "tls.certificate", "tls.key")
     paths = {key: read.path(key) for key in keys}
     if not any(paths.values()):
@@ -337,7 +230,7 @@ def _tls(read: _Reader) -> TlsFiles | None:
     return TlsFiles(ca, certificate, private)
 
 
-def _check_address(read: _Reader, key: str, address: str) -> None:
+def _check_address(read: Reader, key: str, address: str) -> None:
     try:
         split_address(address)
     except ValueError:

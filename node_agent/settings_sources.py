@@ -40,6 +40,10 @@ SCALARS: Mapping[str, str] = MappingProxyType(
         "emulated.kexec_s": "number",
         "emulated.faults": "str",
         "emulated.services": "list",
+        "emulated.luo_model": "str",
+        "emulated.kho_debugfs": "str",
+        "emulated.reserve_mem": "str",
+        "emulated.auto_preserve": "list",
         "log.format": "str",
         "log.level": "str",
     }

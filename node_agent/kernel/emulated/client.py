@@ -1,30 +1,43 @@
 """ProcessKernel: ports.Kernel over the sockets of a kernel process (see process), on asyncio.
 
-Each call waits on a reply socket of its own: cancelling one loses its answer and nothing else.
+Each call waits on a reply socket of its own: cancelling one loses its answer and nothing else, but that a
+call which waits for RFC v2's lock is given up.
+
+What a boot's facts say of its model of LUO decides what a session is: one of the kernel's, or made of tokens.
 """
 
 from __future__ import annotations
 
-import _socket
-import asyncio
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from node_agent.errors import KernelError
 from node_agent.kernel import abi
 from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated import syncclient
+from node_agent.kernel.emulated.asyncclient import control, ioctl, open_device
 from node_agent.kernel.emulated.clock import EmulatedClock, HostBase
-from node_agent.kernel.sessions import SessionModel
-from node_agent.ports import BootFacts, KexecImage, KhoFacts, MemoryFacts
+from node_agent.kernel.emulated.image import RFC2
+from node_agent.kernel.emulated.process_tokens import ProcessTokens
+from node_agent.kernel.tokens import TokenSessions
+from node_agent.ports import (
+    BootFacts,
+    KexecImage,
+    KexecTelemetry,
+    KhoFacts,
+    MemoryFacts,
+    Session,
+    TokenDevice,
+    Tokens,
+)
 
 T = TypeVar("T")
 
 
-class ProcessKernel(SessionModel):
+class ProcessKernel:
     """The kernel of the node whose root directory this is.
 
     Args:
@@ -33,9 +46,13 @@ class ProcessKernel(SessionModel):
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._model = ""
+        """Of this boot; empty until it is known."""
+        self._made_of = TokenSessions(ProcessTokens(root))
 
     async def facts(self) -> BootFacts:
         told = await self._facts()
+        self._model = told["luo_model"]
         return BootFacts(
             boot_id=told["boot_id"],
             release=told["release"],
@@ -48,6 +65,10 @@ class ProcessKernel(SessionModel):
             kexec_count=int(told["kexec_count"]),
             kho=_kho(json.loads(told["kho"])),
             memory=_memory(json.loads(told["memory"])),
+            luo_model=told["luo_model"],
+            luo_state=told["luo_state"],
+            coupling=told["coupling"],
+            kho_finalized=told["kho_finalized"] == "1",
         )
 
     async def clock(self) -> EmulatedClock:
@@ -62,11 +83,40 @@ class ProcessKernel(SessionModel):
             rtc_grain_s=float(told["rtc_grain_s"]),
         )
 
-    async def create_session(self, name: str) -> ProcessSession:
+    async def create_session(self, name: str) -> Session:
+        if tokens := await self._tokens():
+            return await tokens.create_session(name)
         return await self._session(name, abi.CREATE_SESSION)
 
-    async def retrieve_session(self, name: str) -> ProcessSession:
+    async def retrieve_session(self, name: str) -> Session:
+        if tokens := await self._tokens():
+            return await tokens.retrieve_session(name)
         return await self._session(name, abi.RETRIEVE_SESSION)
+
+    async def prepare(self) -> Tokens:
+        tokens = await self._tokens()
+        return await tokens.prepare() if tokens else {}
+
+    async def cancel(self) -> None:
+        if tokens := await self._tokens():
+            await tokens.cancel()
+
+    async def finish(self) -> None:
+        if tokens := await self._tokens():
+            await tokens.finish()
+
+    async def recall(self, tokens: Tokens) -> None:
+        if made_of := await self._tokens():
+            await made_of.recall(tokens)
+
+    async def telemetry(self) -> KexecTelemetry | None:
+        told = json.loads(await self._control("telemetry"))
+        return None if told is None else KexecTelemetry(**told)
+
+    def luo(self) -> TokenDevice | None:
+        """Asks what this boot is, if nothing has yet: a moment in which the loop stands still."""
+        self._model = self._model or syncclient.facts(self._root)["luo_model"]
+        return self._made_of.device if self._model == RFC2 else None
 
     async def load(self, image: KexecImage) -> None:
         await self._control("load", image.kernel_path, image.initrd_path, image.command_line, image.release)
@@ -79,8 +129,16 @@ class ProcessKernel(SessionModel):
 
     async def reboot_kexec(self) -> NoReturn:
         """On success this process is killed; one outside the node's userspace gets BOOT_OVER."""
+        if tokens := await self._tokens():
+            await tokens.ready_to_jump()
         await self._control("reboot")
         raise AssertionError("a kernel answered a reboot with success")
+
+    async def _tokens(self) -> TokenSessions | None:
+        """What sessions are made of, where this boot has none of its own."""
+        if not self._model:
+            self._model = (await self._facts())["luo_model"]
+        return self._made_of if self._model == RFC2 else None
 
     async def _facts(self) -> dict[str, str]:
         pairs = (line.partition("=") for line in (await self._control("facts")).splitlines())
@@ -90,34 +148,16 @@ class ProcessKernel(SessionModel):
         call = abi.CALL_NAMES[number]
         if len(name.encode()) >= abi.SESSION_NAME_BYTES:
             raise calls.failure(OSError(errno.EINVAL, call))
-        device = await self._open_device()
+        device = await open_device(self._root)
         try:
             argument = abi.pack_session(name)
-            await _ioctl(device, number, argument)
+            await ioctl(device, number, argument)
         finally:
             os.close(device)
         return ProcessSession(name, abi.unpack_session(argument)[0])
 
-    async def _open_device(self) -> int:
-        try:
-            device = syncclient.connect(f"{self._root}/dev/liveupdate")
-        except OSError as cause:
-            raise calls.failure(OSError(cause.errno, calls.OPEN)) from cause
-        try:
-            await _answered(device, lambda: syncclient.opened(device))
-            return device.detach()
-        finally:
-            device.close()
-
     async def _control(self, *words: str) -> str:
-        try:
-            sock = syncclient.ask_control(self._root, *words)
-        except OSError as cause:
-            raise _failure(cause) from cause
-        try:
-            return await _answered(sock, lambda: syncclient.take_control(sock, words[0]))
-        finally:
-            sock.close()
+        return await control(self._root, *words)
 
 
 class ProcessSession:
@@ -141,15 +181,15 @@ class ProcessSession:
         return self._fd
 
     async def preserve_fd(self, fd: int, token: int) -> None:
-        await _ioctl(self.fileno(), abi.SESSION_PRESERVE_FD, abi.pack_fd(fd, token), fd)
+        await ioctl(self.fileno(), abi.SESSION_PRESERVE_FD, abi.pack_fd(fd, token), fd)
 
     async def retrieve_fd(self, token: int) -> int:
         argument = abi.pack_fd(-1, token)
-        await _ioctl(self.fileno(), abi.SESSION_RETRIEVE_FD, argument)
+        await ioctl(self.fileno(), abi.SESSION_RETRIEVE_FD, argument)
         return abi.unpack_fd(argument)[0]
 
     async def finish(self) -> None:
-        await _ioctl(self.fileno(), abi.SESSION_FINISH, abi.pack_finish())
+        await ioctl(self.fileno(), abi.SESSION_FINISH, abi.pack_finish())
 
     async def close(self) -> None:
         """Idempotent."""
@@ -164,45 +204,3 @@ def _kho(told: Mapping[str, Any]) -> KhoFacts:
 
 def _memory(told: Mapping[str, Any] | None) -> MemoryFacts | None:
     return MemoryFacts(**told) if told is not None else None
-
-
-async def _ioctl(
-    fd: int,
-    number: int,
-    argument: bytearray,
-    passed_fd: int | None = None,
-    *,
-    call: str = "",
-    fd_at: int = syncclient.FD_AT,
-) -> None:
-    call = call or abi.CALL_NAMES[number]
-    try:
-        reply = syncclient.ask(fd, number, argument, passed_fd, call)
-    except OSError as cause:
-        raise _failure(cause) from cause
-    try:
-        await _answered(reply, lambda: syncclient.take(reply, argument, call, fd_at))
-    finally:
-        reply.close()
-
-
-async def _answered(sock: _socket.socket, take: Callable[[], T]) -> T:
-    """Wait until there is an answer, then take it."""
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(sock.fileno(), readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(sock.fileno())
-    try:
-        return take()
-    except OSError as cause:
-        raise _failure(cause) from cause
-
-
-def _failure(cause: OSError) -> KernelError:
-    if cause.errno == errno.ESHUTDOWN:
-        call = cause.strerror or "unknown call"
-        return KernelError(errno.ESHUTDOWN, call, "that boot of the node is over", reason="BOOT_OVER")
-    return calls.failure(cause)

@@ -22,10 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from node_agent.kernel.emulated.clock import TSC_HZ, HostBase
-from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, EmulatedImage, FileImages
+from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, RFC2, SESSIONS, EmulatedImage, FileImages
 from node_agent.kernel.emulated.model import LuoModel, Machine, boot_id
 from node_agent.kernel.emulated.phases import PhaseTimes
+from node_agent.kernel.emulated.rfc2.states import Coupling
 from node_agent.kernel.emulated.server import KernelServer
+from node_agent.kernel.emulated.telemetry import Phase
 from node_agent.kernel.emulated.userspace import Userspace
 from node_agent.kernel.faults import FaultPlan, FaultSyntax
 
@@ -99,6 +101,7 @@ class KernelProcess:
                 self._cold_boot(0.0)
                 return True
             if self._server.rebooting:
+                self._stamp(Phase.SHUTDOWN)
                 self._leave()
                 self._kexec()
                 return True
@@ -120,7 +123,9 @@ class KernelProcess:
 
     def _kexec(self) -> None:
         n, faults, jump = self._model.reboots, self._model.faults, self._model.jump()
-        self._pass(self._phases.before_kernel_s(faults, n))
+        self._pass(self._phases.shutdown_with_s(faults, n))
+        self._stamp(Phase.PURGATORY)
+        self._pass(self._phases.purgatory_with_s(faults, n))
         if not jump.back:
             self._model.power_off()
             while not (self._stopping or self._power_button):
@@ -130,7 +135,9 @@ class KernelProcess:
             return
         self._started_s = self._base.now()
         self._model.arrive()
+        self._stamp(Phase.KERNEL)
         self._pass(self._phases.boot_with_s(faults, n))
+        self._stamp(Phase.USERSPACE)
 
     def _cold_boot(self, before_s: float) -> None:
         self._power_button = False
@@ -140,6 +147,10 @@ class KernelProcess:
         self._started_s = self._base.now()
         self._model.cold_boot()
         self._pass(self._phases.boot_s)
+
+    def _stamp(self, phase: Phase) -> None:
+        """By the counter that this node's clocks show."""
+        self._model.stamp(phase, int((self._base.now() - self._powered_s) * TSC_HZ), TSC_HZ)
 
     def _pass(self, seconds: float) -> None:
         """Let time go by; only the end of the node cuts it short."""
@@ -167,12 +178,30 @@ class KernelProcess:
         self._power_button = True
 
 
+RFC2_CHOICES = {
+    "coupling": ([str(Coupling.LUO_DRIVEN), str(Coupling.NOTIFIER)], "who drives whom, LUO and KHO"),
+    "kho-debugfs": (["on", "off"], "can KHO be finalized by hand"),
+    "reserve-mem": (["luo", "kho"], "which of them carries reserve_mem's regions"),
+    "telemetry": (["on", "off"], "does it tell when it was shut down, left and started"),
+}
+"""The first of each is the default, a healthy kernel's."""
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m node_agent.kernel.emulated.process")
     parser.add_argument("--root", type=Path, required=True, help="the node's root directory")
     parser.add_argument("--release", default="7.2.13-emulated", help="what a cold boot starts")
     parser.add_argument("--command-line", default=DEFAULT_COMMAND_LINE, help="of a cold boot")
     parser.add_argument("--hardware-model", default="emulated")
+    parser.add_argument("--luo-model", choices=(SESSIONS, RFC2), default=SESSIONS, help="of LUO")
+    for name, (choices, meaning) in RFC2_CHOICES.items():
+        parser.add_argument(f"--{name}", choices=choices, default=choices[0], help=f"of {RFC2}: {meaning}")
+    parser.add_argument(
+        "--auto-preserve",
+        action="append",
+        default=[],
+        help=f"of {RFC2}: a subsystem that every kexec carries",
+    )
     parser.add_argument("--faults", default="", help="for example refuse_freeze@1,slow_boot=3.0")
     parser.add_argument("--memory-bytes", type=int, default=0, help="what preserved files may take")
     parser.add_argument("--scratch-bytes", type=int, default=0, help="what an image may take")
@@ -183,6 +212,20 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--service", action="append", default=[], help="another command of userspace")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="userspace, after --")
     return parser.parse_args(argv)
+
+
+def default_image(options: argparse.Namespace) -> EmulatedImage:
+    """What a cold boot starts."""
+    if options.luo_model == SESSIONS:
+        return EmulatedImage(options.release)
+    return EmulatedImage.rfc2(
+        options.release,
+        coupling=options.coupling,
+        kho_debugfs=options.kho_debugfs == "on",
+        reserve_mem=options.reserve_mem,
+        auto_preserve=tuple(options.auto_preserve),
+        telemetry=options.telemetry == "on",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.notify_fd >= 0:
         os.set_inheritable(options.notify_fd, False)
     model = LuoModel(
-        EmulatedImage(options.release),
+        default_image(options),
         new_boot_id=lambda: boot_id(int.from_bytes(os.urandom(16))),
         command_line=options.command_line,
         images=FileImages(),

@@ -4,31 +4,32 @@ Rules:
 - `<root>/dev/liveupdate` (mode 0600, there only if this boot has LUO): connecting is opening;
   the first message from the kernel is the open's result.
 - session fds are socketpair ends: the end of one is the close of its last copy, anywhere.
-- `<root>/dev/kexec`: one connection a call, words separated by NUL; see KernelServer.control.
+- `<root>/dev/kexec`: one connection a call, words separated by NUL; see control.
 - within a round, ends are seen before requests: what a process closed before it asked is closed.
-- a call that hangs, and a reboot that succeeds, are never answered.
+- a call that hangs, and a reboot that succeeds, are never answered. One that waits for a lock of RFC v2's
+  LUO is dropped with its caller.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from node_agent.kernel.emulated import wire
-from node_agent.kernel.emulated.image import EmulatedImage
+from node_agent.kernel.emulated.control import KernelControl
 from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.rfc2 import ioctls
+from node_agent.kernel.emulated.rfc2.lock import Hang
+from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.emulated.syncclient import SOCKET_PATH_BYTES
-from node_agent.kernel.faults import FaultPlan, FaultSyntax
-from node_agent.ports import KexecImage
+from node_agent.kernel.failure import OPEN
 
 _HANG_UP = select.EPOLLHUP | select.EPOLLRDHUP
 
@@ -53,14 +54,21 @@ class KernelServer:
     def __init__(self, root: Path, model: LuoModel, facts: Callable[[], Mapping[str, str]]) -> None:
         self._dev = root / "dev"
         self._dev.mkdir(parents=True, exist_ok=True)
-        self._model, self._facts = model, facts
+        self._model = model
+        self._control = KernelControl(model, facts)
         self._epoll = select.epoll()
         self._endpoints: dict[int, _Endpoint] = {}
         self._waiting: list[wire.Request | socket.socket] = []
-        self.rebooting = False
+
+    @property
+    def rebooting(self) -> bool:
         """A reboot is past its point of no return: the caller kills userspace, then sever()."""
-        self.power_lost = False
+        return self._control.rebooting
+
+    @property
+    def power_lost(self) -> bool:
         """Somebody pulled the plug: the caller does the same, then a cold boot."""
+        return self._control.power_lost
 
     def watch(self, sock: socket.socket) -> None:
         """End a poll() when this socket can be read; it is read empty, and stays the caller's."""
@@ -83,7 +91,7 @@ class KernelServer:
         self._waiting.clear()
         for name in ("kexec", "liveupdate"):
             (self._dev / name).unlink(missing_ok=True)
-        self.rebooting = self.power_lost = False
+        self._control.rebooting = self._control.power_lost = False
 
     def close(self) -> None:
         self.sever()
@@ -93,17 +101,22 @@ class KernelServer:
         """Wait for messages and serve one round of them; a reboot or power loss ends the round."""
         ready = self._epoll.poll(timeout_s, len(self._endpoints) + 1)
         for fd, events in sorted(ready, key=lambda event: not event[1] & _HANG_UP):
-            endpoint = self._endpoints.get(fd)
-            if endpoint is None:
-                continue
-            open_still = endpoint.serve(endpoint.sock)
+            open_still = self._serve(fd)
             while open_still and events & _HANG_UP and not self.rebooting:
-                open_still = endpoint.serve(endpoint.sock)
-            if not open_still:
-                self._forget(endpoint.sock)
-                endpoint.end()
+                open_still = self._serve(fd)
             if self.rebooting or self.power_lost:
                 return
+
+    def _serve(self, fd: int) -> bool:
+        """One message of one socket; False at its end."""
+        endpoint = self._endpoints.get(fd)
+        if endpoint is None:
+            return False
+        if endpoint.serve(endpoint.sock):
+            return True
+        self._forget(endpoint.sock)
+        endpoint.end()
+        return False
 
     # --- sockets
 
@@ -123,6 +136,10 @@ class KernelServer:
         sock.setblocking(False)
         self._endpoints[sock.fileno()] = _Endpoint(sock, serve, end)
         self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _wait(self, sock: socket.socket, killed: Callable[[], None]) -> None:
+        """Nothing is read from this socket any more but its end."""
+        self._endpoints[sock.fileno()] = _Endpoint(sock, _listens, killed)
 
     def _forget(self, sock: socket.socket) -> None:
         del self._endpoints[sock.fileno()]
@@ -147,9 +164,34 @@ class KernelServer:
             _tell(device, -(cause.errno or errno.EIO))
             device.close()
             return True
-        self._add(device, self._serve_device, self._model.close_device)
+        serve = self._serve_device if self._model.rfc2 is None else self._serve_tokens
+        self._add(device, serve, self._model.close_device)
         _tell(device, 0)
         return True
+
+    def _serve_tokens(self, sock: socket.socket) -> bool:
+        """RFC v2's device."""
+
+        def call(request: wire.Request) -> None:
+            number, argument = ioctls.decode(request.body)
+            name = ioctls.CALLS[number]
+            if hang := self._model.hangs(name):
+                self._waiting.append(request)
+                if hang is Hang.WAITS and request.reply is not None:
+                    self._add(request.reply, _listens, lambda: self._wait_killed(request, name))
+                return
+            _answer(request, *ioctls.call(self._luo(), number, argument, request.fd))
+
+        return self._serve_request(sock, call)
+
+    def _luo(self) -> Luo:
+        assert self._model.rfc2 is not None, "a device of RFC v2 in a boot that has none"
+        return self._model.rfc2.the_luo(OPEN)
+
+    def _wait_killed(self, request: wire.Request, call: str) -> None:
+        self._waiting.remove(request)
+        request.close()
+        self._model.wait_killed(call)
 
     def _serve_device(self, sock: socket.socket) -> bool:
         def call(request: wire.Request) -> None:
@@ -171,10 +213,7 @@ class KernelServer:
             if self._model.hangs(wire.CALLS[number]):
                 self._waiting.append(request)
                 return
-            body, fd = wire.session_call(self._model, session, number, argument, request.fd)
-            request.answer(0, body, fd)
-            if fd >= 0:
-                os.close(fd)
+            _answer(request, *wire.session_call(self._model, session, number, argument, request.fd))
 
         return lambda sock: self._serve_request(sock, call)
 
@@ -214,10 +253,12 @@ class KernelServer:
         if not body:
             return False
         word, *arguments = body.decode(errors="replace").split("\0")
-        if self._model.hangs(word):
+        if hang := self._model.hangs(word):
+            if hang is Hang.WAITS:
+                self._wait(sock, lambda: self._model.wait_killed(word))
             return True
         try:
-            answer = self.control(word, arguments)
+            answer = self._control.answer(word, arguments)
         except OSError as cause:
             _tell(sock, -(cause.errno or errno.EIO))
             return False
@@ -226,54 +267,28 @@ class KernelServer:
         _tell(sock, 0, answer.encode())
         return False
 
-    def control(self, word: str, arguments: Sequence[str]) -> str:
-        """facts · load KERNEL INITRD COMMAND_LINE RELEASE · unload · loaded · reboot, and for
-        tests and demonstrations: default RELEASE [COMMAND_LINE] · faults PLAN · sessions · log ·
-        calls NAME (how many were made, hanging ones included) · descriptors (how many this process
-        has) · power_loss. Raises OSError: the call's own, EINVAL for wrong arguments, ENOSYS."""
-        model = self._model
-        match [word, *arguments]:
-            case ["facts"]:
-                told = {**dataclasses.asdict(model.facts()), **self._facts()}
-                told.update({key: json.dumps(told[key]) for key in ("kho", "memory")})
-                return "".join(f"{k}={int(v) if isinstance(v, bool) else v}\n" for k, v in told.items())
-            case ["load", kernel, initrd, command_line, release]:
-                model.load(KexecImage(kernel, initrd, command_line, release))
-            case ["unload"]:
-                model.unload()
-            case ["loaded"]:
-                return str(int(model.loaded))
-            case ["reboot"]:
-                model.freeze()
-                self.rebooting = True
-            case ["default", release, *command_line_too]:
-                model.set_default(EmulatedImage(release), next(iter(command_line_too), None))
-            case ["faults", plan]:
-                try:
-                    model.faults = FaultPlan.parse(plan)
-                except FaultSyntax as cause:
-                    raise OSError(errno.EINVAL, "faults") from cause
-            case ["sessions"]:
-                return "\n".join(model.sessions())
-            case ["calls", name]:
-                return str(model.calls(name))
-            case ["descriptors"]:
-                return str(len(os.listdir("/proc/self/fd")))
-            case ["log"]:
-                return "\n".join(model.log)
-            case ["power_loss"]:
-                self.power_lost = True
-            case ["load" | "default" | "faults" | "unload" | "loaded" | "reboot" | "facts", *_]:
-                raise OSError(errno.EINVAL, word)
-            case _:
-                raise OSError(errno.ENOSYS, word)
-        return ""
-
 
 def _drain(sock: socket.socket) -> bool:
     with suppress(BlockingIOError):
         sock.recv(4096)
     return True
+
+
+def _listens(reply: socket.socket) -> bool:
+    """Is there still somebody who waits for this answer?"""
+    try:
+        return bool(reply.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def _answer(request: wire.Request, body: bytes, fd: int) -> None:
+    """With the new descriptor, if there is one: the caller's copy is another."""
+    request.answer(0, body, fd)
+    if fd >= 0:
+        os.close(fd)
 
 
 def _tell(sock: socket.socket, result: int, body: bytes = b"") -> None:

@@ -1,0 +1,105 @@
+"""KernelControl: what an emulated node's kernel is asked beside LUO, through `<root>/dev/kexec`.
+
+kexec's calls, and what tests, demonstrations and debugfs ask for. A word and its arguments in, a text out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from node_agent.kernel.emulated.model import LuoModel
+from node_agent.kernel.emulated.rfc2.kernel import Rfc2
+from node_agent.kernel.emulated.rfc2.listing import listing
+from node_agent.kernel.faults import FaultPlan, FaultSyntax
+from node_agent.ports import KexecImage
+
+ARGUMENTS = {
+    "facts": "",
+    "load": "KERNEL INITRD COMMAND_LINE RELEASE",
+    "unload": "",
+    "loaded": "",
+    "reboot": "",
+    "telemetry": "",
+    "files": "",
+    "debugfs_write": "PATH VALUE",
+    "default": "RELEASE [COMMAND_LINE]",
+    "faults": "PLAN",
+    "sessions": "",
+    "calls": "NAME",
+    "descriptors": "",
+    "log": "",
+    "power_loss": "",
+}
+"""Each word's. From `default` on they are for tests and demonstrations."""
+
+
+class KernelControl:
+    """One node's.
+
+    Args:
+        facts: what else `facts` tells, beside the model's.
+    """
+
+    def __init__(self, model: LuoModel, facts: Callable[[], Mapping[str, str]]) -> None:
+        self._model, self._facts = model, facts
+        self.rebooting = False
+        """A reboot is past its point of no return."""
+        self.power_lost = False
+        """Somebody pulled the plug."""
+
+    def answer(self, word: str, arguments: Sequence[str]) -> str:
+        """Raises OSError: the call's own, EINVAL for wrong arguments, ENOSYS for another word, ENOTTY for
+        what only RFC v2's kernels have."""
+        model = self._model
+        match [word, *arguments]:
+            case ["facts"]:
+                return self._told()
+            case ["load", kernel, initrd, command_line, release]:
+                model.load(KexecImage(kernel, initrd, command_line, release))
+            case ["unload"]:
+                model.unload()
+            case ["loaded"]:
+                return str(int(model.loaded))
+            case ["reboot"]:
+                model.freeze()
+                self.rebooting = True
+            case ["files"]:
+                return "\n".join(" ".join(map(str, row)) for row in listing(self._rfc2(word)))
+            case ["debugfs_write", path, value]:
+                self._rfc2(word).debugfs_write(path, value)
+            case ["telemetry"]:
+                return json.dumps(None)
+            case ["default", release, *command_line_too] if len(command_line_too) < 2:
+                model.set_default_release(release, next(iter(command_line_too), None))
+            case ["faults", plan]:
+                try:
+                    model.faults = FaultPlan.parse(plan)
+                except FaultSyntax as cause:
+                    raise OSError(errno.EINVAL, word) from cause
+            case ["sessions"]:
+                return "\n".join(model.sessions())
+            case ["calls", name]:
+                return str(model.calls(name))
+            case ["descriptors"]:
+                return str(len(os.listdir("/proc/self/fd")))
+            case ["log"]:
+                return "\n".join(model.log)
+            case ["power_loss"]:
+                self.power_lost = True
+            case _:
+                raise OSError(errno.EINVAL if word in ARGUMENTS else errno.ENOSYS, word)
+        return ""
+
+    def _told(self) -> str:
+        told = {**dataclasses.asdict(self._model.facts()), **self._facts()}
+        told.update({key: json.dumps(told[key]) for key in ("kho", "memory")})
+        return "".join(f"{k}={int(v) if isinstance(v, bool) else v}\n" for k, v in told.items())
+
+    def _rfc2(self, word: str) -> Rfc2:
+        if self._model.rfc2 is None:
+            raise OSError(errno.ENOTTY, word)
+        return self._model.rfc2

@@ -1,0 +1,67 @@
+"""ProcessTokens: ports.TokenDevice over the sockets of a kernel process of RFC v2's time.
+
+The device is opened for each call: nothing is kept for as long as it is open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel.emulated import synctokens
+from node_agent.kernel.emulated.asyncclient import control, ioctl, open_device
+from node_agent.ports import TokenFile
+
+
+class ProcessTokens:
+    """The device of the node whose root directory this is."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    async def state(self) -> str:
+        argument = bytearray(abi.STATE_STRUCT.size)
+        await self._call(abi.GET_STATE, argument)
+        return abi.STATE_NAMES[abi.STATE_STRUCT.unpack(argument)[0]]
+
+    async def preserve(self, fd: int) -> int:
+        argument = bytearray(abi.FD_STRUCT.pack(fd, 0, 0))
+        await self._call(abi.FD_PRESERVE, argument, fd)
+        return int(abi.FD_STRUCT.unpack(argument)[2])
+
+    async def unpreserve(self, token: int) -> None:
+        await self._call(abi.FD_UNPRESERVE, bytearray(abi.TOKEN_STRUCT.pack(token)))
+
+    async def restore(self, token: int) -> int:
+        argument = bytearray(abi.FD_STRUCT.pack(-1, 0, token))
+        await self._call(abi.FD_RESTORE, argument)
+        return int(abi.FD_STRUCT.unpack(argument)[0])
+
+    async def prepare(self) -> None:
+        await self._call(abi.PREPARE, bytearray())
+
+    async def freeze(self) -> None:
+        await self._call(abi.FREEZE, bytearray())
+
+    async def cancel(self) -> None:
+        await self._call(abi.CANCEL, bytearray())
+
+    async def finish(self) -> None:
+        await self._call(abi.FINISH, bytearray())
+
+    async def registered(self) -> Sequence[int]:
+        gone = ("arrived", "restored", "failed")
+        return [file.token for file in await self.files() if file.state not in gone]
+
+    async def files(self) -> Sequence[TokenFile]:
+        rows = (row.split() for row in (await control(self._root, "files")).splitlines())
+        return [TokenFile(int(token), kind, state) for token, kind, state in rows]
+
+    async def _call(self, number: int, argument: bytearray, passed_fd: int | None = None) -> None:
+        device = await open_device(self._root)
+        try:
+            name = abi.CALL_NAMES[number]
+            await ioctl(device, number, argument, passed_fd, call=name, fd_at=synctokens.FD_AT)
+        finally:
+            os.close(device)
