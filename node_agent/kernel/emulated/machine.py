@@ -22,6 +22,8 @@ class Machine:
     """KHO scratch that an image may take."""
     owner_uid: int = 0
     """Who may open /dev/liveupdate (mode 0600), besides root."""
+    pci_devices: tuple[str, ...] = ()
+    """Addresses of devices that do DMA; a kernel of RFC v2's time gives them to userspace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,15 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from node_agent.kernel.emulated.files import Inode, PreservedFile, inode_of, preserve, seals_of
+from node_agent.kernel.emulated.files import Inode, PreservedFile, preserve, seals_of
+from node_agent.kernel.emulated.files import inode_of as _inode_of
 from node_agent.kernel.emulated.image import MEMFD_HANDLER
 from node_agent.kernel.emulated.rfc2.memory import Memory
 
 RETRIEVE = "liveupdate_file_ops.retrieve"
+
+EVENTFD_DEVICE = -1
+"""Stands for st_dev where an eventfd's id stands for st_ino; no device has it."""
 
 
 class Handler(Protocol):
@@ -93,4 +97,21 @@ class MemfdHandler:
         return kept
 
 
-__all__ = ["Handler", "Inode", "MemfdHandler", "inode_of"]
+def inode_of(fd: int) -> Inode:
+    """One file, however often it was duplicated. Raises OSError(EBADF).
+
+    All anonymous files but memfds share one inode: an eventfd is told by its id.
+    """
+    inode = _inode_of(fd)
+    number = fdinfo(fd).get("eventfd-id")
+    return (EVENTFD_DEVICE, int(number)) if number is not None else inode
+
+
+def fdinfo(fd: int) -> dict[str, str]:
+    """/proc/self/fdinfo of a descriptor, by name. Raises OSError: there is none."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        fields = (line.partition(":") for line in lines)
+        return {name: value.strip() for name, _, value in fields}
+
+
+__all__ = ["Handler", "Inode", "MemfdHandler", "fdinfo", "inode_of"]
