@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml
 
 install: $(STAMP) ## set up .venv with everything
 
-demo: $(STAMP) ## run a whole rollout over 24 emulated nodes (SCENARIO=bad-kernel, KEEP=1)
+demo: $(STAMP) ## run a whole rollout over 24 emulated nodes (SCENARIO=bad-kernel, rfc-v2; KEEP=1)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m deploy.demo --scenario $(SCENARIO) $(if $(KEEP),--keep)
 
 lint: $(STAMP) ## style, types and layers

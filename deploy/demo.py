@@ -10,19 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shlex
-import signal
 import sys
 import tempfile
-import textwrap
-import threading
 from pathlib import Path
 
 from liveroll.v1 import rollout_pb2 as pb
 
-from deploy.local import Child, ChildFailed, LocalFleet, local_fleet
+from deploy import demo_rfc2
+from deploy.demo_parts import foreground, get, say, stay_up, summarise, wait_for_links
+from deploy.local import ChildFailed, LocalFleet, local_fleet
 from orchestrator.artifacts.build import build_emulated
-from orchestrator.cli.client import Client, Connection
 from orchestrator.cli.failure import Failed
 
 ZONES = ("a", "b", "c")
@@ -31,7 +28,6 @@ RUNNING = ("6.19.1", "6.19.2")
 MODELS = ("r640", "r760")
 TARGET = "6.19.3"
 BAD = "6.19.4-rc1"
-LINK_TIMEOUT_S = 30.0
 
 ROLLOUT = """\
 name: {name}
@@ -67,6 +63,8 @@ silence_lease: 30s
 
 async def demo(scenario: str, keep: bool, directory: Path) -> int:
     """Runs one scenario. Returns the exit status."""
+    if scenario == "rfc-v2":
+        return await demo_rfc2.demo(keep, directory)
     async with local_fleet(directory) as fleet:
         nodes = len(ZONES) * NODES_PER_ZONE
         say(f"Liveroll demo: {nodes} emulated nodes in {len(ZONES)} zones; state in {directory}")
@@ -75,10 +73,10 @@ async def demo(scenario: str, keep: bool, directory: Path) -> int:
         await fleet.start_orchestrator()
         for zone in ZONES:
             await fleet.start_agents(zone, *agent_arguments(zone))
-        await asyncio.to_thread(wait_for_links, fleet)
+        await asyncio.to_thread(wait_for_links, fleet, nodes)
         status = await (bad_kernel(fleet) if scenario == "bad-kernel" else rollout(fleet))
         if keep:
-            await stay_up(fleet)
+            await stay_up(fleet, "b-03")
         return status
 
 
@@ -92,28 +90,6 @@ def agent_arguments(zone: str) -> list[str]:
     if zone == "b":
         arguments += ["--faults", "b-03=refuse_freeze@1"]
     return arguments
-
-
-def wait_for_links(fleet: LocalFleet) -> None:
-    """Until every node is linked and has a way back."""
-    wanted = len(ZONES) * NODES_PER_ZONE
-    ready: set[str] = set()
-    with Client(Connection(fleet.operators)) as client:
-        watch = client.watch_nodes()
-        timer = threading.Timer(LINK_TIMEOUT_S, watch.cancel)
-        timer.start()
-        try:
-            for update in watch:
-                ready |= {n.node_id for n in update.nodes if n.link == "up" and n.rollback_artifact}
-                if len(ready) >= wanted:
-                    return
-        except Failed as error:
-            raise ChildFailed(
-                f"{len(ready)} of {wanted} nodes linked within {LINK_TIMEOUT_S:.0f} s"
-            ) from error
-        finally:
-            timer.cancel()
-            watch.cancel()
 
 
 async def rollout(fleet: LocalFleet) -> int:
@@ -150,84 +126,17 @@ async def bad_kernel(fleet: LocalFleet) -> int:
     return 0 if as_promised else 4
 
 
-def get(fleet: LocalFleet, name: str) -> pb.Rollout:
-    with Client(Connection(fleet.operators)) as client:
-        return client.get(name)
-
-
 def write_rollout(fleet: LocalFleet, name: str, release: str) -> Path:
     file = fleet.directory / f"{name}.yaml"
     file.write_text(ROLLOUT.format(name=name, release=release))
     return file
 
 
-async def foreground(fleet: LocalFleet, *arguments: str) -> int:
-    """One `liveroll` command with this terminal. Returns its exit status."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "orchestrator.cli.entry", "--server", fleet.operators, *arguments
-    )
-    child = Child(arguments[0], process, fleet.directory / "orchestrator.log")
-    fleet.children.append(child)
-    try:
-        return await process.wait()
-    finally:
-        await child.stop()
-        fleet.children.remove(child)
-
-
-def summarise(fleet: LocalFleet, name: str) -> None:
-    """What came of it, in a few lines."""
-    rollout = get(fleet, name)
-    blackout = rollout.blackout
-    state = pb.RolloutState.Name(rollout.state).removeprefix("ROLLOUT_STATE_")
-
-    def total(field: str) -> int:
-        return sum(int(getattr(wave, field)) for wave in rollout.waves)
-
-    lines = [
-        f"{name}: {state}",
-        f"nodes     {total('updated')} updated, {total('failed')} failed, "
-        f"{total('rolled_back')} rolled back, {total('left_out')} left out, of {rollout.members}",
-        f"retries   {rollout.retries}",
-        f"blackout  p50 {blackout.p50.ToTimedelta().total_seconds():.3f} s, "
-        f"p99 {blackout.p99.ToTimedelta().total_seconds():.3f} s, "
-        f"max {blackout.max.ToTimedelta().total_seconds():.3f} s "
-        f"({blackout.samples} samples{', emulated' if blackout.emulated else ''})",
-        f"memory    {rollout.memory_checks_passed} checks passed, {rollout.memory_checks_failed} failed",
-    ]
-    say("\n".join(lines))
-
-
-async def stay_up(fleet: LocalFleet) -> None:
-    """Prints what to try, and waits for Ctrl-C or SIGTERM."""
-    liveroll = shlex.join([str(Path(sys.executable).parent / "liveroll"), "--server", fleet.operators])
-    say(
-        textwrap.dedent(f"""\
-        Still running; Ctrl-C ends it.
-          operators  {fleet.operators}   agents  {fleet.agents}   metrics  http://{fleet.http}/metrics
-        Try:
-          {liveroll} list
-          {liveroll} nodes
-          {liveroll} story b-03
-          {liveroll} events
-          curl -s http://{fleet.http}/metrics | grep liveroll_blackout_seconds""")
-    )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-
-
-def say(text: str) -> None:
-    print(f"\n{text}", flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenario", choices=("rollout", "bad-kernel"), default="rollout")
+    parser.add_argument("--scenario", choices=("rollout", "bad-kernel", "rfc-v2"), default="rollout")
     parser.add_argument("--keep", action="store_true", help="stay up and print commands to try")
     parser.add_argument("--directory", type=Path, help="keep the state there (default: a temporary one)")
     options = parser.parse_args()

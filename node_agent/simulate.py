@@ -50,6 +50,7 @@ from node_agent.runtime.supervisor import (
 from node_agent.runtime.supervisor_log import Log
 from node_agent.runtime.tls_context import client_context
 from node_agent.simulate_journal import Disk, JournalOnDisk, damaged
+from node_agent.simulate_kernel_log import KernelLog, ToldJournal
 from node_agent.simulate_link import FaultyLink
 from node_agent.simulate_options import NodeSpec, SimulateOptions, read_options
 from node_agent.version import version
@@ -166,6 +167,7 @@ class SimulatedNode:
             seed=random.SystemRandom().getrandbits(63),
             epoch=base.epoch(),
         )
+        self._kernel_log = KernelLog(directory, self.emulated.model)
 
     async def run(self) -> None:
         """Power on, until cancelled."""
@@ -254,6 +256,8 @@ class SimulatedNode:
         journal, quarantine = await self._opened(boot)
         if any(fault.kind is FaultKind.FULL_DISK for fault in self.spec.faults.faults):
             journal = JournalOnDisk(journal, self._space)
+        if self._durable and self.emulated.model.rfc2 is not None:
+            journal = ToldJournal(journal, self._kernel_log)
         return journal, quarantine
 
     async def _opened(self, boot: Boot) -> tuple[Journal, Problem | None]:

@@ -336,3 +336,21 @@ async def test_a_refusal_with_a_reason_is_said_in_its_words(tmp_path: Path) -> N
     assert '"remedy": "enrol the node again"' in line
     assert process.returncode == 7
     assert "NODE_ID_CONFLICT" in rest
+
+
+async def test_a_kernel_of_rfc_v2_tells_its_states_between_the_phases(tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path / "s"))
+    async with (
+        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        simulated(orchestrator, "--nodes", "2", "--luo-model", "rfc-v2/notifier,sessions", *state),
+    ):
+        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 2))
+    told = (tmp_path / "s" / "node-01" / "kernel.log").read_text().splitlines()
+    prepared = told.index("luo_core: Switched from [normal] to [prepared] state")
+    assert told[prepared - 1] == "agent: PRESERVING (luo normal, kho not final)"
+    assert told[prepared + 1] == "agent: PRESERVED (luo prepared, kho final)"
+    frozen = told.index("luo_core: Switched from [prepared] to [frozen] state")
+    assert told[frozen - 1] == "agent: JUMPING (luo prepared, kho final)"
+    assert told[frozen + 1].startswith("Linux version 7.3.4"), "the last words of the boot before come first"
+    assert told[-1] == "agent: COMMITTED (luo normal, kho not final)"
+    assert not (tmp_path / "s" / "node-02" / "kernel.log").exists(), "a kernel with sessions has no states"

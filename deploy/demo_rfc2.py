@@ -1,0 +1,181 @@
+"""`make demo SCENARIO=rfc-v2`: a fleet of which two thirds have LUO as the seed's thread has it.
+
+Nine emulated nodes: p-… run RFC v2 as posted (LUO is KHO's notifier), d-… as the thread concluded (LUO alone
+drives KHO), s-… run LUO as merged, with sessions. First one target for all of them, which RFC v2's nodes must
+refuse; then a target of their own. Then one of each coupling tells what its kernel went through. All is
+emulated, and so are the times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from liveroll.v1 import rollout_pb2 as pb
+
+from deploy.demo_parts import foreground, get, say, stay_up, summarise, wait_for_links
+from deploy.local import LocalFleet, local_fleet
+from orchestrator.artifacts.build import build_emulated
+from orchestrator.cli.client import Client
+
+NODES_EACH = 3
+RFC2_ABI = ("kho=kho-v1", "luo=luo-v1", "memfd=memfd-v1")
+MERGED_TARGET = "6.19.3"
+RFC2_TARGET = "6.16.3-rfc2"
+REFUSAL_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A third of the fleet: one process of agents."""
+
+    prefix: str
+    model: str
+    """As simulate's --luo-model has it."""
+    release: str
+    words: str
+
+
+PARTS = (
+    Part("p", "rfc-v2/notifier", "6.16.1-rfc2", "RFC v2 as posted: PREPARE is kho_finalize(), KHO calls LUO"),
+    Part("d", "rfc-v2/luo-driven", "6.16.2-rfc2", "RFC v2 as concluded: LUO alone drives KHO"),
+    Part("s", "sessions", "6.19.1", "LUO as merged: sessions"),
+)
+
+ROLLOUT = """\
+name: {name}
+target:
+  artifact: linux-{release}
+selection:
+  selector: {selector}
+canary:
+  max_nodes: 4
+waves:
+  - name: all
+budgets:
+  max_unavailable: 4
+  max_in_blackout: 4
+  failures: {{max: 0}}
+gates:
+  - blackout: {{quantile: 0.99, max: 5s, hard_max: 10s, min_samples: 1}}
+    on_fail: halt
+rollback: {{max_unavailable: 4, max_in_blackout: 4}}
+bake: {{node: 500ms, wave: 500ms}}
+health_hold: 300ms
+timeouts: {{verifying: 3s}}
+silence_lease: 30s
+"""
+
+STATES = {
+    "LOADING": "nothing is under way; files could be registered",
+    "PRESERVED": "every file has a token and is serialised; workloads run on",
+    "JUMPING": "workloads stand still; reboot(KEXEC) freezes, and hands the tree over",
+    "RETRIEVING": "the new kernel found LUO's subtree; files are restored by their tokens",
+    "FINISHING": "workloads run again; what nobody has asked for is given back",
+    "BAKING": "FINISH: as if nothing had been; the next update may come",
+}
+"""What LUO's state means when a phase of the agent's begins."""
+
+
+async def demo(keep: bool, directory: Path) -> int:
+    """Returns the exit status: 0 if everything was as promised."""
+    async with local_fleet(directory) as fleet:
+        say(f"Liveroll demo: two models of LUO in one fleet; state in {directory}")
+        for part in PARTS:
+            print(f"  {part.prefix}-01 … {part.prefix}-{NODES_EACH:02d}  {part.release:12} {part.words}")
+        await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=MERGED_TARGET)
+        await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=RFC2_TARGET, abi=RFC2_ABI)
+        await fleet.start_orchestrator()
+        for seed, part in enumerate(PARTS):
+            await fleet.start_agents(part.prefix, *agent_arguments(part, seed))
+        await asyncio.to_thread(wait_for_links, fleet, NODES_EACH * len(PARTS))
+        promises = [await one_target_for_all(fleet), await a_target_of_their_own(fleet)]
+        for node_id, words in (("p-01", "as posted"), ("d-01", "as concluded")):
+            promises.append(told_by(directory, node_id, words))
+        kept = all(promises)
+        say(
+            "Refused where it would have lost memory, updated everywhere else."
+            if kept
+            else "NOT as promised."
+        )
+        if keep:
+            await stay_up(fleet, "p-01")
+        return 0 if kept else 4
+
+
+def agent_arguments(part: Part, seed: int) -> list[str]:
+    """One part's agent process."""
+    return [
+        "--nodes", str(NODES_EACH), "--zones", "1", "--label", "pool=demo", "--releases", part.release,
+        "--luo-model", part.model, "--workloads", "2", "--mib", "1", "--kexec-s", "0.6", "--seed", str(seed),
+        "--image", f"{RFC2_TARGET}=rfc-v2", "--image", f"{MERGED_TARGET}=sessions",
+    ]  # fmt: skip
+
+
+async def one_target_for_all(fleet: LocalFleet) -> bool:
+    """A merged kernel for everybody: preflight keeps RFC v2's nodes out, and they are left out by hand."""
+    name = f"kernel-{MERGED_TARGET}"
+    say(f"One target for all: {MERGED_TARGET}, which has sessions.")
+    await foreground(fleet, "create", str(write(fleet, name, MERGED_TARGET, "pool=demo")))
+    refused = [f"{part.prefix}-{i:02d}" for part in PARTS[:2] for i in range(1, NODES_EACH + 1)]
+    # One of each kind is tried first: the canary of its pair of kernels.
+    found = await asyncio.to_thread(wait_for_refusals, fleet, name, 2)
+    say("Why RFC v2's nodes stay where they are (liveroll why):")
+    await foreground(fleet, "why", name)
+    say("A node never jumps from one model into the other with memory preserved. Leaving them out:")
+    await foreground(fleet, "exclude", name, *refused, "--reason", "another model of LUO")
+    await foreground(fleet, "watch", name)
+    rollout = await asyncio.to_thread(get, fleet, name)
+    await asyncio.to_thread(summarise, fleet, name)
+    updated = sum(wave.updated for wave in rollout.waves)
+    return found and rollout.state == pb.ROLLOUT_STATE_SUCCEEDED and updated == NODES_EACH
+
+
+async def a_target_of_their_own(fleet: LocalFleet) -> bool:
+    """RFC v2's nodes, of both couplings, into a kernel of RFC v2's."""
+    name = f"kernel-{RFC2_TARGET}"
+    say(f"A target of their own: {RFC2_TARGET}, for luo_model=rfc-v2, from both couplings.")
+    file = write(fleet, name, RFC2_TARGET, "luo_model=rfc-v2")
+    status = await foreground(fleet, "create", str(file), "--watch")
+    rollout = await asyncio.to_thread(get, fleet, name)
+    await asyncio.to_thread(summarise, fleet, name)
+    updated = sum(wave.updated for wave in rollout.waves)
+    return status == 0 and updated == 2 * NODES_EACH and not rollout.memory_checks_failed
+
+
+def write(fleet: LocalFleet, name: str, release: str, selector: str) -> Path:
+    """The rollout's file."""
+    file = fleet.directory / f"{name}.yaml"
+    file.write_text(ROLLOUT.format(name=name, release=release, selector=selector))
+    return file
+
+
+def wait_for_refusals(fleet: LocalFleet, name: str, wanted: int) -> bool:
+    """Until so many nodes have refused the target for its ABI strings; False after a while."""
+    give_up_s = time.monotonic() + REFUSAL_TIMEOUT_S
+    with Client(fleet.connection) as client:
+        while time.monotonic() < give_up_s:
+            blockers = client.get(name).blockers
+            if sum(b.node_count for b in blockers if b.reason == "STAGE_FAILED") >= wanted:
+                return True
+            # A person would look again, too; `watch` tells of waves, not of who refuses.
+            time.sleep(0.1)
+    return False
+
+
+def told_by(directory: Path, node_id: str, words: str) -> bool:
+    """LUO's states on one node, phase by phase, from its kernel's log; whether they are all there."""
+    lines = (directory / node_id.partition("-")[0] / node_id / "kernel.log").read_text().splitlines()
+    say(f"What {node_id} ({words}) went through, by its kernel's log:")
+    seen: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("agent: "):
+            phase, _, how = line.removeprefix("agent: ").partition(" ")
+            seen.setdefault(phase, how.strip("()"))
+    for phase, meaning in STATES.items():
+        print(f"  {phase:11} {seen.get(phase, 'not reached'):27} {meaning}")
+    print("\n".join(f"    | {line}" for line in lines if not line.startswith("agent: ")), flush=True)
+    luo = [seen.get(phase, "").partition(",")[0].removeprefix("luo ") for phase in STATES]
+    return luo == ["normal", "prepared", "prepared", "updated", "updated", "normal"]
