@@ -63,9 +63,9 @@ examples:
   liveroll-agent simulate --nodes 8 --image 7.4.0-rc1=unhealthy
   liveroll-agent simulate --nodes 8 --luo-model sessions,rfc-v2/notifier --image 6.16.1=rfc-v2
 
-Faults are `NODE=KIND[=VALUE][@N],…`: refuse_freeze, refuse_prepare (rfc-v2), hang, panic, power_loss, never_back, wrong_kernel,
-session_lost, poison, retrieve_error, busy, slow, torn_journal, corrupt_journal, full_disk, slow_link,
-cut_link; @N is the N-th kexec of that node. All timings are emulated and say nothing of a real kernel.
+Faults are `NODE=KIND[=VALUE][@N],…`: refuse_freeze, refuse_prepare (rfc-v2), hang, panic, power_loss,
+never_back, wrong_kernel, session_lost, poison, retrieve_error, busy, slow, torn_journal, corrupt_journal,
+full_disk, slow_link, cut_link; @N is the N-th kexec of that node. All timings are emulated and say nothing of a real kernel.
 """
 
 
