@@ -65,7 +65,8 @@ examples:
 
 Faults are `NODE=KIND[=VALUE][@N],…`: refuse_freeze, refuse_prepare (rfc-v2), hang, panic, power_loss,
 never_back, wrong_kernel, session_lost, poison, retrieve_error, busy, slow, torn_journal, corrupt_journal,
-full_disk, slow_link, cut_link; @N is the N-th kexec of that node. All timings are emulated and say nothing of a real kernel.
+full_disk, slow_link, cut_link; @N is the N-th kexec of that node. All timings are emulated and say nothing
+of a real kernel.
 """
 
 
