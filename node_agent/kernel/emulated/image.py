@@ -76,6 +76,12 @@ class EmulatedImage:
             **{"release": release, "model": RFC2, "abi": RFC2_LUO_ABI, "telemetry": True, **properties}
         )
 
+    def healthy(self, release: str) -> EmulatedImage:
+        """A healthy kernel of the same model and coupling."""
+        if self.model == RFC2:
+            return EmulatedImage.rfc2(release, coupling=self.coupling)
+        return EmulatedImage(release)
+
     @property
     def kho_abi(self) -> str:
         """KHO's string; a kernel ignores a tree of another one."""

@@ -31,15 +31,23 @@ from node_agent.kernel.emulated.image import (
     Images,
 )
 from node_agent.kernel.emulated.machine import Jump, Loaded, Machine, OutOfMemory
+from node_agent.kernel.emulated.rfc2.hardware import (
+    BOOT_WRITES,
+    PURGATORY_WRITES,
+    SHUTDOWN_WRITES,
+    Hardware,
+)
 from node_agent.kernel.emulated.rfc2.kernel import Rfc2
 from node_agent.kernel.emulated.rfc2.kho import Handed
 from node_agent.kernel.emulated.rfc2.lock import Hang, StateLock
 from node_agent.kernel.emulated.rfc2.luo import SUBTREE
+from node_agent.kernel.emulated.rfc2.reserve_mem import Reserved
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.emulated.session_table import SessionTable, drop
+from node_agent.kernel.emulated.telemetry import Page, Phase, Telemetry
 from node_agent.kernel.failure import LOAD, OPEN, REBOOT
 from node_agent.kernel.faults import FaultKind, FaultPlan
-from node_agent.ports import BootFacts, KexecImage, KhoFacts, MemoryFacts
+from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, KhoFacts, MemoryFacts
 
 __all__ = ["Hang", "Jump", "Loaded", "LuoModel", "Machine", "OutOfMemory", "boot_id"]
 
@@ -59,6 +67,9 @@ class LuoModel:
     boot_id: str
     log: list[str]
     """This boot's kernel messages."""
+    reserved: Reserved
+    """Memory that the command line of a kernel of RFC v2's time sets aside, by label."""
+    _telemetry: Telemetry | None
     _table: SessionTable
     _busy_opens: int
     _device_open: bool
@@ -80,6 +91,8 @@ class LuoModel:
         self.reboots = 0
         """reboot(KEXEC) calls so far, refused ones included."""
         self.leaked_bytes = 0
+        self.hardware = Hardware(self.machine.pci_devices)
+        """What outlives kernels."""
         self._images = images or FileImages()
         self._new_boot_id = new_boot_id
         self._default = Loaded(default, command_line)
@@ -227,8 +240,7 @@ class LuoModel:
     def load(self, image: KexecImage, *, legacy: bool = False) -> None:
         """ENOENT, ENOEXEC, EADDRNOTAVAIL. An image loaded before is replaced on success."""
         found = self._images.open(image)
-        room = self.machine.scratch_bytes
-        if room and not legacy and found.scratch_bytes > room:
+        if not legacy and 0 < self.machine.scratch_bytes < found.scratch_bytes:
             raise OSError(errno.EADDRNOTAVAIL, LOAD)
         self._loaded = Loaded(found, image.command_line, legacy)
 
@@ -245,11 +257,11 @@ class LuoModel:
 
     def set_default_release(self, release: str, command_line: str | None = None) -> None:
         """The same for a healthy image of the running model."""
-        self.set_default(dataclasses.replace(self._like(self._running.image), release=release), command_line)
+        self.set_default(self._running.image.healthy(release), command_line)
 
     def freeze(self) -> None:
         """reboot(KEXEC) up to the point of no return: EINVAL (no image), a refused freeze's
-        errno. Nothing has changed if it raises; else the caller must jump()."""
+        errno. If it raises, nothing has changed but RFC v2's state; else the caller must jump()."""
         self.reboots += 1
         if self.rfc2 is not None:
             # LUO comes before kexec looks for an image: without one, FROZEN is what is left.
@@ -270,11 +282,13 @@ class LuoModel:
     def jump(self) -> Jump:
         """Leave this kernel. What happens next is in the answer; call arrive() or cold_boot()."""
         n = self.reboots
+        if self.rfc2 is not None:
+            self.rfc2.shutdown()
+        self.hardware.run(SHUTDOWN_WRITES)
+        self.hardware.run(PURGATORY_WRITES)
         if self.faults.at(FaultKind.NEVER_BACK, n):
             return Jump(arrived=False, back=False)
-        if self.faults.at(FaultKind.POWER_LOSS, n) or self._panics():
-            return Jump(arrived=False)
-        return Jump(arrived=True)
+        return Jump(arrived=not (self.faults.at(FaultKind.POWER_LOSS, n) or self._panics()))
 
     def _panics(self) -> bool:
         loaded, n = self._target(), self.reboots
@@ -296,40 +310,47 @@ class LuoModel:
             raise RuntimeError("jump without a loaded image: freeze() was not called")
         return self._loaded
 
+    def stamp(self, phase: Phase, tsc: int, tsc_hz: float) -> None:
+        """A phase of a kexec begins: shutdown and purgatory in the kernel that is left, the others in the one
+        that arrived. Kernels without telemetry take no notice."""
+        if self._telemetry is not None:
+            self._telemetry.stamp(phase, tsc, tsc_hz)
+
+    def telemetry(self) -> KexecTelemetry | None:
+        """Of the kexec that started this boot."""
+        return self._telemetry.report() if self._telemetry is not None else None
+
     def arrive(self) -> None:
         """Boot the loaded kernel with what crossed."""
         target, n = self._target(), self.reboots
         wrong = self.faults.at(FaultKind.WRONG_KERNEL, n)
         if wrong:
-            other = dataclasses.replace(self._like(target.image), release=wrong.value)
-            target = Loaded(other, target.command_line, target.legacy)
+            target = dataclasses.replace(target, image=target.image.healthy(wrong.value))
         handed_over = self._running.kho and not target.legacy
         previous, count = self.release, self._kexec_count + 1
         reads = target.reads(self._running)
         crossing = self._table.leave()
         handed = self.rfc2.leave() if self.rfc2 is not None else None
         if handed is not None and not reads:
-            self.leaked_bytes += handed.drop()
-            handed = None
-        self._start(target, self._after_faults(handed))
+            lost, handed = handed.drop(), None
+            self.leaked_bytes += lost if handed_over and target.image.kho else 0
+        page = self._telemetry.page() if self._telemetry is not None and reads else None
+        handed = self._after_faults(handed)
+        self.hardware.run(BOOT_WRITES)
+        self._start(target, handed, page)
         if handed_over and target.kho:
             self._previous_release, self._kexec_count = previous, count
             self.log.append(f"KHO: exec from: {previous} (count {count})")
+            if not reads:
+                self.log.append(f"KHO: setup: handover FDT is incompatible with '{target.image.kho_abi}'")
         if reads and self.luo:
             self._deserialise(crossing)
         elif handed_over and target.image.kho:
             self._leak(crossing)
         else:
+            drop(crossing)
             if handed_over:
                 self.log.append("Passed KHO data, but CONFIG_KEXEC_HANDOVER not set")
-            drop(crossing)
-
-    @staticmethod
-    def _like(image: EmulatedImage) -> EmulatedImage:
-        """A healthy image of the same model."""
-        if image.model == RFC2:
-            return EmulatedImage.rfc2("", coupling=image.coupling)
-        return EmulatedImage("")
 
     def _after_faults(self, handed: Handed | None) -> Handed | None:
         """What arrives of what was handed over; RFC v2 knows no sessions: all of LUO's is lost, or none."""
@@ -370,11 +391,12 @@ class LuoModel:
         drop(self._table.leave())
         if self.rfc2 is not None:
             self.rfc2.drop()
+        self.hardware.reset()
 
     def _leak(self, crossing: list[LuoSession]) -> None:
         self.leaked_bytes += drop(crossing)
 
-    def _start(self, kernel: Loaded, handed: Handed | None = None) -> None:
+    def _start(self, kernel: Loaded, handed: Handed | None = None, page: Page | None = None) -> None:
         self._running = kernel
         self._loaded = None
         self._table = SessionTable()
@@ -385,6 +407,8 @@ class LuoModel:
         self._previous_release, self._kexec_count = "", 0
         self.boot_id = self._new_boot_id()
         self.log = [f"Linux version {self.release} (emulated)"]
+        self.reserved = Reserved(kernel.command_line if kernel.image.model == RFC2 else "", self.log.append)
+        self._telemetry = Telemetry(self.log.append) if kernel.image.telemetry and kernel.kho else None
         self.rfc2 = None
         if kernel.image.model == RFC2 and kernel.kho:
             self.rfc2 = Rfc2(
@@ -394,7 +418,15 @@ class LuoModel:
                 refuses=self._refuses,
                 memory_bytes=self.machine.memory_bytes,
                 log=self.log.append,
+                messages=self.log,
+                reserved=self.reserved,
+                telemetry=self._telemetry,
+                hardware=self.hardware,
             )
+            return
+        self.hardware.reset()
+        if page is not None and self._telemetry is not None:
+            self._telemetry.arrive(page)
 
     def _refuses(self, what: str) -> int:
         """Whether a fault refuses prepare or freeze of the kexec that is under way, or comes next."""
