@@ -19,6 +19,7 @@ from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, EmulatedImage
 from node_agent.kernel.emulated.inprocess import InProcessKernel
 from node_agent.kernel.emulated.model import LuoModel, Machine, boot_id
 from node_agent.kernel.emulated.phases import PhaseTimes
+from node_agent.kernel.emulated.telemetry import Phase
 from node_agent.kernel.faults import FaultPlan
 
 Userspace = Callable[["Boot"], Awaitable[None]]
@@ -170,13 +171,17 @@ class EmulatedNode:
             return
         if self._kernel is not None and end is not _End.KEXEC:
             self._kernel.die(jumped=end is _End.POWER_LOSS)
+        if end is _End.KEXEC:
+            self._stamp(Phase.SHUTDOWN)
         self._ended.set_result(end)
 
     async def _kexec(self) -> None:
         n, faults = self.model.reboots, self.model.faults
         self._sever()
         jump = self.model.jump()
-        await self._wait(self.phases.before_kernel_s(faults, n))
+        await self._wait(self.phases.shutdown_with_s(faults, n))
+        self._stamp(Phase.PURGATORY)
+        await self._wait(self.phases.purgatory_with_s(faults, n))
         if not jump.back:
             self.model.power_off()
             await self._power.wait()
@@ -185,7 +190,9 @@ class EmulatedNode:
             return
         self._boot_from_now()
         self.model.arrive()
+        self._stamp(Phase.KERNEL)
         await self._wait(self.phases.boot_with_s(faults, n))
+        self._stamp(Phase.USERSPACE)
 
     async def _cold_boot(self, before_s: float) -> None:
         self._sever()
@@ -209,6 +216,10 @@ class EmulatedNode:
     async def _wait(self, seconds: float) -> None:
         if seconds > 0:
             await self.base.sleep(seconds)
+
+    def _stamp(self, phase: Phase) -> None:
+        clock = self._clock()
+        self.model.stamp(phase, clock.tsc(), clock.tsc_hz)
 
     def _clock(self) -> EmulatedClock:
         return EmulatedClock(

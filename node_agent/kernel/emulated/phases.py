@@ -19,10 +19,13 @@ class PhaseTimes:
     firmware_s: float = 0.0
     """From the reset or power-on to the kernel's start."""
 
-    def before_kernel_s(self, faults: FaultPlan, n: int) -> float:
-        """From the n-th reboot(KEXEC) to the new kernel's start, faults included."""
-        added = faults.added_s("shutdown", n) + faults.added_s("purgatory", n)
-        return self.shutdown_s + self.purgatory_s + added
+    def shutdown_with_s(self, faults: FaultPlan, n: int) -> float:
+        """From the n-th reboot(KEXEC) until the old kernel is left, faults included."""
+        return self.shutdown_s + faults.added_s("shutdown", n)
+
+    def purgatory_with_s(self, faults: FaultPlan, n: int) -> float:
+        """From there to the new kernel's start, faults included."""
+        return self.purgatory_s + faults.added_s("purgatory", n)
 
     def boot_with_s(self, faults: FaultPlan, n: int) -> float:
         """From the kernel's start to userspace, faults included."""

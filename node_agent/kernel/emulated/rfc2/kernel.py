@@ -7,18 +7,24 @@ over (kho.Handed), and nothing of it outlives leave() or drop() but what leave()
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from node_agent.kernel.emulated.image import EmulatedImage
+from node_agent.kernel.emulated.rfc2.builtin import Builtin
 from node_agent.kernel.emulated.rfc2.debugfs import KhoDebugfs
+from node_agent.kernel.emulated.rfc2.handlers_objects import VFIOFD
+from node_agent.kernel.emulated.rfc2.hardware import Hardware
 from node_agent.kernel.emulated.rfc2.kho import KHO_ABI, Handed, Kho
 from node_agent.kernel.emulated.rfc2.lock import LOCKED_CALLS, StateLock
 from node_agent.kernel.emulated.rfc2.luo import AUTOMATIC, SUBTREE, Luo
 from node_agent.kernel.emulated.rfc2.luo_files import LuoFiles
 from node_agent.kernel.emulated.rfc2.memory import Memory
-from node_agent.kernel.emulated.rfc2.registry import handlers, subsystems
+from node_agent.kernel.emulated.rfc2.objects import Objects
+from node_agent.kernel.emulated.rfc2.registry import handlers
+from node_agent.kernel.emulated.rfc2.reserve_mem import Reserved
 from node_agent.kernel.emulated.rfc2.states import Coupling, LuoState
 from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
+from node_agent.kernel.emulated.telemetry import Telemetry
 
 
 class Rfc2:
@@ -29,7 +35,10 @@ class Rfc2:
         liveupdate: LUO is switched on; KHO is.
         refuses: see refusals.Refusals.
         memory_bytes: what can be preserved; 0 is no limit.
-        log: this boot's kernel messages.
+        log: takes this boot's kernel messages; `messages` are all of them.
+        reserved: regions of memory of its command line.
+        telemetry: see Builtin.
+        hardware: of the machine.
     """
 
     def __init__(
@@ -41,14 +50,24 @@ class Rfc2:
         refuses: Callable[[str], int],
         memory_bytes: int,
         log: Callable[[str], None],
+        messages: Sequence[str],
+        reserved: Reserved,
+        telemetry: Telemetry | None,
+        hardware: Hardware,
     ) -> None:
+        self.image = image
+        self._messages = messages
         handed = handed or Handed(KHO_ABI, {}, {})
         self.memory = Memory(handed.kept, first_address=handed.next_address, limit_bytes=memory_bytes)
         self.kho = Kho(self.memory, handed.tree, log=log)
         coupling = Coupling(image.coupling)
         self._debugfs = KhoDebugfs(self.kho, coupling, built=image.kho_debugfs)
-        self.files = LuoFiles(handlers(self.memory), log)
-        self.subsystems = Subsystems(subsystems(image, self.memory, refuses), log, self.memory)
+        self.objects = Objects(hardware, self.memory, lambda: self.state)
+        """Kernel objects that userspace holds by descriptor."""
+        self.files = LuoFiles(handlers(self.memory, self.objects), log)
+        self.builtin = Builtin(image, self.kho, reserved, telemetry, refuses, log)
+        self.subsystems = Subsystems(self.builtin.subsystems, log, self.memory)
+        self.builtin.start()
         self.luo: Luo | None = None
         if liveupdate:
             self.luo = Luo(
@@ -60,6 +79,10 @@ class Rfc2:
                 log=log,
             )
             self.luo.boot()
+        else:
+            self.subsystems.boot({}, self.kho.incoming.get(AUTOMATIC, {}))
+        self.builtin.started()
+        self.objects.claim(f.data for f in self.files.incoming.values() if f.handler.kind == VFIOFD)
 
     @property
     def state(self) -> LuoState | None:
@@ -97,15 +120,22 @@ class Rfc2:
         """Would a kexec now hand LUO's subtree on?"""
         return self.kho.finalized and SUBTREE in self.kho.tree
 
+    def shutdown(self) -> None:
+        """Within reboot(KEXEC), past all refusals: devices that are not preserved stop."""
+        self.objects.shutdown()
+
     def leave(self) -> Handed | None:
         """The kexec: what the next kernel is handed. Nothing else is left."""
+        self.builtin.leave(self._messages)
         found = self.subsystems.keep_automatic()
         if found:
             self.kho.automatic[AUTOMATIC] = found
         self.files.close()
+        self.objects.close()
         return self.kho.hand_over()
 
     def drop(self) -> int:
         """The end without a kexec; how many bytes were kept."""
         self.files.close()
+        self.objects.close()
         return self.memory.drop()
