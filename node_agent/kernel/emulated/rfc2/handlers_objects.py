@@ -22,16 +22,8 @@ import os
 
 from node_agent.kernel.emulated.files import Inode, PreservedFile
 from node_agent.kernel.emulated.rfc2.memory import Blob, Keepable, Memory
-from node_agent.kernel.emulated.rfc2.objects import (
-    NOBODY,
-    OPEN_VFIO,
-    Iommufd,
-    Kvm,
-    KvmSlot,
-    Objects,
-    VfioDevice,
-    at,
-)
+from node_agent.kernel.emulated.rfc2.object_kinds import NOBODY, Iommufd, Kvm, KvmSlot, VfioDevice
+from node_agent.kernel.emulated.rfc2.objects import OPEN_VFIO, Objects, at
 
 PREPARE = "liveupdate_file_ops.prepare"
 

@@ -21,104 +21,35 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from node_agent.kernel.emulated.files import Inode, PreservedFile, seals_of
 from node_agent.kernel.emulated.image import MEMFD_HANDLER
-from node_agent.kernel.emulated.rfc2.hardware import MAP, REGION_BYTES, UNMAP, Hardware, PageTable, PciDevice
+from node_agent.kernel.emulated.rfc2.hardware import MAP, REGION_BYTES, UNMAP, Hardware, PageTable
 from node_agent.kernel.emulated.rfc2.memory import Memory
+from node_agent.kernel.emulated.rfc2.object_kinds import (
+    NOBODY,
+    NOBODYS,
+    DmaState,
+    IoMapping,
+    Iommufd,
+    KernelObject,
+    Kvm,
+    KvmSlot,
+    VfioDevice,
+)
 from node_agent.kernel.emulated.rfc2.states import LuoState
 
-OPEN_VFIO = "open(/dev/vfio/devices)"
+OPEN_IOMMU, OPEN_VFIO = "open(/dev/iommu)", "open(/dev/vfio/devices)"
 ATTACH, DETACH = "VFIO_DEVICE_ATTACH_IOMMUFD_PT", "VFIO_DEVICE_DETACH_IOMMUFD_PT"
 SET_MEMORY, VCPU = "KVM_SET_USER_MEMORY_REGION", "KVM_SET_REGS"
 RETRIEVE = "liveupdate_file_ops.retrieve"
-
-NOBODY: Inode = (0, 0)
-"""No file's."""
 
 SETTLED = frozenset({LuoState.PREPARED, LuoState.FROZEN})
 """What is going to cross must stay as it was described."""
 
 
-@dataclass(slots=True, eq=False)
-class _Object:
-    """What every kind has. An object that came in may have no descriptor yet."""
-
-    inode: Inode = NOBODY
-    """Of userspace's descriptor."""
-    end: socket.socket | None = None
-    """The kernel's end, until the last copy of the other one is closed."""
-    kept_at: int = 0
-    """Where a prepared one's state is."""
-
-
-NOBODYS = _Object()
-"""A device's that nobody has open."""
-
-
-@dataclass(frozen=True, slots=True)
-class IoMapping:
-    """One range of an address space. `target` is the file whose pages they are."""
-
-    iova: int
-    size_bytes: int
-    offset: int
-    target: Inode
-    device: str = ""
-    """The target is this device's own memory."""
-
-
-@dataclass(slots=True, eq=False)
-class Iommufd(_Object):
-    """An IOMMU address space. The mappings are the kernel's book of what the table holds."""
-
-    table: PageTable = field(default_factory=PageTable)
-    mappings: dict[int, IoMapping] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class VfioDevice(_Object):
-    """A PCI device that userspace drives."""
-
-    pci: PciDevice = field(default_factory=lambda: PciDevice(""))
-    iommufd: Iommufd | None = None
-    frozen: bool = False
-    """Its state is final and will be handed over: the shutdown leaves it alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class KvmSlot:
-    """Guest memory: a range of a memory file. The descriptor pins it, and is the object's own."""
-
-    guest_address: int
-    size_bytes: int
-    fd: int
-    offset: int
-    target: Inode
-
-
-@dataclass(slots=True, eq=False)
-class Kvm(_Object):
-    """A virtual machine."""
-
-    slots: dict[int, KvmSlot] = field(default_factory=dict)
-    vcpus: dict[int, dict[str, int]] = field(default_factory=dict)
-    """Registers, by the number of the virtual CPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class DmaState:
-    """A device's registers, as its driver reads them."""
-
-    running: bool
-    bus_master: bool
-    written: int
-    faults: int
-
-
-T = TypeVar("T", bound=_Object)
+T = TypeVar("T", bound=KernelObject)
 K = TypeVar("K")
 
 
@@ -135,7 +66,7 @@ class Objects:
         self.hardware = hardware
         self._memory = memory
         self._state = state
-        self._all: list[_Object] = []
+        self._all: list[KernelObject] = []
         self._arrived: dict[int, Iommufd] = {}
         self._claims: dict[int, str] = {}
 
@@ -240,7 +171,7 @@ class Objects:
 
     # --- descriptors and lives
 
-    def find(self, fd: int) -> _Object | None:
+    def find(self, fd: int) -> KernelObject | None:
         """The object of a descriptor of userspace's, or a copy. Raises OSError(EBADF)."""
         status = os.fstat(fd)
         inode = status.st_dev, status.st_ino
@@ -259,7 +190,7 @@ class Objects:
         self._all.append(thing)
         return thing
 
-    def descriptor(self, thing: _Object) -> int:
+    def descriptor(self, thing: KernelObject) -> int:
         """Userspace's descriptor of it, the caller's."""
         userspace, thing.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         status = os.fstat(userspace.fileno())
@@ -278,7 +209,7 @@ class Objects:
         for thing in [it for it in self._all if it.end is None and it not in used]:
             self._end(thing)
 
-    def _end(self, thing: _Object) -> None:
+    def _end(self, thing: KernelObject) -> None:
         self._all.remove(thing)
         match thing:
             case VfioDevice():
