@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from node_agent.app_luo import LuoByHand
 from node_agent.core import commands as cmd
 from node_agent.core.model import ArtifactRef, AttemptKind, Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.report import Disposition, Outcome
 from node_agent.errors import ArtifactError, CommandRefused
 from node_agent.runtime.artifacts_manifest import MANIFEST, digest_of
-from node_agent.runtime.control import ControlError, ControlServer, Handler
+from node_agent.runtime.control import ControlError, ControlServer, FdHandler, Handler
 from node_agent.runtime.supervisor import NodeLife
 
 _NOTHING_HELD = SETTLED - {Phase.QUARANTINED}
@@ -21,8 +22,12 @@ _NOTHING_HELD = SETTLED - {Phase.QUARANTINED}
 
 async def serve_control(path: Path, life: NodeLife) -> None:
     """Serve luoctl until cancelled. Raises SettingsError."""
-    async with ControlServer(path, Control(life).handlers()).serve():
-        await asyncio.get_running_loop().create_future()
+    control = Control(life)
+    try:
+        async with ControlServer(path, control.handlers(), control.takers()).serve():
+            await asyncio.get_running_loop().create_future()
+    finally:
+        control.close()
 
 
 class Control:
@@ -30,6 +35,7 @@ class Control:
 
     def __init__(self, life: NodeLife) -> None:
         self._life = life
+        self._luo = LuoByHand(life)
         self._count = 0
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -45,7 +51,16 @@ class Control:
             "cancel": self.cancel,
             "commit": self.commit,
             "story": self.story,
+            **self._luo.handlers(),
         }
+
+    def takers(self) -> Mapping[str, FdHandler]:
+        """Command that comes with a descriptor → handler."""
+        return self._luo.takers()
+
+    def close(self) -> None:
+        """Give up what is kept for whoever asks again."""
+        self._luo.close()
 
     async def status(self, _request: Mapping[str, object]) -> object:
         """Where the node stands."""
@@ -115,7 +130,9 @@ class Control:
         return {"digest": staged.digest, "release": staged.release}
 
     async def prepare(self, request: Mapping[str, object]) -> object:
-        """Begin a local attempt."""
+        """Begin a local attempt; without an artifact LUO's own PREPARE."""
+        if not request.get("artifact"):
+            return await self._luo.prepare()
         hold_s = request.get("health_hold_s", 0.0)
         command = cmd.LocalPrepare(
             command_id=self._id(),
@@ -130,11 +147,16 @@ class Control:
         return await self._do(command, request)
 
     async def kexec(self, request: Mapping[str, object]) -> object:
-        """Jump. A success never answers: this process is gone."""
+        """Jump; with an artifact by hand. A success never answers: this process is gone."""
+        if request.get("artifact"):
+            digest = await self._digest(str(request["artifact"]))
+            return await self._luo.kexec(digest, str(request.get("command_line", "")))
         return await self._do(cmd.LocalKexec(self._id()), request)
 
     async def cancel(self, request: Mapping[str, object]) -> object:
-        """Undo."""
+        """Undo the attempt; where there is none, LUO's own CANCEL."""
+        if self._life.runner.status().phase in SETTLED and await self._luo.is_here():
+            return await self._luo.cancel()
         return await self._do(cmd.LocalCancel(self._id()), request)
 
     async def commit(self, request: Mapping[str, object]) -> object:

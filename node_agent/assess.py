@@ -15,7 +15,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from node_agent import luoctl
+from node_agent import luoctl_wire
 from node_agent.assess_view import Assessment, as_json, text
 from node_agent.errors import ArtifactError, KernelError, SettingsError
 from node_agent.ports import BootFacts, StagedArtifact, WorkloadPeer
@@ -168,8 +168,8 @@ def _target(directory: Path) -> StagedArtifact:
 def _peers(settings: AgentSettings, unseen: list[str]) -> tuple[WorkloadPeer, ...]:
     """The workloads that the running agent knows."""
     try:
-        answer = luoctl.ask(str(settings.control_socket), {"cmd": "peers"})
-    except (luoctl.Unreachable, OSError):
+        answer = luoctl_wire.ask(str(settings.control_socket), {"cmd": "peers"})
+    except (luoctl_wire.Unreachable, OSError):
         unseen.append("workloads and what they would preserve: no running agent answers")
         return ()
     return tuple(WorkloadPeer(p["workload"], p["pid"], p["session"]) for p in answer.get("result") or ())

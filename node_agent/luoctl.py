@@ -9,19 +9,40 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from node_agent import luoctl_files as files
+from node_agent.luoctl_view import RENDER, restored
+from node_agent.luoctl_wire import SOCKET_ENV, Unreachable, ask, ask_with_fd
+
 DEFAULT_SOCKET = "/run/liveroll-agent/control.sock"
-SOCKET_ENV = "LIVEROLL_AGENT_CONTROL_SOCKET"
 OK, INVALID, BLOCKED, FAILED, UNREACHABLE, DENIED = 0, 2, 3, 4, 6, 7
-ANSWER_S = 3600.0
-"""An attempt's slowest step; the agent itself bounds each of them far below."""
+
+ASKED_WITH = {
+    "prepare": (
+        "artifact",
+        "command_line",
+        "rollback",
+        "rollback_none",
+        "force",
+        "skip_preflight",
+        "health_hold_s",
+        "no_wait",
+    ),
+    "kexec": ("artifact", "command_line"),
+    "load": ("artifact_dir",),
+    "cancel": ("no_wait",),
+    "commit": ("no_wait",),
+    "story": ("lines",),
+    "unpreserve": ("token",),
+    "restore": ("token",),
+}
+"""What of the command line goes to the agent, by command."""
 
 EPILOG = """\
-examples:
+an attempt, as an orchestrator would make it:
   luoctl status                       where this node stands
   luoctl load /srv/artifacts/7.3.4    verify an artifact and keep it here
   luoctl prepare 3f2a…                load it, drain, preserve; the node then waits
@@ -29,23 +50,39 @@ examples:
   luoctl cancel                       undo a prepare
   luoctl commit                       make the new kernel what a cold boot starts
   luoctl story                        what happened on this node, and why
-  luoctl -o json status               the same for scripts
+
+LUO itself, on a kernel of RFC v2's time (one state for the machine, tokens), where no attempt is under way:
+  luoctl state                        normal, prepared, frozen or updated
+  luoctl prepare                      LUO's PREPARE alone: enough for who wants only reserve_mem to cross
+  luoctl preserve --memfd notes       a memfd with that file's content: prints the kernel's token
+  luoctl preserve 3 3<>/proc/70/fd/9  a descriptor that the shell opened for luoctl
+  luoctl kexec 3f2a…                  load that artifact and jump, with whatever is prepared
+  luoctl list                         after it: what came in
+  luoctl restore 0 --to -             a memfd's content to stdout
+  luoctl restore 0 -- vmm --incoming  or the file itself: $LUOCTL_FD is its descriptor's number
+  luoctl finish                       all is restored: back to normal
+  luoctl telemetry                    how long the kexec took, in the kernels' own words
+
+  luoctl -o json state                any of them for scripts
+
+exit codes: 0 ok, 2 invalid, 3 refused in this state, 4 failed, 6 the agent is not running, 7 denied
 """
-
-
-class Unreachable(Exception):
-    """No agent answers on the socket."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run luoctl; returns the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    request = {k: v for k, v in vars(args).items() if k not in ("socket", "output")}
-    if request.get("artifact_dir"):
-        request["artifact_dir"] = os.path.abspath(request["artifact_dir"])
+    parser = build_parser()
+    arguments, command = _split(list(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(arguments)
+    _check(parser, args, command)
+    if args.cmd == "completion":
+        print("\n".join(completion(parser)))
+        return OK
     try:
-        answer = ask(args.socket, request)
+        return _run(args, command)
+    except files.Unusable as error:
+        print(f"luoctl: {error}", file=sys.stderr)
+        return INVALID
     except Unreachable as error:
         print(f"luoctl: {error}", file=sys.stderr)
         return UNREACHABLE
@@ -54,6 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DENIED
     except KeyboardInterrupt:
         return 130
+
+
+def _run(args: argparse.Namespace, command: Sequence[str] | None) -> int:
+    request = {"cmd": args.cmd} | {name: vars(args)[name] for name in ASKED_WITH.get(args.cmd, ())}
+    if args.cmd == "load":
+        request["artifact_dir"] = os.path.abspath(args.artifact_dir)
+    if args.cmd == "restore":
+        return _restore(args, request, command)
+    if args.cmd == "preserve":
+        answer = _preserve(args, request)
+    else:
+        answer = ask(args.socket, request)
     if not answer.get("ok"):
         return _complain(answer.get("error", {}), args.output)
     result = answer.get("result")
@@ -65,31 +114,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def ask(path: str, request: Mapping[str, object]) -> dict[str, Any]:
-    """One request, one answer. Raises Unreachable, PermissionError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(ANSWER_S)
+def _preserve(args: argparse.Namespace, request: Mapping[str, object]) -> dict[str, Any]:
+    if args.memfd is None:
+        return ask_with_fd(args.socket, request, files.inherited(args.fd))[0]
+    fd = files.memfd_of(args.memfd)
+    try:
+        return ask_with_fd(args.socket, request, fd)[0]
+    finally:
+        os.close(fd)
+
+
+def _restore(args: argparse.Namespace, request: Mapping[str, object], command: Sequence[str] | None) -> int:
+    """Whatever can be wrong on this side is found before the file is asked for: the kernel gives it once."""
+    if command is not None:
+        files.find_command(command)
+        answer, fd = ask_with_fd(args.socket, request)
+        if fd < 0:
+            return _complain(answer.get("error", {}), args.output)
         try:
-            sock.connect(path)
-        except PermissionError:
-            raise
+            files.become(command, fd, args.token)
         except OSError as error:
-            raise Unreachable(
-                f"no agent answers on {path} ({error.strerror or error}); start liveroll-agent, "
-                f"or name its socket with --socket or {SOCKET_ENV}"
-            ) from error
+            print(f"luoctl: {command[0]}: {error.strerror}; restore it again elsewhere", file=sys.stderr)
+            return FAILED
+    with files.Sink(args.to) as sink:
+        answer, fd = ask_with_fd(args.socket, request)
+        if fd < 0:
+            return _complain(answer.get("error", {}), args.output)
+        result = answer["result"]
+        if not files.has_content(fd):
+            os.close(fd)
+            raise files.Unusable(
+                f"token {args.token} is {result['kind'] or 'a file without content'}, which has no content; "
+                f"hand it to a command: luoctl restore {args.token} -- COMMAND"
+            )
         try:
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            with sock.makefile("rb") as file:
-                line = file.readline()
-        except OSError:
-            line = b""
-        if not line:
-            if request.get("cmd") == "kexec":
-                return {"ok": True, "result": {"outcome": "JUMPED"}}
-            raise Unreachable("the agent went away before it answered; ask `luoctl status` once it is back")
-    answer = json.loads(line)
-    return answer if isinstance(answer, dict) else {}
+            count = sink.write(fd)
+        except OSError as error:
+            print(f"luoctl: {args.to}: {error.strerror}; restore it again elsewhere", file=sys.stderr)
+            return FAILED
+        finally:
+            os.close(fd)
+    said = sys.stderr if args.to == "-" else sys.stdout
+    if args.output == "json":
+        print(json.dumps({**result, "to": args.to, "bytes": count}, indent=2, sort_keys=True), file=said)
+    else:
+        print(restored(result, args.to, count), file=said)
+    return OK
 
 
 def _complain(error: Mapping[str, Any], output: str) -> int:
@@ -108,74 +178,35 @@ def _complain(error: Mapping[str, Any], output: str) -> int:
     return FAILED if reason.startswith("ARTIFACT") else BLOCKED
 
 
-def _status(result: Mapping[str, Any]) -> list[str]:
-    rows = [
-        ("node", result["node_id"]),
-        ("phase", result["phase"]),
-        ("attempt", result["attempt"] or "none"),
-        ("healthy", "yes" if result["healthy"] else "no"),
-        ("kernel", result["release"] + (" (emulated)" if result["emulated"] else "")),
-        ("boot", f"{result['boot_id']} ({result['verdict'] or 'unclassified'})"),
-        (
-            "link",
-            f"up to {at}"
-            if result["link"] == "up" and (at := result.get("orchestrator"))
-            else result["link"],
-        ),
-        ("rollback", result["rollback_artifact"][:12] or "none: luoctl load the running kernel's artifact"),
-        ("staged", ", ".join(d[:12] for d in result["staged"]) or "nothing"),
-    ]
-    if problem := result.get("problem"):
-        rows.append(("problem", f"{problem['message']} [{problem['reason']}]"))
-        if problem.get("remedy"):
-            rows.append(("to mend", problem["remedy"]))
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {value}" for name, value in rows]
+def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """What stands before `--`, and the command after it, if there is one."""
+    if "--" not in arguments:
+        return arguments, None
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
 
 
-def _list(empty: str) -> Any:
-    return lambda result: [str(row) for row in result] or [empty]
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, command: Sequence[str] | None) -> None:
+    """What argparse cannot say. Ends the process with 2."""
+    if args.cmd == "restore":
+        if (args.to is None) == (command is None):
+            parser.error("restore takes either --to FILE or -- COMMAND")
+    elif command is not None:
+        parser.error("only restore takes a COMMAND after --")
+    if args.cmd == "preserve" and (args.fd is None) == (args.memfd is None):
+        parser.error("preserve takes either FD or --memfd FILE")
+    if (
+        args.cmd == "prepare"
+        and not args.artifact
+        and any(vars(args)[name] for name in ASKED_WITH["prepare"])
+    ):
+        parser.error("these options are an attempt's: give the DIGEST of a staged artifact, too")
+    if args.cmd == "kexec" and args.command_line and not args.artifact:
+        parser.error("--command-line goes with the DIGEST of a staged artifact")
 
 
-def _sessions(result: Sequence[Mapping[str, str]]) -> list[str]:
-    return [f"{row['session']}  {row['workload']}" for row in result] or ["no session is held"]
-
-
-def _load(result: Mapping[str, Any]) -> list[str]:
-    digest = result["digest"]
-    return [f"staged {digest}", f"kernel {result['release']}; next: luoctl prepare {digest[:12]}"]
-
-
-def _outcome(result: Mapping[str, Any]) -> list[str]:
-    if result["outcome"] == "JUMPED":
-        return ["jumped; ask `luoctl status` once the node is back"]
-    outcome = result["outcome"].lower().replace("_", " ")
-    lines = [f"{outcome}: {result['phase']} ({result['attempt'] or 'no attempt'})"]
-    if result["phase"] == "PRESERVED":
-        if result.get("skipped"):
-            lines.append(f"preflight was skipped; it would have refused: {', '.join(result['skipped'])}")
-        lines.append("next: luoctl kexec, or luoctl cancel")
-    if result.get("problem"):
-        lines.append(f"{result['problem']['message']} [{result['problem']['reason']}]")
-        if result["problem"].get("remedy"):
-            lines.append(f"to mend it: {result['problem']['remedy']}")
-    return lines
-
-
-RENDER: Mapping[str, Any] = {
-    "status": _status,
-    "sessions": _sessions,
-    "subscribers": _list("nobody is subscribed"),
-    "load": _load,
-    "prepare": _outcome,
-    "kexec": _outcome,
-    "cancel": _outcome,
-    "commit": _outcome,
-    "story": _list("nothing has happened yet"),
-}
-
-
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="luoctl",
         description="Drive this node's live update by hand, through the running liveroll-agent.",
@@ -187,15 +218,39 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get(SOCKET_ENV, DEFAULT_SOCKET),
         help=f"the agent's control socket (default ${SOCKET_ENV} or {DEFAULT_SOCKET})",
     )
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="how to answer")
+    _output(parser, "text")
     verbs = parser.add_subparsers(dest="cmd", required=True, metavar="COMMAND")
+    _attempt_verbs(verbs)
+    _luo_verbs(verbs)
+    verbs.add_parser("completion", help="print a shell completion script").add_argument(
+        "shell", choices=("bash",)
+    )
+    for verb in verbs.choices.values():
+        _output(verb, argparse.SUPPRESS)
+    return parser
+
+
+def _output(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("-o", "--output", choices=("text", "json"), default=default, help="how to answer")
+
+
+Verbs = Any
+"""argparse has no public name for what add_subparsers() gives."""
+
+
+def _attempt_verbs(verbs: Verbs) -> None:
     verbs.add_parser("status", help="where this node stands")
     verbs.add_parser("sessions", help="LUO sessions of the current attempt")
     verbs.add_parser("subscribers", help="workloads that take part in a live update")
     load = verbs.add_parser("load", help="verify an artifact directory and keep it on this node")
     load.add_argument("artifact_dir", metavar="ARTIFACT_DIR", help="a directory with manifest.json")
-    prepare = verbs.add_parser("prepare", help="begin a local attempt: load, drain, preserve, wait")
-    prepare.add_argument("artifact", metavar="DIGEST", help="a staged artifact; its first digits do")
+    prepare = verbs.add_parser(
+        "prepare",
+        help="begin a local attempt: load, drain, preserve, wait; without DIGEST LUO's own PREPARE (RFC v2)",
+    )
+    prepare.add_argument(
+        "artifact", metavar="DIGEST", nargs="?", default="", help="a staged artifact; its first digits do"
+    )
     prepare.add_argument("--command-line", default="", help="of the target (default: the running kernel's)")
     prepare.add_argument("--rollback", action="store_true", help="go back to the previous kernel")
     prepare.add_argument(
@@ -213,19 +268,81 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--health-hold-s", type=float, default=0.0, help="probes must hold this long (default 0)"
     )
-    for verb, text in (
-        ("kexec", "jump: suspend the workloads and start the prepared kernel"),
-        ("cancel", "undo what was prepared"),
-        ("commit", "make the running kernel what a cold boot starts"),
-    ):
-        verbs.add_parser(verb, help=text)
+    kexec = verbs.add_parser(
+        "kexec",
+        help="jump: suspend the workloads and start the prepared kernel; with DIGEST by hand, with whatever "
+        "LUO is prepared for (RFC v2)",
+    )
+    kexec.add_argument("artifact", metavar="DIGEST", nargs="?", default="", help="a staged artifact")
+    kexec.add_argument("--command-line", default="", help="of the target (default: the running kernel's)")
+    verbs.add_parser("cancel", help="undo what was prepared: the attempt, or LUO's PREPARE if there is none")
+    verbs.add_parser("commit", help="make the running kernel what a cold boot starts")
     for verb in ("prepare", "cancel", "commit"):
         verbs.choices[verb].add_argument(
             "--no-wait", action="store_true", help="answer at once, not when the node is done"
         )
     story = verbs.add_parser("story", help="what happened on this node")
     story.add_argument("--lines", type=int, default=50, help="how many of the newest (default 50)")
-    return parser
+
+
+def _luo_verbs(verbs: Verbs) -> None:
+    verbs.add_parser("state", help="LUO's state, its coupling to KHO, and what comes next (RFC v2)")
+    verbs.add_parser("freeze", help="LUO's FREEZE; a kexec does it by itself (RFC v2)")
+    verbs.add_parser("finish", help="LUO's FINISH: what came in is restored, or not wanted (RFC v2)")
+    preserve = verbs.add_parser(
+        "preserve",
+        help="have LUO preserve a file; prints its token (RFC v2)",
+        description="The file is the kernel's until it is given up with unpreserve; closing it changes "
+        "nothing. It crosses the next kexec if LUO is prepared by then.",
+    )
+    preserve.add_argument(
+        "fd", metavar="FD", nargs="?", type=_number, help="open in the shell: luoctl preserve 3 3<>FILE"
+    )
+    preserve.add_argument("--memfd", metavar="FILE", help="make a memfd with FILE's content; - is stdin")
+    unpreserve = verbs.add_parser("unpreserve", help="give a token up; before prepare only (RFC v2)")
+    unpreserve.add_argument("token", metavar="TOKEN", type=_number)
+    restore = verbs.add_parser(
+        "restore",
+        help="get back a file that came in with the kexec (RFC v2)",
+        usage="luoctl restore TOKEN (--to FILE | -- COMMAND…)",
+        description=f"COMMAND inherits the file; {files.FD_ENV} in its environment is the descriptor's "
+        f"number, {files.TOKEN_ENV} the token. The agent keeps a copy until finish: it can be had again.",
+    )
+    restore.add_argument("token", metavar="TOKEN", type=_number)
+    restore.add_argument("--to", metavar="FILE", help="write a memfd's content to FILE; - is stdout")
+    verbs.add_parser("list", help="all files that have a token, and their state (RFC v2)")
+    verbs.add_parser("telemetry", help="phases of the last kexec, in the kernels' own words (RFC v2)")
+
+
+def _number(text: str) -> int:
+    number = int(text, 0)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def completion(parser: argparse.ArgumentParser) -> list[str]:
+    """A bash completion script."""
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    rows = [
+        f'    {name}) words="{" ".join(sorted(o for a in sub._actions for o in a.option_strings))}" ;;'
+        for name, sub in verbs.choices.items()
+    ]
+    flags = " ".join(sorted(o for a in parser._actions for o in a.option_strings))
+    return [
+        "_luoctl() {",
+        '  local cur="${COMP_WORDS[COMP_CWORD]}" word words=""',
+        '  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
+        f'    case "$word" in {"|".join(verbs.choices)}) break ;; esac',
+        "  done",
+        '  case "$word" in',
+        *rows,
+        f'    *) words="{" ".join(verbs.choices)} {flags}" ;;',
+        "  esac",
+        '  COMPREPLY=( $(compgen -W "$words" -- "$cur") )',
+        "}",
+        "complete -o default -F _luoctl luoctl",
+    ]
 
 
 if __name__ == "__main__":

@@ -53,9 +53,7 @@ class WithFd:
 
     result: object
     fd: int
-    """The server's from here on."""
-    undelivered: Callable[[int], None] = os.close
-    """Called with it instead, if whoever asked is gone."""
+    """The server's from here on: closed once it is sent, or cannot be."""
 
 
 class ControlServer:
@@ -161,10 +159,8 @@ class ControlServer:
         try:
             line = json.dumps({**answer, "result": result.result}).encode() + b"\n"
             await wire.send(sock, line, result.fd)
-        except (OSError, asyncio.CancelledError):
-            result.undelivered(result.fd)
-            raise
-        os.close(result.fd)
+        finally:
+            os.close(result.fd)
 
     async def _answer(self, sock: socket.socket) -> dict[str, object]:
         fds: list[int] = []

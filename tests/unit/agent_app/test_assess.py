@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node_agent import assess, luoctl
+from node_agent import assess, luoctl_wire
 from node_agent.assess_view import Assessment, as_json, text
 from node_agent.errors import ArtifactError, SettingsError
 from node_agent.kernel.real.kernel import RealKernel
@@ -144,7 +144,7 @@ def test_this_machine(
     assert "ready for a live update to 7.3.4" in out
     assert "not seen: workloads" in out
     peers = [{"workload": "vm-1", "pid": 0, "session": "lr.1-old.vm-1"}]
-    monkeypatch.setattr(luoctl, "ask", lambda _path, _request: {"ok": True, "result": peers})
+    monkeypatch.setattr(luoctl_wire, "ask", lambda _path, _request: {"ok": True, "result": peers})
     assert assess.run(arguments(tmp_path, output="json")) == assess.NOT_READY
     told = json.loads(capsys.readouterr().out)
     assert [f["reason"] for f in told["findings"]] == ["SESSION_UNFINISHED"]

@@ -157,7 +157,25 @@ def test_luoctl_without_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "Connection refused" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["load"], ["prepare"], ["-o", "xml", "status"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["load"],
+        ["prepare", "--rollback"],
+        ["kexec", "--command-line", "quiet"],
+        ["preserve"],
+        ["preserve", "x"],
+        ["preserve", "-3"],
+        ["preserve", "3", "--memfd", "file"],
+        ["unpreserve"],
+        ["restore", "1"],
+        ["restore", "1", "--to", "x", "--", "cat"],
+        ["status", "--", "cat"],
+        ["-o", "xml", "status"],
+    ],
+)
 def test_luoctl_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         luoctl(arguments)

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from node_agent.errors import CommandRefused, SettingsError
-from node_agent.luoctl import Unreachable, ask, main
+from node_agent.luoctl import main
+from node_agent.luoctl_wire import Unreachable, ask
 from node_agent.runtime import control
 from node_agent.runtime.control import ControlServer
 

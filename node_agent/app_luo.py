@@ -1,0 +1,280 @@
+"""luoctl's verbs that are LUO's own words: what they do on a kernel of RFC v2's time, and what to use instead
+on one with sessions.
+
+Rules
+1. Reading (state, list, telemetry) always works.
+2. What changes LUO is done in the runner's turn (runtime.by_hand): never beside an attempt, and kept in the
+   story.
+3. The kernel restores a file once. A copy is kept here until LUO is finished, so that one that was handed
+   over and lost (luoctl found no room for it, say) can be had again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from node_agent.core.model import KexecTelemetry
+from node_agent.core.phases import SETTLED, Phase
+from node_agent.core.recovery import COMMAND_LINE_KEY
+from node_agent.core.timing import FROM_TELEMETRY
+from node_agent.errors import AgentError, CommandRefused, Retry
+from node_agent.kernel import failure as calls
+from node_agent.kernel import rfc2_abi
+from node_agent.ports import KexecImage, TokenDevice
+from node_agent.runtime.control import ControlError, FdHandler, Handler, WithFd
+from node_agent.runtime.runner_effects import Ports
+from node_agent.runtime.supervisor import NodeLife
+
+T = TypeVar("T")
+
+UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
+RFC2 = "rfc-v2"
+"""BootFacts.luo_model of a kernel that these verbs are for."""
+
+TOKEN_MAX = 2**64 - 1
+
+INSTEAD: Mapping[str, str] = {
+    "state": "`luoctl status`: with sessions there is no state of the whole machine",
+    "prepare": "`luoctl prepare DIGEST`: it preserves in sessions of its own, for one attempt",
+    "freeze": "nothing: reboot freezes by itself; `luoctl kexec` follows `luoctl prepare DIGEST`",
+    "finish": "nothing: each session is finished by itself, which the agent does once the node is healthy",
+    "preserve": "the broker's protocol: the program that has the file says SUBSCRIBE, and preserves it in "
+    "the session that it is sent (`luoctl subscribers`)",
+    "unpreserve": "`luoctl cancel`: it closes the attempt's sessions, and with them goes what they preserve",
+    "restore": "the broker's protocol: the program says CLAIM and retrieves from its session",
+    "list": "`luoctl sessions`: what is preserved is known by its session",
+    "kexec": "`luoctl prepare DIGEST`, then `luoctl kexec`",
+    "telemetry": "`luoctl story` and `liveroll story NODE`: without the kernel's word, the agent's own marks "
+    "measure a kexec",
+}
+"""On a kernel with sessions."""
+
+
+class LuoByHand:
+    """One handler for each of LUO's own verbs; those that it shares with attempts, app_control calls."""
+
+    def __init__(self, life: NodeLife) -> None:
+        self._life = life
+        self._kept: dict[int, int] = {}
+        """Token → descriptor, of what was restored."""
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Command → handler."""
+        return {
+            "state": self.state,
+            "freeze": self.freeze,
+            "finish": self.finish,
+            "unpreserve": self.unpreserve,
+            "restore": self.restore,
+            "list": self.list,
+            "telemetry": self.telemetry,
+        }
+
+    def takers(self) -> Mapping[str, FdHandler]:
+        """Command that comes with a descriptor → handler."""
+        return {"preserve": self.preserve}
+
+    # --- reading
+
+    async def state(self, _request: Mapping[str, object]) -> object:
+        """LUO's state, and what a kexec would do with it."""
+        facts = await self._ports.kernel.facts()
+        if facts.luo_model != RFC2:
+            raise unknown_here("state")
+        return {
+            "state": facts.luo_state or "off",
+            "release": facts.release,
+            "coupling": facts.coupling,
+            "kho_finalized": facts.kho_finalized,
+            "kexec_count": facts.kexec_count,
+            "emulated": facts.emulated,
+            "attempt": "" if self._phase in SETTLED else self._phase.value,
+        }
+
+    async def list(self, _request: Mapping[str, object]) -> object:
+        """All files that the kernel has a token for."""
+        device = await self._device("list")
+        return [asdict(file) for file in await device.files()]
+
+    async def telemetry(self, _request: Mapping[str, object]) -> object:
+        """What the kernels told of the kexec that started this boot."""
+        told = await self._ports.kernel.telemetry()
+        if told is not None:
+            return _phases(told)
+        facts = await self._ports.kernel.facts()
+        if facts.luo_model != RFC2:
+            raise unknown_here("telemetry")
+        raise CommandRefused(
+            "the kernel tells of no kexec that started this boot",
+            reason="NO_TELEMETRY",
+            remedy="After a kexec between two kernels that have kexec telemetry there is some; " + _MARKS,
+        )
+
+    # --- LUO's events
+
+    async def is_here(self) -> bool:
+        """Has this kernel LUO's own verbs?"""
+        return (await self._ports.kernel.facts()).luo_model == RFC2
+
+    async def prepare(self) -> object:
+        """LUO's PREPARE, and nothing of an attempt: reserve_mem and whatever was preserved by hand."""
+        return await self._event("prepare", lambda device: device.prepare)
+
+    async def freeze(self, _request: Mapping[str, object]) -> object:
+        """LUO's FREEZE."""
+        return await self._event("freeze", lambda device: device.freeze)
+
+    async def cancel(self) -> object:
+        """LUO's CANCEL."""
+        return await self._event("cancel", lambda device: device.cancel)
+
+    async def finish(self, _request: Mapping[str, object]) -> object:
+        """LUO's FINISH."""
+        result = await self._event("finish", lambda device: device.finish)
+        self.close()
+        return result
+
+    async def _event(
+        self, verb: str, event: Callable[[TokenDevice], Callable[[], Coroutine[Any, Any, None]]]
+    ) -> object:
+        device = await self._device(verb)
+        await self._by_hand(verb, event(device))
+        return {"event": verb, "state": await device.state()}
+
+    # --- files
+
+    async def preserve(self, _request: Mapping[str, object], fd: int) -> object:
+        """FD_PRESERVE of what came along."""
+        device = await self._device("preserve")
+        return {"token": await self._by_hand("preserve", lambda: device.preserve(fd))}
+
+    async def unpreserve(self, request: Mapping[str, object]) -> object:
+        """FD_UNPRESERVE."""
+        device, token = await self._device("unpreserve"), _token(request)
+        await self._by_hand("unpreserve", lambda: device.unpreserve(token))
+        return {"token": token}
+
+    async def restore(self, request: Mapping[str, object]) -> object:
+        """FD_RESTORE; the file goes with the answer."""
+        device, token = await self._device("restore"), _token(request)
+        kind = next((file.kind for file in await device.files() if file.token == token), "")
+        if await device.state() != UPDATED:
+            self.close()  # it was finished past luoctl
+        if token not in self._kept:
+            self._kept[token] = await self._by_hand("restore", lambda: device.restore(token))
+        return WithFd({"token": token, "kind": kind}, os.dup(self._kept[token]))
+
+    def close(self) -> None:
+        """Give up the copies of what was restored."""
+        while self._kept:
+            os.close(self._kept.popitem()[1])
+
+    # --- the jump
+
+    async def kexec(self, digest: str, command_line: str) -> object:
+        """Load an artifact and jump, with whatever LUO has been prepared for. A success never answers.
+
+        Args:
+            digest: of a staged artifact, in full.
+            command_line: of the target; empty: the running kernel's.
+        """
+        await self._device("kexec")
+        await self._by_hand("kexec", lambda: self._jump(digest, command_line), bounded=False)
+        raise AssertionError("a kexec came back with success")
+
+    async def _jump(self, digest: str, command_line: str) -> None:
+        if self._phase is Phase.BAKING:
+            raise CommandRefused(
+                "the last attempt is neither committed nor rolled back, and this kexec would undo it",
+                reason="UNCOMMITTED",
+                retry=Retry.FIX_STATE,
+                remedy="Say `luoctl commit` first, or roll the node back.",
+            )
+        ports = self._ports
+        artifact = await ports.artifacts.get(digest)
+        words = (command_line or self._life.boot.facts.command_line).split()
+        # The word of an attempt of before would make the next boot its own.
+        line = " ".join(word for word in words if not word.startswith(COMMAND_LINE_KEY))
+        await ports.kernel.load(
+            KexecImage(artifact.kernel_path, artifact.initrd_path, line, artifact.release)
+        )
+        try:
+            await ports.disks.settle()
+            await ports.disks.jump(ports.kernel, lambda: None, _JUMP_S)
+        except (AgentError, TimeoutError):
+            await ports.disks.let_go()
+            await ports.kernel.unload()
+            raise
+
+    # --- shared
+
+    @property
+    def _ports(self) -> Ports:
+        return self._life.ports
+
+    @property
+    def _phase(self) -> Phase:
+        return self._life.runner.status().phase
+
+    async def _device(self, verb: str) -> TokenDevice:
+        """Raises CommandRefused (VERB_UNKNOWN_HERE), KernelError (LUO_OFF)."""
+        kernel = self._ports.kernel
+        facts = await kernel.facts()
+        if facts.luo_model != RFC2:
+            raise unknown_here(verb)
+        device = kernel.luo()
+        if device is None or not facts.luo:
+            raise calls.failure(OSError(errno.ENOENT, calls.OPEN))
+        return device
+
+    async def _by_hand(
+        self, verb: str, do: Callable[[], Coroutine[Any, Any, T]], *, bounded: bool = True
+    ) -> T:
+        return await self._life.runner.by_hand(verb, do, bounded=bounded)
+
+
+_JUMP_S = 60.0
+"""How long filesystems may take to come to rest, with nobody's blackout to keep short."""
+_MARKS = "`luoctl story` has the agent's own marks."
+
+
+def unknown_here(verb: str) -> CommandRefused:
+    """A kernel with sessions has no such verb."""
+    return CommandRefused(
+        f"luoctl {verb} is LUO's of RFC v2, and this kernel has sessions",
+        reason="VERB_UNKNOWN_HERE",
+        remedy=f"Use instead {INSTEAD[verb]}.",
+        verb=verb,
+    )
+
+
+def _token(request: Mapping[str, object]) -> int:
+    token = request.get("token")
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= TOKEN_MAX:
+        raise ControlError(f"{token!r} is no token", remedy="give a number that `luoctl list` shows")
+    return token
+
+
+def _phases(told: KexecTelemetry) -> object:
+    stamps = asdict(told)
+    hz = stamps.pop("tsc_hz")
+    edges = (
+        ("shutdown", told.shutdown_tsc, told.purgatory_tsc),
+        ("purgatory", told.purgatory_tsc, told.kernel_tsc),
+        ("boot", told.kernel_tsc, told.userspace_tsc),
+    )
+    return {
+        "source": FROM_TELEMETRY,
+        "tsc_hz": hz,
+        "tsc": stamps,
+        "phases_ms": {name: _ms(start, end, hz) for name, start, end in edges},
+        "total_ms": _ms(told.shutdown_tsc, told.userspace_tsc, hz),
+    }
+
+
+def _ms(start: int, end: int, hz: float) -> float:
+    return round((end - start) / hz * 1000, 3) if hz > 0 else 0.0
