@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from node_agent.app_machine import Machine
     from node_agent.core.model import Mark, Problem
-    from node_agent.ports import BootFacts, JournalRecord, Kernel
+    from node_agent.ports import BootFacts, JournalRecord, Kernel, LiveUpdateAbi
     from node_agent.resume.handover import Handover
     from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
@@ -102,6 +102,7 @@ async def _start(
 ) -> None:
     """Build the node and start what it consists of."""
     from node_agent.app_control import serve_control
+    from node_agent.kernel.luo_models import capabilities_of, spoken_by
     from node_agent.runtime import broker_handover
     from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
@@ -119,7 +120,7 @@ async def _start(
     identity = Identity(
         node_id=settings.node_id,
         labels={"hardware_model": facts.hardware_model, **settings.labels},
-        capabilities=machine.capabilities,
+        capabilities=(*machine.capabilities, *capabilities_of(facts)),
         agent_version=_version(),
         linked=bool(settings.orchestrator),
     )
@@ -155,7 +156,8 @@ async def _start(
             log.warning("the blackout path could not do everything", what=what, why=why)
     else:
         restore_broker(broker, journal.records, used, facts.boot_id)
-    await capture_running(cache, settings.running_artifact, emulated=facts.emulated, log=log)
+    running = settings.running_artifact
+    await capture_running(cache, running, emulated=facts.emulated, log=log, speaks=spoken_by(facts))
     linked = asyncio.Event()
     if not settings.orchestrator:
         linked.set()
@@ -255,11 +257,18 @@ def _connector(settings: AgentSettings, rota: Rota | None, stack: AsyncExitStack
     return dialer.by(rota)
 
 
-async def capture_running(cache: ArtifactCache, directory: Path | None, *, emulated: bool, log: Log) -> None:
+async def capture_running(
+    cache: ArtifactCache,
+    directory: Path | None,
+    *,
+    emulated: bool,
+    log: Log,
+    speaks: LiveUpdateAbi | None = None,
+) -> None:
     """Keep what boots the running kernel. Without it the node only takes no forward attempt: it must
     start all the same, most of all in the middle of an update."""
     try:
-        if await cache.capture_running(directory, emulated=emulated):
+        if await cache.capture_running(directory, emulated=emulated, speaks=speaks):
             return
         why = "artifacts.running is not set"
     except ArtifactError as error:

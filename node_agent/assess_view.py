@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from node_agent.kernel.luo_models import SESSIONS, model_of
 from node_agent.ports import BootFacts, LiveUpdateAbi, StagedArtifact
 from node_agent.runtime.preflight_findings import Finding, mib
 from node_agent.runtime.preflight_room import Preservable, memory_needed
@@ -61,7 +62,7 @@ def _rows(seen: Assessment) -> Iterator[tuple[str, str]]:
     if kho is not None and kho.debugfs:
         areas = ", ".join(mib(area) for area in kho.scratch_bytes if area)
         yield "KHO", f"{kho.kho_abi or 'off'}, scratch {areas or 'without bound'}"
-        yield "LUO", kho.luo_abi or "off"
+        yield "LUO", _luo(boot, kho.luo_abi)
     if boot.memory is not None:
         where = " outside scratch" if kho is not None and kho.scratch_bytes else ""
         yield "memory", f"{mib(boot.memory.outside_scratch_bytes)} free{where}"
@@ -74,6 +75,13 @@ def _rows(seen: Assessment) -> Iterator[tuple[str, str]]:
         yield "way back", _artifact(seen.running, emulated=boot.emulated)
     if seen.target is not None:
         yield "target", _artifact(seen.target, emulated=boot.emulated)
+
+
+def _luo(boot: BootFacts, abi: str) -> str:
+    if not abi or boot.luo_model == SESSIONS:
+        return f"{abi}, {SESSIONS}" if abi else "off"
+    final = ", KHO finalized" if boot.kho_finalized else ""
+    return f"{abi}, {boot.luo_model} ({boot.coupling}), {boot.luo_state or 'state unknown'}{final}"
 
 
 def _need(seen: Assessment) -> str:
@@ -111,6 +119,10 @@ def as_json(seen: Assessment) -> dict[str, object]:
         "command_line": boot.command_line,
         "hardware_model": boot.hardware_model,
         "emulated": boot.emulated,
+        "luo_model": boot.luo_model,
+        "luo_state": boot.luo_state,
+        "coupling": boot.coupling,
+        "kho_finalized": boot.kho_finalized,
         "device": seen.device,
         "kho": None
         if kho is None or not kho.debugfs
@@ -146,6 +158,7 @@ def _artifact_json(artifact: StagedArtifact | None) -> dict[str, object] | None:
         "release": artifact.release,
         "digest": artifact.digest,
         "live_update": {"kho": abi.kho, "luo": abi.luo, "handlers": dict(abi.handlers)} if abi else None,
+        "luo_model": model_of(abi.luo) if abi else "",
         "init_bytes": artifact.init_bytes,
         "initrd_bytes": artifact.initrd_bytes,
     }

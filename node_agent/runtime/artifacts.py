@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from node_agent.errors import ArtifactError, Retry
-from node_agent.ports import ArtifactRef, StagedArtifact
+from node_agent.ports import ArtifactRef, LiveUpdateAbi, StagedArtifact
 from node_agent.runtime.artifacts_download import (
     Download,
     altered,
@@ -151,12 +151,15 @@ class ArtifactCache:
 
     # -- enrolment
 
-    async def capture_running(self, directory: Path | None, *, emulated: bool) -> str:
+    async def capture_running(
+        self, directory: Path | None, *, emulated: bool, speaks: LiveUpdateAbi | None = None
+    ) -> str:
         """Keep an artifact of the running kernel, once; returns its digest, "" if there is none.
 
         Args:
             directory: an artifact directory of the running kernel (absolute), or None.
             emulated: make a synthetic one if none was given.
+            speaks: what that one says of the running kernel's ABI strings.
 
         Raises:
             ArtifactError: what was given is invalid or of another release.
@@ -177,7 +180,7 @@ class ArtifactCache:
             return (await self.stage(ref)).digest
         if not emulated:
             return ""
-        manifest, kernel = emulated_manifest(self._running)
+        manifest, kernel = emulated_manifest(self._running, speaks)
         digest = digest_of(manifest)
         try:
             await asyncio.to_thread(self._write_emulated, digest, manifest, kernel)

@@ -184,13 +184,16 @@ def parse_config(text: str) -> dict[str, str]:
     return config
 
 
-def emulated_manifest(release: str) -> tuple[bytes, bytes]:
+def emulated_manifest(release: str, speaks: LiveUpdateAbi | None = None) -> tuple[bytes, bytes]:
     """Manifest and kernel of an artifact that stands for a running emulated kernel.
 
-    The same release gives the same bytes, so the digest is a function of the release.
+    The same release and strings give the same bytes, so the digest is a function of them.
+
+    Args:
+        speaks: its ABI strings, where the way back must say them.
     """
     kernel = f"emulated kernel {release}\n".encode()
-    manifest = {
+    manifest: dict[str, object] = {
         "schema": 1,
         "name": f"running-{release}",
         "release": release,
@@ -198,4 +201,6 @@ def emulated_manifest(release: str) -> tuple[bytes, bytes]:
         "files": {"kernel": {"name": "vmlinuz", "sha256": digest_of(kernel), "size": len(kernel)}},
         "created": "1970-01-01T00:00:00Z",
     }
+    if speaks is not None:
+        manifest["live_update"] = {"kho": speaks.kho, "luo": speaks.luo, "handlers": dict(speaks.handlers)}
     return json.dumps(manifest, sort_keys=True).encode(), kernel

@@ -4,7 +4,8 @@ The kernel checks nothing of the target's configuration; a wrong one costs the m
 at boot. Every refusal names what is missing and how to mend it. All findings are reported at once.
 
 Rules
-1. Facts are gathered first; what follows from them is pure (here, preflight_kernels, preflight_room).
+1. Facts are gathered first; what follows from them is pure (here, preflight_kernels, preflight_model,
+   preflight_room).
 2. STAGE asks all that does not depend on the attempt; LOADING asks everything, again. A person on the
    node may have an attempt go on in spite of it, never over the link; what was found is kept.
 3. What a node cannot see (debugfs not mounted) is no finding: its artifacts say what its kernel speaks, and
@@ -28,6 +29,7 @@ from node_agent.errors import ArtifactError, Retry
 from node_agent.ports import Artifacts, BootFacts, Kernel, StagedArtifact, WorkloadPeer, Workloads
 from node_agent.runtime.preflight_findings import Finding, refusal
 from node_agent.runtime.preflight_kernels import TARGET, WAY_BACK, check_abi, check_kernel
+from node_agent.runtime.preflight_model import check_model, check_state
 from node_agent.runtime.preflight_room import Preservable, check_memory, check_scratch
 from node_agent.runtime.preserved import read_preservable
 from node_agent.workloads.protocol import session_name
@@ -121,6 +123,7 @@ def findings(facts: Facts, attempt: Attempt) -> list[Finding]:
     found = [
         *check_expected(attempt, facts),
         *check_node(facts.boot),
+        *check_state(facts.boot),
         *check_way_back(facts, excused=excused),
         *_target(facts, excused=excused),
         *check_command_line(attempt.command_line, attempt.ref.id, facts.target),
@@ -144,12 +147,13 @@ def at_rest(facts: Facts, *, whole: bool) -> list[Finding]:
     Args:
         whole: facts.target is one; else only the node and its way back are looked at.
     """
-    found = [*check_node(facts.boot), *check_way_back(facts, excused=False)]
+    found = [*check_node(facts.boot), *check_state(facts.boot), *check_way_back(facts, excused=False)]
     if whole:
         found += _target(facts, excused=False)
         found += check_command_line(facts.boot.command_line, "0-local", facts.target)
     elif facts.running is not None:
         found += check_kernel(WAY_BACK, facts.running, emulated=facts.boot.emulated)
+        found += check_model(WAY_BACK, facts.running, facts.boot)
         found += check_abi(facts.running, facts.boot.kho, facts.running, emulated=facts.boot.emulated)
         found += check_scratch(WAY_BACK, facts.running, facts.boot)
         found += check_memory(facts.preservable, facts.boot.memory, emulated=facts.boot.emulated)
@@ -166,10 +170,16 @@ def _told_once(found: list[Finding]) -> list[Finding]:
 def _target(facts: Facts, *, excused: bool) -> Iterator[Finding]:
     boot, target = facts.boot, facts.target
     yield from check_kernel(TARGET, target, emulated=boot.emulated)
-    yield from check_abi(target, boot.kho, facts.running, emulated=boot.emulated)
+    otherwise = list(check_model(TARGET, target, boot))
+    yield from otherwise
+    for finding in check_abi(target, boot.kho, facts.running, emulated=boot.emulated):
+        # Of another model every string differs.
+        if not (otherwise and finding.reason == "TARGET_ABI_DIFFERS"):
+            yield finding
     yield from check_scratch(TARGET, target, boot)
     if facts.running is not None and not excused and facts.running.digest != target.digest:
         yield from check_kernel(WAY_BACK, facts.running, emulated=boot.emulated)
+        yield from check_model(WAY_BACK, facts.running, boot)
         yield from check_scratch(WAY_BACK, facts.running, boot)
     yield from check_memory(facts.preservable, boot.memory, emulated=boot.emulated)
 

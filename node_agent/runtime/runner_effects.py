@@ -316,13 +316,22 @@ class Effects:
             case Undo.RESUME:
                 await self._ports.workloads.resume()
             case Undo.RELEASE:
-                await self._ports.kernel.cancel()
-                await self.session.close()
-                await self._ports.workloads.release()
+                await self._release()
             case Undo.UNDRAIN:
                 await self._ports.hooks.undrain()
             case Undo.UNLOAD:
                 await self._ports.kernel.unload()
+
+    async def _release(self) -> None:
+        """All three, also after one of them has failed. Raises the first failure."""
+        failed: AgentError | None = None
+        for letting_go in (self._ports.kernel.cancel, self.session.close, self._ports.workloads.release):
+            try:
+                await letting_go()
+            except AgentError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def make_safe(self, attempt: Attempt) -> None:
         """Without a journal: undo what was begun before the jump, bring back what stands still

@@ -100,10 +100,14 @@ class AgentSession:
             self._token_fd = await self._session.retrieve_fd(TOKEN)
             token = json.loads(os.pread(self._token_fd, TOKEN_BYTES_MAX, 0))
             named = token["schema"], token["attempt"]
-        except (KernelError, ValueError, KeyError, TypeError) as error:
-            return Found(
-                SessionFinding.INVALID, f"the session's token is unreadable ({type(error).__name__})"
-            )
+        except KernelError as error:
+            if error.reason == "ALREADY_RESTORED":
+                # An earlier process of this boot has read it and died before it could say so: no proof that
+                # it is this attempt's, and none against it.
+                return Found(SessionFinding.ABSENT, error.message)
+            return Found(SessionFinding.INVALID, _unreadable(error))
+        except (ValueError, KeyError, TypeError) as error:
+            return Found(SessionFinding.INVALID, _unreadable(error))
         if named != (SCHEMA, attempt.ref.id):
             return Found(SessionFinding.INVALID, f"the session's token names {named[1]}")
         marks, tsc_hz = await self._read_marks()
@@ -148,6 +152,10 @@ class AgentSession:
 
 _NO_SUCH_SESSION = frozenset({"SESSION_NOT_FOUND", "LUO_OFF", "POISONED"})
 """Reasons after which no session can be there."""
+
+
+def _unreadable(error: Exception) -> str:
+    return f"the session's token is unreadable ({type(error).__name__})"
 
 
 def _memfd(name: str, content: bytes, seals: int) -> int:

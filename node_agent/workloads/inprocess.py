@@ -202,13 +202,15 @@ class InProcessWorkloads:
         except KernelError as error:
             if known is not None and known.crossed and error.reason == "SESSION_NOT_FOUND":
                 # An earlier agent of this boot retrieved it, and its end finished it: the
-                # workload itself has its memory.
+                # workload itself has its memory. So it is where the kernel restores a file once.
                 return
             raise
         try:
             fd = await session.retrieve_fd(MEMORY_TOKEN)
-        except BaseException:
+        except BaseException as error:
             await session.close()
+            if known is not None and known.crossed and _already_restored(error):
+                return
             raise
         try:
             memory = GuestMemory.attach(fd)
@@ -262,3 +264,7 @@ class InProcessWorkloads:
             )
         session, workload.session = workload.session, None
         await session.close()
+
+
+def _already_restored(error: BaseException) -> bool:
+    return isinstance(error, KernelError) and error.reason == "ALREADY_RESTORED"

@@ -15,10 +15,11 @@ from node_agent.core import commands as cmd
 from node_agent.core.model import ArtifactRef, AttemptKind, AttemptRef, StepTimeouts
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.errors import AgentError, ArtifactError, BrokerError, HookFailed, KernelError
+from node_agent.kernel.emulated.image import SESSIONS, EmulatedImage, ImageTable
 from node_agent.kernel.emulated.node import Boot as NodeBoot
 from node_agent.kernel.emulated.node import EmulatedNode
 from node_agent.kernel.emulated.phases import PhaseTimes
-from node_agent.ports import BootChoice, StagedArtifact
+from node_agent.ports import BootChoice, LiveUpdateAbi, StagedArtifact
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.runner import NodeRunner
 from node_agent.runtime.runner_boot import Boot
@@ -33,6 +34,25 @@ TIMEOUTS = StepTimeouts(
     loading_s=10, draining_s=10, preserving_s=10, preserved_s=60, suspending_s=10, retrieving_s=10,
     resuming_s=10, verifying_s=10, finishing_s=20, unwinding_s=30,
 )  # fmt: skip
+
+
+NOTIFIER, LUO_DRIVEN = "notifier", "luo-driven"
+"""RFC v2 in its couplings."""
+KINDS = (SESSIONS, NOTIFIER, LUO_DRIVEN)
+"""What a lab's kernels may be of: the merged model, and RFC v2 in each coupling."""
+
+
+class Running:
+    """Of which kind the labs of the running test are; set by the fixture `kernels`."""
+
+    kind = SESSIONS
+
+
+def image(release: str, **properties: Any) -> EmulatedImage:
+    """A kernel of the kind that the running test is about; properties as in EmulatedImage."""
+    if Running.kind == SESSIONS:
+        return EmulatedImage(release, **properties)
+    return EmulatedImage.rfc2(release, coupling=Running.kind, **properties)
 
 
 class VirtualBase:
@@ -98,12 +118,22 @@ class Hooks:
         self.default = choice.digest
 
 
+SESSIONS_ABI = LiveUpdateAbi("kho-v4", "luo-v5", {"memfd": "memfd-v2"})
+RFC2_ABI = LiveUpdateAbi("kho-v1", "luo-v1", {"memfd": "memfd-v1"})
+
+
+def spoken() -> LiveUpdateAbi | None:
+    """What the artifacts of the running test say: on sessions nothing need be said."""
+    return None if Running.kind == SESSIONS else RFC2_ABI
+
+
 @dataclass
 class Artifacts:
     rollback: str = "o" * 64
     config: dict[str, str] = field(
         default_factory=lambda: {"CONFIG_KEXEC_HANDOVER": "y", "CONFIG_LIVEUPDATE": "y"}
     )
+    says: LiveUpdateAbi | None = field(default_factory=spoken)
 
     async def stage(self, ref: Any) -> StagedArtifact:
         return await self.get(ref.digest)
@@ -111,7 +141,7 @@ class Artifacts:
     async def get(self, digest: str) -> StagedArtifact:
         if digest not in DIGESTS:
             raise ArtifactError("not staged", reason="ARTIFACT_NOT_STAGED")
-        return StagedArtifact(digest, DIGESTS[digest], "/kernel", "", self.config)
+        return StagedArtifact(digest, DIGESTS[digest], "/kernel", "", self.config, self.says)
 
     async def staged(self) -> list[str]:
         return list(DIGESTS)
@@ -154,7 +184,13 @@ class Lab:
     def __init__(self, *troubles: Trouble, workloads: int = 2, **node: Any) -> None:
         self.base = VirtualBase()
         times = PhaseTimes(shutdown_s=0.1, purgatory_s=0.2, boot_s=0.7, panic_s=1, firmware_s=30)
-        self.node = EmulatedNode(OLD, base=self.base, phases=times, command_line=COMMAND_LINE, **node)
+        self.node = EmulatedNode(
+            OLD,
+            base=self.base,
+            phases=times,
+            command_line=COMMAND_LINE,
+            **{"image": image(OLD), "images": ImageTable(otherwise=image("")), **node},
+        )
         self.disk = MemoryDisk()
         self.hooks, self.artifacts = Hooks(), Artifacts()
         self.workload_count = workloads
@@ -169,8 +205,6 @@ class Lab:
         self.given_up = False
         """The test expects the agent's end."""
         self.reboots: list[str] = []
-        self._run: asyncio.Task[None] | None = None
-        self._crashed = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Lab:
@@ -203,10 +237,21 @@ class Lab:
             if trouble.action == "power":
                 self.node.power_loss()
             elif trouble.action == "crash":
-                assert self._run is not None
-                self._crashed = True
-                self._run.cancel()
+                self.crash()
             await asyncio.get_running_loop().create_future()
+
+    def crash(self) -> None:
+        """kill -9 of the agent: the kernel closes what it had open, workloads go on, and it starts again."""
+        self.node.kill_userspace()
+
+    def held(self) -> list[str]:
+        """What the kernel keeps for somebody: sessions, or tokens and what came in and is not finished."""
+        model = self.node.model
+        if model.rfc2 is None:
+            return list(model.sessions())
+        files = model.rfc2.files
+        came = [f"incoming {token}" for token in files.incoming]
+        return [f"outgoing {token}" for token in files.outgoing] + came
 
     def _spoil(self) -> None:
         assert self.workloads is not None
@@ -214,19 +259,15 @@ class Lab:
         os.pwrite(memory.fd, b"\xff" * 16, os.fstat(memory.fd).st_size - 16)
 
     async def _userspace(self, boot: NodeBoot) -> None:
-        if self.workloads is not None:
+        if self.workloads is None:
+            self.workloads = InProcessWorkloads(boot.clock, count=self.workload_count, size_bytes=8192)
+        elif boot.starts == 1:
             self.workloads.node_died()
             self.workloads.clock = boot.clock
-        else:
-            self.workloads = InProcessWorkloads(boot.clock, count=self.workload_count, size_bytes=8192)
-        if boot.starts == 1 and boot.boots > 1:
             self.disk.power_loss()
-        while True:
-            self.disk.process_died()
-            await self._agent(boot)
+        else:
             await self.workloads.agent_died()
-
-    async def _agent(self, boot: NodeBoot) -> None:
+        self.disk.process_died()
         ports = Ports(
             Watched(self, "kernel", boot.kernel),
             Watched(self, "journal", MemoryJournal(self.disk, "installation")),
@@ -239,15 +280,7 @@ class Lab:
         facts = await boot.kernel.facts()
         identity = Identity("node-1", linked=self.linked)
         self.runner = NodeRunner(identity, ports, Boot(facts, quarantine=self.quarantine), self.pace)
-        self._run = asyncio.create_task(self.runner.run())
-        try:
-            await self._run
-        except asyncio.CancelledError:
-            if not self._crashed:
-                raise
-            self._crashed = False
-            # The kernel closes what a dead process had open.
-            await self.runner._effects.session.close()
+        await self.runner.run()
 
     # -- an operator of few words
 

@@ -42,7 +42,7 @@ MOMENTS = ["before", "after"]
 def check(lab: Lab) -> None:
     """What must hold of a node that has settled, whatever happened to it."""
     assert not lab.suspended(), "a workload was left standing still"
-    assert not lab.node.model.sessions(), "a session was left unfinished"
+    assert not lab.held(), "a session was left unfinished"
     assert lab.intact()
     intents = [line for line in lab.runner.story() if line.event == "JumpIntentRecorded"]
     assert len({line.attempt for line in intents}) == len(intents), "an attempt jumped twice"
@@ -190,7 +190,7 @@ async def test_the_journal_fails(n: int) -> None:
         if n <= 8:
             await lab.base.until(lambda: not lab.node.model.loaded)
             assert lab.calls["kernel.reboot_kexec"] == 0
-            assert not lab.node.model.sessions()
+            assert not lab.held()
             assert not lab.hooks.drained
 
 
@@ -239,7 +239,7 @@ async def test_every_effect_may_be_performed_twice() -> None:
         assert attempt is not None
         attempt = replace(attempt, furthest=P.SUSPENDING)
         effects = lab.runner._effects
-        for effect in (Effect.LOAD, Effect.DRAIN, Effect.SUSPEND, Effect.UNWIND):
+        for effect in (Effect.SUSPEND, Effect.UNWIND, Effect.LOAD, Effect.DRAIN):
             assert STEPS[effect].cancellable
             for _ in range(2):
                 assert await effects.perform(effect, attempt) is not None

@@ -117,9 +117,7 @@ async def test_a_journal_that_hangs_costs_little_more_than_the_lease(record: byt
         # The record may have become durable all the same; a restart unwinds and never jumps.
         lab.disk.before_sync = None
         runner = lab.runner
-        lab._crashed = True
-        assert lab._run is not None
-        lab._run.cancel()
+        lab.crash()
         await lab.base.until(lambda: lab.runner is not runner)
         assert await lab.settle() is P.ABORTED
         assert lab.calls["kernel.reboot_kexec"] == 0

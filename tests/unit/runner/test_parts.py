@@ -54,6 +54,7 @@ async def test_a_node_whose_journal_was_set_aside_stands_still() -> None:
         assert await lab.update(2, operator_word=True) is P.BAKING
 
 
+@pytest.mark.kernels("sessions")
 async def test_a_busy_device_is_tried_again_and_not_for_ever() -> None:
     async with Lab() as lab:
         release = lab.node._kernel.hold_device()  # type: ignore[union-attr]
@@ -74,6 +75,15 @@ async def test_a_busy_device_is_tried_again_and_not_for_ever() -> None:
         await lab.base.until(task.done)
         assert task.result() == "DEVICE_BUSY"
         assert lab.calls["kernel.create_session"] - tries == TRIES
+        release()
+
+
+@pytest.mark.kernels("notifier", "luo-driven")
+async def test_a_device_of_rfc_v2_is_for_as_many_as_open_it() -> None:
+    """Only merged LUO lets one process at a time have it."""
+    async with Lab() as lab:
+        release = lab.node._kernel.hold_device()  # type: ignore[union-attr]
+        assert await lab.update() is P.BAKING
         release()
 
 
@@ -174,7 +184,7 @@ async def test_over_a_real_journal(tmp_path: Path) -> None:
             await asyncio.wait_for(second.changes.wait(), 10)
         assert second.status().problem is not None
         assert second.status().problem.reason == "AGENT_RESTARTED"  # type: ignore[union-attr]
-        assert not lab.node.model.sessions()
+        assert not lab.held()
         task.cancel()
         await asyncio.wait([task])
         await again.close()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from node_agent.core import commands as cmd
 from node_agent.core.model import ArtifactRef
 from node_agent.core.phases import Phase
 from node_agent.kernel.emulated.model import Machine
 from node_agent.ports import LiveUpdateAbi, StagedArtifact
-from tests.unit.runner.lab import COMMAND_LINE, NEW, OLD, Artifacts, Lab
+from tests.unit.runner.lab import COMMAND_LINE, NEW, OLD, SESSIONS_ABI, Artifacts, Lab, spoken
 
-SAME = LiveUpdateAbi("kho-v4", "luo-v5", {"memfd": "memfd-v2"})
-OTHER = replace(SAME, luo="luo-v995")
+
+def same() -> LiveUpdateAbi:
+    return spoken() or SESSIONS_ABI
+
+
+def other() -> LiveUpdateAbi:
+    """Strings of the same model, in a version that the running kernel does not speak."""
+    return replace(same(), kho="kho-v995")
 
 
 @dataclass
 class Speaking(Artifacts):
     """Artifacts whose target says what it speaks and takes."""
 
-    abi: LiveUpdateAbi | None = None
+    abi: LiveUpdateAbi | None = field(default_factory=spoken)
     init_bytes: int = 0
 
     async def get(self, digest: str) -> StagedArtifact:
@@ -48,7 +54,7 @@ def untouched(lab: Lab) -> bool:
 
 async def test_a_target_that_speaks_otherwise_is_refused_ahead_of_its_turn() -> None:
     async with Lab() as lab:
-        lab.artifacts = Speaking(abi=OTHER)
+        lab.artifacts = Speaking(abi=other())
         lab.runner._ports.artifacts._target = lab.artifacts  # type: ignore[attr-defined]
         assert await stage(lab, "s1") == "TARGET_ABI_DIFFERS"
         assert untouched(lab)
@@ -56,7 +62,7 @@ async def test_a_target_that_speaks_otherwise_is_refused_ahead_of_its_turn() -> 
         assert await lab.update() is Phase.ABORTED
         assert lab.problem() == "TARGET_ABI_DIFFERS"
         assert untouched(lab)
-        lab.artifacts.abi = SAME
+        lab.artifacts.abi = same()
         assert await stage(lab, "s2") == ""
         assert set((await lab.runner.hello()).staged_artifacts) == {"o" * 64, "n" * 64}
         assert await lab.update(2) is Phase.BAKING
@@ -74,7 +80,7 @@ async def test_without_room_in_scratch_nothing_is_loaded() -> None:
 
 async def test_a_persons_word_goes_on_and_is_kept() -> None:
     async with Lab() as lab:
-        lab.artifacts = Speaking(abi=OTHER)
+        lab.artifacts = Speaking(abi=other())
         lab.runner._ports.artifacts._target = lab.artifacts  # type: ignore[attr-defined]
         lab.runner.submit(
             cmd.LocalPrepare("here", "n" * 64, COMMAND_LINE, skip_preflight=True, rollback_none=True)

@@ -10,10 +10,11 @@ from node_agent.core import commands as cmd
 from node_agent.core.model import ArtifactRef, Problem, Vantage
 from node_agent.core.phases import Phase, Verdict
 from node_agent.core.report import Outcome
+from node_agent.core.timing import INIT_START, KERNEL_LEFT
 from node_agent.errors import Retry
-from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
+from node_agent.kernel.emulated.image import ImageTable
 from node_agent.kernel.faults import FaultPlan
-from tests.unit.runner.lab import NEW, OLD, Lab, Trouble
+from tests.unit.runner.lab import NEW, OLD, Lab, Trouble, image
 
 P = Phase
 
@@ -26,7 +27,7 @@ async def test_a_whole_update() -> None:
         assert lab.runner.submit(cmd.Commit("commit", lab.ref())).outcome is Outcome.ALREADY_DONE
         assert lab.hooks.default == "n" * 64
         assert lab.node.model.release == NEW
-        assert not lab.node.model.sessions()
+        assert not lab.held()
         assert not lab.hooks.drained
         assert lab.intact()
         reports = {report.event: report for report in lab.runner.reports()}
@@ -46,7 +47,10 @@ async def test_a_whole_update() -> None:
         assert (resumed.memory_check.workloads, resumed.memory_check.intact) == (2, 2)
         assert not reports["Healthy"].samples
         assert reports["Finished"].brownout_s == pytest.approx(3.0, abs=0.01)
-        assert [mark.name for mark in reports["Finished"].marks] == [
+        # RFC v2's kernels tell by themselves when they were left and when they started.
+        marks, told = [mark.name for mark in reports["Finished"].marks], {KERNEL_LEFT, INIT_START}
+        assert told & set(marks) == (told if lab.node.model.rfc2 is not None else set())
+        assert [name for name in marks if name not in told] == [
             "preserve_start", "preserve_done", "suspend", "pre_reboot", "kernel_start",
             "userspace_start", "retrieved", "resume", "finish",
         ]  # fmt: skip
@@ -81,7 +85,7 @@ async def test_an_unhealthy_kernel_is_finished_and_then_rolled_back() -> None:
     async with Lab() as lab:
         lab.hooks.health = lambda: (lab.node.model.release != NEW, "probe says no")
         assert await lab.update() is P.AWAITING_ROLLBACK
-        assert not lab.node.model.sessions()
+        assert not lab.held()
         assert await lab.update(2, back=True) is P.BAKING
 
 
@@ -121,7 +125,7 @@ async def test_cancel_before_the_jump_unwinds(phase: Phase) -> None:
         assert lab.runner.submit(cmd.Cancel("cancel", lab.ref(), "paused")).outcome is Outcome.ACCEPTED
         assert await lab.settle() is P.ABORTED
         assert lab.problem() == "CANCELLED"
-        assert not lab.node.model.sessions()
+        assert not lab.held()
         assert not lab.node.model.loaded
         assert not lab.hooks.drained
         assert not lab.suspended()
@@ -201,6 +205,7 @@ async def test_nobody_renews_the_wait_for_proceed() -> None:
         assert lab.problem() == "LEASE_EXPIRED"
 
 
+@pytest.mark.kernels("sessions", "luo-driven")
 async def test_a_refused_freeze_unwinds_and_the_next_attempt_succeeds() -> None:
     async with Lab(faults=FaultPlan.parse("refuse_freeze@1")) as lab:
         assert await lab.update() is P.ABORTED
@@ -210,8 +215,29 @@ async def test_a_refused_freeze_unwinds_and_the_next_attempt_succeeds() -> None:
         assert lab.calls["kernel.reboot_kexec"] == 2
 
 
+@pytest.mark.kernels("notifier")
+async def test_a_refused_freeze_leaves_kho_finalized_and_the_next_attempt_is_refused_first() -> None:
+    """RFC v2's luo_freeze() fails back to NORMAL and leaves KHO be; its notifier refuses an abort then."""
+    async with Lab(faults=FaultPlan.parse("refuse_freeze@1")) as lab:
+        assert await lab.update() is P.ABORTED
+        assert lab.problem() == "FREEZE_REFUSED"
+        assert not lab.suspended()
+        assert not lab.held()
+        drained = lab.calls["hooks.drain"]
+        assert await lab.update(2) is P.ABORTED
+        problem = lab.runner.status().problem
+        assert problem is not None
+        assert (problem.reason, problem.retry) == ("KHO_FINALIZED", Retry.FIX_STATE)
+        assert "cold" in problem.remedy
+        assert lab.calls["hooks.drain"] == drained
+        lab.node.power_loss()
+        runner = lab.runner
+        await lab.base.until(lambda: lab.runner is not runner)
+        assert await lab.update(3) is P.BAKING
+
+
 async def test_a_panic_in_the_new_kernel_is_a_cold_boot() -> None:
-    images = ImageTable({NEW: EmulatedImage(NEW, panics=True)})
+    images = ImageTable({NEW: image(NEW, panics=True)})
     async with Lab(images=images) as lab:
         assert await lab.update() is P.COLD_BOOTED
         assert (lab.problem(), lab.node.model.release) == ("COLD_BOOTED", OLD)
@@ -220,25 +246,34 @@ async def test_a_panic_in_the_new_kernel_is_a_cold_boot() -> None:
 
 
 async def test_a_target_without_kho_loses_the_state_and_says_so() -> None:
-    async with Lab(images=ImageTable({NEW: EmulatedImage(NEW, kho=False)})) as lab:
+    async with Lab(images=ImageTable({NEW: image(NEW, kho=False)})) as lab:
         assert await lab.update() is P.COLD_BOOTED
         assert lab.problem() == "STATE_LOST"
 
 
 async def test_another_kernel_than_expected_is_salvaged_and_quarantined() -> None:
-    async with Lab(images=ImageTable({NEW: EmulatedImage("6.1.0-other")})) as lab:
+    async with Lab(images=ImageTable({NEW: image("6.1.0-other")})) as lab:
         assert await lab.update() is P.QUARANTINED
         assert lab.problem() == "WRONG_KERNEL"
         assert not lab.suspended()
-        assert not lab.node.model.sessions()
+        assert not lab.held()
         assert lab.intact()
 
 
+@pytest.mark.kernels("sessions")
 async def test_a_poisoned_device_is_quarantined() -> None:
-    async with Lab(images=ImageTable({NEW: EmulatedImage(NEW, handlers=())})) as lab:
+    async with Lab(images=ImageTable({NEW: image(NEW, handlers=())})) as lab:
         assert await lab.update() is P.QUARANTINED
         assert lab.problem() == "DEVICE_POISONED"
         assert await lab.update(2, operator_word=True) is P.QUARANTINED
+
+
+@pytest.mark.kernels("notifier", "luo-driven")
+async def test_a_tree_that_cannot_be_read_panics_where_no_device_can_be_poisoned() -> None:
+    async with Lab(faults=FaultPlan.parse("poison@1")) as lab:
+        assert await lab.update() is P.COLD_BOOTED
+        assert lab.problem() == "COLD_BOOTED"
+        assert await lab.update(2, operator_word=True) is P.BAKING
 
 
 async def test_somebody_elses_kexec_while_preserved() -> None:
@@ -249,7 +284,7 @@ async def test_somebody_elses_kexec_while_preserved() -> None:
         assert await lab.settle() is P.QUARANTINED
         foreign.cancel()
         assert lab.problem() == "FOREIGN_KEXEC"
-        assert not lab.node.model.sessions()
+        assert not lab.held()
         assert lab.intact()
 
 
@@ -370,6 +405,7 @@ async def test_a_node_without_an_orchestrator_keeps_no_reports() -> None:
         assert len(lab.runner.story()) > 5
 
 
+@pytest.mark.kernels("sessions")
 async def test_what_crossed_for_one_workload_alone_is_held_in_quarantine() -> None:
     """The agent's own session is lost, and one workload's cannot be retrieved; another's can."""
     trouble = Trouble("kernel.retrieve_session", 2, "before", "fail")
@@ -377,5 +413,14 @@ async def test_what_crossed_for_one_workload_alone_is_held_in_quarantine() -> No
         assert await lab.update() is P.QUARANTINED
         assert not lab.troubles
         await lab.base.until(lambda: not lab.suspended())
-        assert lab.node.model.sessions()
+        assert lab.held()
         assert lab.problem() == "STATE_LOST"
+
+
+@pytest.mark.kernels("notifier", "luo-driven")
+async def test_where_there_are_no_sessions_all_crosses_or_nothing() -> None:
+    async with Lab(faults=FaultPlan.parse("session_lost@1")) as lab:
+        assert await lab.update() is P.COLD_BOOTED
+        assert lab.problem() == "STATE_LOST"
+        assert not lab.held()
+        assert await lab.update(2, operator_word=True) is P.BAKING
