@@ -16,18 +16,30 @@ Rules
 1. A token that its session gives up while the kernel takes no FD_UNPRESERVE is given up by cancel().
 2. cancel() lets go of every token that no session here holds: an earlier process of this node may have died
    before it could tell anybody.
-3. The kernel restores a file once, so a copy of what was restored is kept until the session is finished.
+3. The kernel restores a file once, so a copy of what was restored is kept until the session is finished. A
+   process that dies takes the copy along: who has the file already has it, nobody else gets it any more.
+4. Nothing is begun beside another's update, and nobody else's is finished: not prepared, not updated.
+5. reboot() only where LUO is ready and still has every file that a session here holds: a kexec in any other
+   state loses all, and FD_RESTORE would say so when it is too late. What somebody does by hand between this
+   look and the reboot nobody sees.
+6. FINISH waits for every session that is open here: the kernel gives back what nobody has restored.
+7. One process, one TokenSessions. When it dies, its sessions are as they are: the kernel of RFC v2 undoes
+   nothing at a close.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any
 
 from node_agent.errors import KernelError, Retry
 from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel.abi import SESSION_NAME_BYTES
+from node_agent.kernel.token_export import TokenExport
 from node_agent.ports import TokenDevice as TokenDevice
 from node_agent.ports import Tokens
 
@@ -35,12 +47,15 @@ NORMAL, PREPARED, FROZEN, UPDATED = abi.STATE_NAMES
 READY = frozenset({PREPARED, FROZEN})
 
 
+FILES_MAX = 4096
+"""Of one update: the journal tells all of them in one record (journal_format.MAX_PAYLOAD_BYTES), twice at
+the jump."""
+
+
 class TokenSession:
     """ports.Session. Made by TokenSessions only."""
 
-    def __init__(
-        self, owner: TokenSessions, name: str, tokens: dict[int, int] | None, export: Callable[[], int] | None
-    ) -> None:
+    def __init__(self, owner: TokenSessions, name: str, tokens: dict[int, int] | None) -> None:
         self._owner = owner
         self._name = name
         self.incoming = tokens is not None
@@ -50,45 +65,86 @@ class TokenSession:
         """The session's token → a copy of its fd."""
         self.finished = False
         self.holders = 1
+        """This process's own handle, and the fd that it gave out, whoever has copies of that."""
+        self._closed = False
+        self._fd = -1
+        self._export: TokenExport | None = None
+        self._turn = asyncio.Lock()
+        """One call after the other: a workload's come beside the agent's."""
 
     @property
     def name(self) -> str:
         return self._name
 
     def fileno(self) -> int:
-        raise KernelError(errno.EBADF, calls.GET_NAME)
+        """Exported on first use, to be served by the running loop."""
+        self._check(calls.GET_NAME)
+        if self._export is None:
+            self._export = TokenExport(self, self._owner.own, self._fd_closed)
+            self._fd = self._export.fd
+            self.holders += 1
+        return self._fd
 
     async def preserve_fd(self, fd: int, token: int) -> None:
+        """Raises KernelError: what FD_PRESERVE says, or EINVAL, EEXIST, ENOSPC (FILES_MAX)."""
         self._check(calls.PRESERVE_FD)
-        if self.incoming:
-            raise calls.failure(OSError(errno.EINVAL, calls.PRESERVE_FD))
-        if token in self.tokens:
-            raise calls.failure(OSError(errno.EEXIST, calls.PRESERVE_FD))
-        self.tokens[token] = await self._owner.register(fd)
+        await self.put(fd, token)
 
     async def retrieve_fd(self, token: int) -> int:
+        """Raises KernelError: EINVAL, ENOENT, or what FD_RESTORE says (EINVAL: somebody restored it)."""
         self._check(calls.RETRIEVE_FD)
-        if not self.incoming:
-            raise calls.failure(OSError(errno.EINVAL, calls.RETRIEVE_FD))
-        if token not in self.restored:
-            if self.finished or token not in self.tokens:
-                raise calls.failure(OSError(errno.ENOENT, calls.RETRIEVE_FD))
-            self.restored[token] = await self._owner.device.restore(self.tokens[token])
-        return os.dup(self.restored[token])
+        return await self.take(token)
 
     async def finish(self) -> None:
         """What the kernel keeps is kept until TokenSessions.finish()."""
         self._check(calls.FINISH)
-        if not self.incoming:
-            raise calls.failure(OSError(errno.EINVAL, calls.FINISH))
-        self.drop()
+        await self.end()
 
     async def close(self) -> None:
         """Idempotent. The last holder's close gives the files up, or finishes the session."""
-        if self.holders:
-            self.holders -= 1
-            if not self.holders:
+        if not self._closed:
+            self._closed = True
+            self._drop_fd()
+            if self._let_go():
                 await self._owner.given_up(self)
+
+    # --- for whoever has its fd
+
+    async def put(self, fd: int, token: int) -> None:
+        """preserve_fd()."""
+        async with self._turn:
+            if self.incoming:
+                raise calls.failure(OSError(errno.EINVAL, calls.PRESERVE_FD))
+            if token in self.tokens:
+                raise calls.failure(OSError(errno.EEXIST, calls.PRESERVE_FD))
+            self.tokens[token] = await self._owner.register(fd)
+            if not self.holders:
+                # Given up meanwhile, without this one.
+                await self._owner.given_up(self)
+
+    async def take(self, token: int) -> int:
+        """retrieve_fd()."""
+        async with self._turn:
+            if not self.incoming:
+                raise calls.failure(OSError(errno.EINVAL, calls.RETRIEVE_FD))
+            if token not in self.restored:
+                if self.finished or token not in self.tokens:
+                    raise calls.failure(OSError(errno.ENOENT, calls.RETRIEVE_FD))
+                fd = await self._owner.device.restore(self.tokens[token])
+                if self._is_finished():
+                    os.close(fd)
+                    raise calls.failure(OSError(errno.ENOENT, calls.RETRIEVE_FD))
+                self.restored[token] = fd
+            return os.dup(self.restored[token])
+
+    async def end(self) -> None:
+        """finish()."""
+        async with self._turn:
+            if not self.incoming:
+                raise calls.failure(OSError(errno.EINVAL, calls.FINISH))
+            self.drop()
+
+    # --- for its owner
 
     def drop(self) -> None:
         """No file is given out any more."""
@@ -96,8 +152,37 @@ class TokenSession:
         while self.restored:
             os.close(self.restored.popitem()[1])
 
+    def die(self) -> None:
+        """Its process has: nothing of it is left, and nothing is undone."""
+        self._closed, self.holders = True, 0
+        self.drop()
+        if self._export is not None:
+            self._export.end()
+        self._drop_fd()
+
+    def _fd_closed(self) -> None:
+        """The last copy of its fd is."""
+        if self._let_go():
+            self._owner.own(self._owner.given_up(self))
+
+    def _is_finished(self) -> bool:
+        """By now, that is."""
+        return self.finished
+
+    def _let_go(self) -> bool:
+        """Was it the last holder?"""
+        self.holders -= 1
+        return not self.holders
+
+    def _drop_fd(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            assert self._export is not None
+            self._export.reap()
+
     def _check(self, call: str) -> None:
-        if not self.holders:
+        if self._closed:
             raise KernelError(errno.EBADF, call)
 
 
@@ -106,34 +191,34 @@ class TokenSessions:
 
     def __init__(self, device: TokenDevice) -> None:
         self.device = device
-        self._open: dict[str, TokenSession] = {}
+        self._outgoing: dict[str, TokenSession] = {}
+        self._incoming: dict[str, TokenSession] = {}
         self._recalled: dict[str, dict[int, int]] = {}
         """What came in with the last kexec, and is not finished."""
         self._given_up: set[int] = set()
         """Tokens for which FD_UNPRESERVE must wait."""
+        self._letting_go = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def create_session(self, name: str) -> TokenSession:
         """See ports.Kernel. Nothing is asked of the kernel but whether it can."""
-        if not 0 < len(name.encode()) < 64:
+        if not 0 < len(name.encode()) < SESSION_NAME_BYTES:
             raise calls.failure(OSError(errno.EINVAL, calls.CREATE))
-        if name in self._open:
+        if name in self._outgoing:
             raise calls.failure(OSError(errno.EEXIST, calls.CREATE))
         state = await self.device.state()
-        if state == UPDATED and not self._recalled:
-            # Somebody else's, or one that nobody could finish: nothing could be preserved beside it.
-            await self.device.finish()
-        elif state != NORMAL:
+        if state != NORMAL:
             raise not_normal(state, calls.CREATE)
-        session = self._open[name] = TokenSession(self, name, None, None)
+        session = self._outgoing[name] = TokenSession(self, name, None)
         return session
 
     async def retrieve_session(self, name: str) -> TokenSession:
         """See ports.Kernel."""
-        if name in self._open:
+        if name in self._incoming:
             raise calls.failure(OSError(errno.EINVAL, calls.RETRIEVE))
         if name not in self._recalled or await self.device.state() != UPDATED:
             raise calls.failure(OSError(errno.ENOENT, calls.RETRIEVE))
-        session = self._open[name] = TokenSession(self, name, self._recalled[name], None)
+        session = self._incoming[name] = TokenSession(self, name, self._recalled[name])
         return session
 
     async def prepare(self) -> Tokens:
@@ -141,8 +226,7 @@ class TokenSessions:
         await self._let_go()
         told = {
             session.name: {str(mine): token for mine, token in session.tokens.items()}
-            for session in self._open.values()
-            if not session.incoming
+            for session in self._outgoing.values()
         }
         await self.device.prepare()
         return told
@@ -153,55 +237,91 @@ class TokenSessions:
             await self.device.cancel()
         if await self.device.state() != NORMAL:
             return
-        held = {token for s in self._open.values() if not s.incoming for token in s.tokens.values()}
+        held = self._held()
         self._given_up.update(token for token in await self.device.registered() if token not in held)
         await self._let_go()
 
     async def finish(self) -> None:
         """See ports.Kernel."""
+        unfinished = sorted(name for name, session in self._incoming.items() if not session.finished)
+        if unfinished:
+            raise KernelError(
+                errno.EBUSY,
+                calls.LUO_FINISH,
+                f"sessions are not finished: {', '.join(unfinished)}",
+                reason="SESSION_UNFINISHED",
+                retry=Retry.FIX_STATE,
+                remedy="Let these workloads claim what is theirs: FINISH gives up what nobody has restored.",
+            )
         if await self.device.state() == UPDATED:
             await self.device.finish()
         self._recalled = {}
 
     async def recall(self, tokens: Tokens) -> None:
         """See ports.Kernel."""
-        if not self._open:
+        if not self._outgoing and not self._incoming:
             self._recalled = {
                 name: {int(mine): token for mine, token in told.items()} for name, told in tokens.items()
             }
 
     async def ready_to_jump(self) -> None:
-        """A kexec in any other state loses everything without a word. Raises KernelError."""
+        """Rule 5. Raises KernelError."""
         state = await self.device.state()
         if state not in READY:
-            raise KernelError(
-                errno.EINVAL,
-                calls.REBOOT,
-                f"LUO is {state}, not prepared: a kexec would lose what is preserved",
-                reason="NOT_PREPARED",
-                retry=Retry.REPLAN,
-                remedy="Somebody cancelled LUO by hand; leave it to the agent while it updates the node.",
+            raise _not_prepared(f"LUO is {state}, not prepared")
+        gone = self._held() - set(await self.device.registered())
+        if gone:
+            raise _not_prepared(
+                f"LUO has no file under the tokens {', '.join(map(str, sorted(gone)))} any more"
             )
 
+    def die(self) -> None:
+        """The end of this process: its copies of files are closed, and its sessions do nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+        for session in (*self._outgoing.values(), *self._incoming.values()):
+            session.die()
+        self._outgoing, self._incoming, self._recalled = {}, {}, {}
+        self._given_up = set()
+
     # --- for sessions
+
+    def own(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A call that somebody else's descriptor brought about, as a task that ends with this process."""
+        task = asyncio.get_running_loop().create_task(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def register(self, fd: int) -> int:
         """FD_PRESERVE, after what waits to be given up."""
         await self._let_go()
+        if len(self._held()) >= FILES_MAX:
+            raise calls.failure(OSError(errno.ENOSPC, calls.PRESERVE_FD))
         return await self.device.preserve(fd)
 
     async def given_up(self, session: TokenSession) -> None:
         """The last holder has closed it."""
         session.drop()
-        if self._open.get(session.name) is session:
-            del self._open[session.name]
         if session.incoming:
-            self._recalled.pop(session.name, None)
+            if self._incoming.get(session.name) is session:
+                del self._incoming[session.name]
+                self._recalled.pop(session.name, None)
             return
+        if self._outgoing.get(session.name) is session:
+            del self._outgoing[session.name]
         self._given_up.update(session.tokens.values())
         await self._let_go()
 
+    def _held(self) -> set[int]:
+        """The kernel's tokens of all that is to cross."""
+        return {token for session in self._outgoing.values() for token in session.tokens.values()}
+
     async def _let_go(self) -> None:
+        async with self._letting_go:
+            await self._unpreserve_what_is_given_up()
+
+    async def _unpreserve_what_is_given_up(self) -> None:
         if not self._given_up or await self.device.state() != NORMAL:
             return
         while self._given_up:
@@ -209,9 +329,24 @@ class TokenSessions:
             try:
                 await self.device.unpreserve(token)
             except KernelError as error:
-                if error.errno != errno.ENOENT:
-                    self._given_up.add(token)
-                    raise
+                if error.errno == errno.ENOENT:
+                    continue
+                self._given_up.add(token)
+                if error.errno == errno.EBUSY:
+                    # Somebody prepared it meanwhile: rule 1.
+                    return
+                raise
+
+
+def _not_prepared(why: str) -> KernelError:
+    return KernelError(
+        errno.EINVAL,
+        calls.REBOOT,
+        f"{why}: a kexec would lose what is preserved",
+        reason="NOT_PREPARED",
+        retry=Retry.REPLAN,
+        remedy="Somebody used LUO by hand; leave it to the agent while it updates the node.",
+    )
 
 
 def not_normal(state: str, call: str) -> KernelError:

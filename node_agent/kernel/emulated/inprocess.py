@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
@@ -19,9 +18,11 @@ from node_agent.errors import KernelError
 from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated import wire
-from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.export import Export
+from node_agent.kernel.emulated.model import Hang, LuoModel, OutOfMemory
 from node_agent.kernel.emulated.rfc2.listing import listing
 from node_agent.kernel.emulated.rfc2.luo import Luo
+from node_agent.kernel.emulated.rfc2.objects import OPEN_IOMMU, Objects
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.tokens import TokenSessions
 from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, Session, TokenDevice, TokenFile, Tokens
@@ -46,7 +47,7 @@ class InProcessKernel:
         self._jumped = False
         self._holds_device = False
         self._sessions: set[InProcessSession] = set()
-        self._exports: set[_Export] = set()
+        self._exports: set[Export] = set()
         self._tokens = TokenSessions(InProcessTokens(self)) if model.rfc2 is not None else None
 
     async def facts(self) -> BootFacts:
@@ -99,10 +100,18 @@ class InProcessKernel:
             await self._tokens.recall(tokens)
 
     async def telemetry(self) -> KexecTelemetry | None:
-        return None
+        return self.model.telemetry()
 
     def luo(self) -> TokenDevice | None:
         return self._tokens.device if self._tokens is not None else None
+
+    async def objects(self) -> Objects:
+        """What this process can open beside /dev/liveupdate: /dev/iommu, /dev/vfio, /dev/kvm. Raises
+        KernelError: ENOENT, this kernel has no handler for any of them."""
+        await self.enter("objects", OPEN_IOMMU)
+        if self.model.rfc2 is None:
+            raise calls.failure(OSError(errno.ENOENT, OPEN_IOMMU))
+        return self.model.rfc2.objects
 
     def hold_device(self) -> Callable[[], None]:
         """Open /dev/liveupdate and keep it, as another user of it would; the result closes it.
@@ -154,8 +163,15 @@ class InProcessKernel:
         if not self._alive:
             raise KernelError(errno.ESHUTDOWN, call, "this process died with its boot", reason="BOOT_OVER")
         self._reap()
-        if self.model.hangs(short):
+        hang = self.model.hangs(short)
+        if not hang:
+            return
+        try:
             await _for_ever()
+        finally:
+            # A process that a jump ended waited in a kernel whose log is gone.
+            if hang is Hang.WAITS and not self._jumped:
+                self.model.wait_killed(short)
 
     def _reap(self) -> None:
         """A closed fd counts at once, not when the loop gets round to it."""
@@ -166,7 +182,25 @@ class InProcessKernel:
         self._kill()
 
     def export(self, state: LuoSession) -> int:
-        export = _Export(self.model, state, self._exports.discard)
+        """A holder of its own, until the last copy of the fd is closed."""
+
+        def call(request: wire.Request) -> None:
+            number, argument = wire.decode_session(request.body, incoming=state.incoming)
+            if self.model.hangs(wire.CALLS[number]):
+                export.keep(request)
+                return
+            try:
+                wire.answer(request, *wire.session_call(self.model, state, number, argument, request.fd))
+            except OutOfMemory:
+                export.keep(request)
+                request.kill_caller()
+
+        def closed() -> None:
+            self._exports.discard(export)
+            self.model.close(state)
+
+        export = Export(call, closed)
+        state.holders += 1
         self._exports.add(export)
         return export.client_fd
 
@@ -179,6 +213,8 @@ class InProcessKernel:
     def die(self, *, jumped: bool) -> None:
         """The end of this process: by a kill (its handles are closed) or by a jump (they are
         past). Idempotent. Exported fds follow only at a jump: other processes may hold them."""
+        if self._tokens is not None:
+            self._tokens.die()
         for session in tuple(self._sessions):
             session.drop_fd()
             if self._alive and not jumped:
@@ -189,8 +225,8 @@ class InProcessKernel:
         self._alive = False
         self._reap()
         if jumped:
-            for export in tuple(self._exports):
-                export.end(closed=False)
+            while self._exports:
+                self._exports.pop().end()
 
 
 class InProcessTokens:
@@ -306,66 +342,6 @@ class InProcessSession:
     def _check(self, call: str) -> None:
         if self._closed:
             raise KernelError(errno.EBADF, call)
-
-
-class _Export:
-    """A session's real fd: one end is delegated, the other is read by the loop. It holds the
-    session until the last copy of the delegated end is closed."""
-
-    def __init__(self, model: LuoModel, state: LuoSession, forget: Callable[[_Export], None]) -> None:
-        self._model, self._state, self._forget = model, state, forget
-        self._loop = asyncio.get_running_loop()
-        client, self._sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.setblocking(False)
-        self.client_fd = client.detach()
-        self._hung: list[wire.Request] = []
-        state.holders += 1
-        self._loop.add_reader(self._sock, self._serve)
-
-    def _serve(self) -> None:
-        try:
-            request = wire.receive(self._sock)
-        except BlockingIOError:
-            return
-        if request is None:
-            self.end(closed=True)
-            return
-        try:
-            number, argument = wire.decode_session(request.body, self._state)
-            if self._model.hangs(wire.CALLS[number]):
-                self._hung.append(request)
-                return
-            body, fd = wire.session_call(self._model, self._state, number, argument, request.fd)
-        except OSError as cause:
-            request.answer(-(cause.errno or errno.EIO))
-        except OutOfMemory:
-            self._hung.append(request)
-            request.kill_caller()
-        else:
-            request.answer(0, body, fd)
-            if fd >= 0:
-                os.close(fd)
-
-    def reap(self) -> None:
-        """End now if the last copy is closed and nothing is left to answer."""
-        try:
-            gone = not self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            gone = True
-        if gone:
-            self.end(closed=True)
-
-    def end(self, *, closed: bool) -> None:
-        self._loop.remove_reader(self._sock)
-        self._sock.close()
-        for request in self._hung:
-            request.close()
-        self._hung.clear()
-        self._forget(self)
-        if closed:
-            self._model.close(self._state)
 
 
 async def _for_ever() -> NoReturn:

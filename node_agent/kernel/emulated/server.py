@@ -180,7 +180,7 @@ class KernelServer:
                 if hang is Hang.WAITS and request.reply is not None:
                     self._add(request.reply, _listens, lambda: self._wait_killed(request, name))
                 return
-            _answer(request, *ioctls.call(self._luo(), number, argument, request.fd))
+            wire.answer(request, *ioctls.call(self._luo(), number, argument, request.fd))
 
         return self._serve_request(sock, call)
 
@@ -209,11 +209,11 @@ class KernelServer:
 
     def _session_server(self, session: LuoSession) -> Callable[[socket.socket], bool]:
         def call(request: wire.Request) -> None:
-            number, argument = wire.decode_session(request.body, session)
+            number, argument = wire.decode_session(request.body, incoming=session.incoming)
             if self._model.hangs(wire.CALLS[number]):
                 self._waiting.append(request)
                 return
-            _answer(request, *wire.session_call(self._model, session, number, argument, request.fd))
+            wire.answer(request, *wire.session_call(self._model, session, number, argument, request.fd))
 
         return lambda sock: self._serve_request(sock, call)
 
@@ -282,13 +282,6 @@ def _listens(reply: socket.socket) -> bool:
         return True
     except ConnectionResetError:
         return False
-
-
-def _answer(request: wire.Request, body: bytes, fd: int) -> None:
-    """With the new descriptor, if there is one: the caller's copy is another."""
-    request.answer(0, body, fd)
-    if fd >= 0:
-        os.close(fd)
 
 
 def _tell(sock: socket.socket, result: int, body: bytes = b"") -> None:

@@ -106,6 +106,13 @@ def receive(sock: socket.socket) -> Request | None:
     return Request(body, reply, fds[1] if len(fds) > 1 else -1)
 
 
+def answer(request: Request, body: bytes, fd: int) -> None:
+    """Success, with a new descriptor if fd is one: this side's copy of it is closed."""
+    request.answer(0, body, fd)
+    if fd >= 0:
+        os.close(fd)
+
+
 def _close(fds: Iterable[int]) -> None:
     for fd in fds:
         os.close(fd)
@@ -137,11 +144,9 @@ def decode(body: bytes, *allowed: int, refused: Collection[int] = ()) -> tuple[i
     return number, argument[:wanted]
 
 
-def decode_session(body: bytes, session: LuoSession) -> tuple[int, bytes]:
-    """decode() of an ioctl on this session."""
-    refused = (
-        (abi.SESSION_PRESERVE_FD,) if session.incoming else (abi.SESSION_FINISH, abi.SESSION_RETRIEVE_FD)
-    )
+def decode_session(body: bytes, *, incoming: bool) -> tuple[int, bytes]:
+    """decode() of an ioctl on such a session."""
+    refused = (abi.SESSION_PRESERVE_FD,) if incoming else (abi.SESSION_FINISH, abi.SESSION_RETRIEVE_FD)
     return decode(body, *SESSION_IOCTLS, refused=refused)
 
 
@@ -182,5 +187,3 @@ SESSION_IOCTLS = (
     abi.SESSION_FINISH,
     abi.SESSION_GET_NAME,
 )
-_OUTGOING_ONLY = frozenset({abi.SESSION_PRESERVE_FD})
-_INCOMING_ONLY = frozenset({abi.SESSION_RETRIEVE_FD, abi.SESSION_FINISH})
