@@ -30,6 +30,7 @@ from node_agent.kernel.emulated.clock import HostBase
 from node_agent.kernel.emulated.model import Machine
 from node_agent.kernel.emulated.node import Boot, EmulatedNode
 from node_agent.kernel.faults import FaultKind
+from node_agent.kernel.luo_models import capabilities_of, spoken_by
 from node_agent.ports import BootChoice, Journal
 from node_agent.runtime.artifacts import ArtifactCache
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
@@ -199,14 +200,14 @@ class SimulatedNode:
     async def _userspace(self, boot: Boot) -> None:
         facts = await boot.kernel.facts()
         cache = self.artifacts(facts.release)
-        await cache.capture_running(None, emulated=True)
+        await cache.capture_running(None, emulated=True, speaks=spoken_by(facts))
         workloads = await self._workloads_of(boot)
         journal, quarantine = await self._journal(boot)
         life = NodeLife(
             identity=Identity(
                 node_id=self.spec.node_id,
                 labels={**self.spec.labels, "hardware_model": self.spec.model},
-                capabilities=("luo", "kho", "emulated"),
+                capabilities=("luo", "kho", "emulated", *capabilities_of(facts)),
                 agent_version=version(),
             ),
             ports=Ports(
