@@ -21,6 +21,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from node_agent.kernel.emulated.files import Inode, PreservedFile, seals_of
@@ -243,7 +244,8 @@ class Objects:
     def claim(self, vfio: Iterable[int]) -> None:
         """At boot: devices that came in, by their state's addresses, go on; every other one is reset."""
         for data in vfio:
-            self._claims[data] = self._memory.blob(data)["device"]
+            with suppress(OSError):  # a subtree that a failed freeze left behind points to nothing
+                self._claims[data] = self._memory.blob(data)["device"]
         self.hardware.reset(but=set(self._claims.values()))
 
     def give_up(self, data: int, *, reclaimed: bool) -> None:

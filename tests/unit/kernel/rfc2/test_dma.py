@@ -21,7 +21,6 @@ from node_agent.kernel.emulated.rfc2.hardware import (
 from node_agent.kernel.emulated.rfc2.memory import Blob, Keepable
 from node_agent.kernel.emulated.rfc2.object_kinds import Iommufd
 from node_agent.kernel.emulated.rfc2.states import LuoState
-
 from tests.unit.kernel.rfc2.participants import GPU, IOVA, NIC, PAGE, Dma, Node, again, open_fds, raises
 
 PHASES = SHUTDOWN_WRITES + PURGATORY_WRITES + BOOT_WRITES
