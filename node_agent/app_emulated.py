@@ -47,14 +47,14 @@ def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn
             sys.executable,
             *("-m", "node_agent.kernel.emulated.process"),
             *("--root", str(root), "--release", _default_kernel(settings), "--faults", emulated.faults),
-            *("--hardware-model", emulated.model, *timings, *_luo(emulated)),
+            *("--hardware-model", emulated.model, *timings, *luo_arguments(emulated)),
             *(word for service in emulated.services for word in ("--service", service)),
             *("--", sys.executable, "-m", "node_agent.cli", *arguments),
         ],
     )
 
 
-def _luo(emulated: EmulatedKernel) -> list[str]:
+def luo_arguments(emulated: EmulatedKernel) -> list[str]:
     """The kernel's arguments for its model of LUO."""
     model, _, coupling = emulated.luo_model.partition("/")
     if model == "sessions":

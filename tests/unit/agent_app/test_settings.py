@@ -5,11 +5,21 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from node_agent.settings import AgentSettings, InvalidSettings, is_loopback, split_address
+from node_agent.app_emulated import luo_arguments
+from node_agent.settings import (
+    LUO_MODELS,
+    AgentSettings,
+    EmulatedKernel,
+    InvalidSettings,
+    is_loopback,
+    split_address,
+)
 from node_agent.settings_load import certificate_names, load
+from node_agent.simulate_kernels import MODELS
 
 
 def read(
@@ -293,3 +303,62 @@ def test_emulated_faults_are_read_before_anything_starts(tmp_path: Path) -> None
     settings = read(tmp_path, **{"emulated.faults": "panic@1", "emulated.services": ["/bin/true"]})
     assert (settings.emulated.faults, settings.emulated.services) == ("panic@1", ("/bin/true",))
     assert "is not a list of commands" in refused(tmp_path, **{"emulated.services": [""]})[0]
+
+
+def test_an_emulated_node_is_of_either_model_of_luo(tmp_path: Path) -> None:
+    assert read(tmp_path).emulated.luo_model == "sessions"
+    said = {
+        "emulated.luo_model": "rfc-v2/notifier",
+        "emulated.kho_debugfs": "off",
+        "emulated.reserve_mem": "kho",
+        "emulated.auto_preserve": ["ftrace", "pstore"],
+    }
+    emulated = read(tmp_path, **said).emulated
+    assert (emulated.luo_model, emulated.kho_debugfs) == ("rfc-v2/notifier", "off")
+    assert (emulated.reserve_mem, emulated.auto_preserve) == ("kho", ("ftrace", "pstore"))
+    assert set(LUO_MODELS) == set(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (
+            {"emulated.luo_model": "rfc-v3"},
+            "--luo-model: 'rfc-v3' is none of sessions, rfc-v2, rfc-v2/luo-driven, rfc-v2/notifier",
+        ),
+        (
+            {"emulated.luo_model": "rfc-v2", "emulated.kho_debugfs": "maybe"},
+            "--kho-debugfs: 'maybe' is none of on, off",
+        ),
+        (
+            {"emulated.luo_model": "rfc-v2", "emulated.reserve_mem": "both"},
+            "--reserve-mem: 'both' is none of luo, kho",
+        ),
+        (
+            {"emulated.luo_model": "rfc-v2", "emulated.auto_preserve": 3},
+            "--auto-preserve: 3 is not a list of names",
+        ),
+        (
+            {"emulated.auto_preserve": ["ftrace"]},
+            "--auto-preserve: the model sessions has none",
+        ),
+        (
+            {"emulated.luo_model": "sessions", "emulated.kho_debugfs": "off"},
+            "--kho-debugfs: the model sessions has none",
+        ),
+    ],
+)
+def test_what_no_model_of_luo_has_is_refused(tmp_path: Path, said: dict[str, object], problem: str) -> None:
+    assert refused(tmp_path, **said) == [problem]
+
+
+def test_the_kernel_gets_its_model_as_arguments() -> None:
+    def words(**said: Any) -> list[str]:
+        return luo_arguments(EmulatedKernel(**said))
+
+    assert words() == ["--luo-model", "sessions"]
+    assert words(luo_model="rfc-v2")[:4] == ["--luo-model", "rfc-v2", "--coupling", "luo-driven"]
+    assert words(luo_model="rfc-v2/notifier", auto_preserve=("ftrace",))[2:] == [
+        *("--coupling", "notifier", "--kho-debugfs", "on", "--reserve-mem", "luo"),
+        *("--auto-preserve", "ftrace"),
+    ]
