@@ -215,9 +215,10 @@ class KhoUser:
         self._kho.add_subtree(self.name, {"data": self._data})
 
     def on_abort(self) -> None:
-        self._script.step("abort", self.name)
+        """Gives back even when it fails, and may be asked again."""
         self._kho.remove_subtree(self.name)
-        self._kho.memory.free(self._data)
+        self._kho.memory.discard([self._data])
+        self._script.step("abort", self.name)
 
 
 FILES, SUBSYSTEMS, USERS = ("f0", "f1", "f2"), ("s0", "s1", "s2"), ("k0", "k1")
@@ -225,8 +226,8 @@ BEFORE, AFTER = USERS
 
 
 class Bench:
-    """A LUO with three files and three subsystems; of two users of KHO one is called before it, and one after,
-    where LUO is on the chain.
+    """A LUO with three files and three subsystems. Of two users of KHO one is called before it, and one
+    after, where LUO is on the chain.
 
     Args:
         before: the bench of the kernel before, which leaves.
