@@ -150,7 +150,8 @@ class Control:
         """Jump; with an artifact by hand. A success never answers: this process is gone."""
         if request.get("artifact"):
             digest = await self._digest(str(request["artifact"]))
-            return await self._luo.kexec(digest, str(request.get("command_line", "")))
+            line, skip = str(request.get("command_line", "")), request.get("skip_preflight") is True
+            return await self._luo.kexec(digest, line, skip_preflight=skip)
         return await self._do(cmd.LocalKexec(self._id()), request)
 
     async def cancel(self, request: Mapping[str, object]) -> object:

@@ -24,34 +24,33 @@ from node_agent.core.timing import FROM_TELEMETRY
 from node_agent.errors import AgentError, CommandRefused, Retry
 from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi
-from node_agent.ports import KexecImage, TokenDevice
+from node_agent.kernel.luo_models import RFC2
+from node_agent.ports import KexecImage, StagedArtifact, TokenDevice
 from node_agent.runtime.control import ControlError, FdHandler, Handler, WithFd
+from node_agent.runtime.preflight import preflight_staged
 from node_agent.runtime.runner_effects import Ports
 from node_agent.runtime.supervisor import NodeLife
 
 T = TypeVar("T")
 
 UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
-RFC2 = "rfc-v2"
-"""BootFacts.luo_model of a kernel that these verbs are for."""
-
 TOKEN_MAX = 2**64 - 1
 
 INSTEAD: Mapping[str, str] = {
-    "state": "`luoctl status`: with sessions there is no state of the whole machine",
-    "prepare": "`luoctl prepare DIGEST`: it preserves in sessions of its own, for one attempt",
-    "freeze": "nothing: reboot freezes by itself; `luoctl kexec` follows `luoctl prepare DIGEST`",
-    "finish": "nothing: each session is finished by itself, which the agent does once the node is healthy",
-    "preserve": "the broker's protocol: the program that has the file says SUBSCRIBE, and preserves it in "
-    "the session that it is sent (`luoctl subscribers`)",
-    "unpreserve": "`luoctl cancel`: it closes the attempt's sessions, and with them goes what they preserve",
-    "restore": "the broker's protocol: the program says CLAIM and retrieves from its session",
-    "list": "`luoctl sessions`: what is preserved is known by its session",
-    "kexec": "`luoctl prepare DIGEST`, then `luoctl kexec`",
-    "telemetry": "`luoctl story` and `liveroll story NODE`: without the kernel's word, the agent's own marks "
-    "measure a kexec",
+    "state": "Use `luoctl status`: with sessions there is no state of the whole machine.",
+    "prepare": "Use `luoctl prepare DIGEST`: an attempt preserves in sessions of its own.",
+    "freeze": "Nothing is to be done: reboot freezes by itself, see `luoctl kexec`.",
+    "finish": "Nothing is to be done: the agent finishes each session by itself once the node is healthy.",
+    "preserve": "Let the program that has the file speak the broker's protocol: it says SUBSCRIBE, and "
+    "preserves in the session that it is sent (`luoctl subscribers`).",
+    "unpreserve": "Use `luoctl cancel`: it closes the attempt's sessions, and gives up what they preserve.",
+    "restore": "Let the program speak the broker's protocol: it says CLAIM, and retrieves from its session.",
+    "list": "Use `luoctl sessions`: what is preserved is known by its session.",
+    "kexec": "Use `luoctl prepare DIGEST`, then `luoctl kexec`.",
+    "telemetry": "Use `luoctl story` or `liveroll story NODE`: the agent's own marks measure a kexec where "
+    "the kernels do not tell.",
 }
-"""On a kernel with sessions."""
+"""On a kernel with sessions, which has no such verb."""
 
 
 class LuoByHand:
@@ -111,7 +110,8 @@ class LuoByHand:
         raise CommandRefused(
             "the kernel tells of no kexec that started this boot",
             reason="NO_TELEMETRY",
-            remedy="After a kexec between two kernels that have kexec telemetry there is some; " + _MARKS,
+            remedy="It takes a kexec between two kernels that have kexec telemetry. `luoctl story` has the "
+            "agent's own marks.",
         )
 
     # --- LUO's events
@@ -175,18 +175,23 @@ class LuoByHand:
 
     # --- the jump
 
-    async def kexec(self, digest: str, command_line: str) -> object:
+    async def kexec(self, digest: str, command_line: str, *, skip_preflight: bool) -> object:
         """Load an artifact and jump, with whatever LUO has been prepared for. A success never answers.
 
         Args:
             digest: of a staged artifact, in full.
             command_line: of the target; empty: the running kernel's.
+            skip_preflight: go whatever the target is.
         """
         await self._device("kexec")
-        await self._by_hand("kexec", lambda: self._jump(digest, command_line), bounded=False)
+        artifact = await self._ports.artifacts.get(digest)
+        if not skip_preflight:
+            ports = self._ports
+            await preflight_staged(artifact, ports.kernel, ports.artifacts, ports.workloads)
+        await self._by_hand("kexec", lambda: self._jump(artifact, command_line), bounded=False)
         raise AssertionError("a kexec came back with success")
 
-    async def _jump(self, digest: str, command_line: str) -> None:
+    async def _jump(self, artifact: StagedArtifact, command_line: str) -> None:
         if self._phase is Phase.BAKING:
             raise CommandRefused(
                 "the last attempt is neither committed nor rolled back, and this kexec would undo it",
@@ -195,7 +200,6 @@ class LuoByHand:
                 remedy="Say `luoctl commit` first, or roll the node back.",
             )
         ports = self._ports
-        artifact = await ports.artifacts.get(digest)
         words = (command_line or self._life.boot.facts.command_line).split()
         # The word of an attempt of before would make the next boot its own.
         line = " ".join(word for word in words if not word.startswith(COMMAND_LINE_KEY))
@@ -239,7 +243,6 @@ class LuoByHand:
 
 _JUMP_S = 60.0
 """How long filesystems may take to come to rest, with nobody's blackout to keep short."""
-_MARKS = "`luoctl story` has the agent's own marks."
 
 
 def unknown_here(verb: str) -> CommandRefused:
@@ -247,7 +250,7 @@ def unknown_here(verb: str) -> CommandRefused:
     return CommandRefused(
         f"luoctl {verb} is LUO's of RFC v2, and this kernel has sessions",
         reason="VERB_UNKNOWN_HERE",
-        remedy=f"Use instead {INSTEAD[verb]}.",
+        remedy=INSTEAD[verb],
         verb=verb,
     )
 

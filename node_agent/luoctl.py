@@ -31,7 +31,7 @@ ASKED_WITH = {
         "health_hold_s",
         "no_wait",
     ),
-    "kexec": ("artifact", "command_line"),
+    "kexec": ("artifact", "command_line", "skip_preflight"),
     "load": ("artifact_dir",),
     "cancel": ("no_wait",),
     "commit": ("no_wait",),
@@ -201,8 +201,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, command: S
         and any(vars(args)[name] for name in ASKED_WITH["prepare"])
     ):
         parser.error("these options are an attempt's: give the DIGEST of a staged artifact, too")
-    if args.cmd == "kexec" and args.command_line and not args.artifact:
-        parser.error("--command-line goes with the DIGEST of a staged artifact")
+    if args.cmd == "kexec" and not args.artifact and (args.command_line or args.skip_preflight):
+        parser.error("these options go with the DIGEST of a staged artifact")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -275,6 +275,11 @@ def _attempt_verbs(verbs: Verbs) -> None:
     )
     kexec.add_argument("artifact", metavar="DIGEST", nargs="?", default="", help="a staged artifact")
     kexec.add_argument("--command-line", default="", help="of the target (default: the running kernel's)")
+    kexec.add_argument(
+        "--skip-preflight",
+        action="store_true",
+        help="go whatever preflight finds: expect to lose what is preserved, or a panic",
+    )
     verbs.add_parser("cancel", help="undo what was prepared: the attempt, or LUO's PREPARE if there is none")
     verbs.add_parser("commit", help="make the running kernel what a cold boot starts")
     for verb in ("prepare", "cancel", "commit"):
