@@ -109,9 +109,9 @@ class InProcessKernel:
         """What this process can open beside /dev/liveupdate: /dev/iommu, /dev/vfio, /dev/kvm. Raises
         KernelError: ENOENT, this kernel has no handler for any of them."""
         await self.enter("objects", OPEN_IOMMU)
-        if self.model.rfc2 is None:
+        if self.model.objects is None:
             raise calls.failure(OSError(errno.ENOENT, OPEN_IOMMU))
-        return self.model.rfc2.objects
+        return self.model.objects
 
     def hold_device(self) -> Callable[[], None]:
         """Open /dev/liveupdate and keep it, as another user of it would; the result closes it.
@@ -146,6 +146,11 @@ class InProcessKernel:
         """On success the caller is cancelled; what it does while it dies no longer counts."""
         if self._tokens is not None:
             await self._tokens.ready_to_jump()
+        await self.kexec_by_hand()
+
+    async def kexec_by_hand(self) -> NoReturn:
+        """The same as another process of this node does it, which asks LUO nothing: on RFC v2 a plain kexec
+        in most states. Raises KernelError."""
         await self.enter("reboot", calls.REBOOT)
         try:
             self.model.freeze()

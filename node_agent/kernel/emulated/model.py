@@ -41,7 +41,9 @@ from node_agent.kernel.emulated.rfc2.kernel import Rfc2
 from node_agent.kernel.emulated.rfc2.kho import Handed
 from node_agent.kernel.emulated.rfc2.lock import Hang, StateLock
 from node_agent.kernel.emulated.rfc2.luo import SUBTREE
+from node_agent.kernel.emulated.rfc2.objects import Objects
 from node_agent.kernel.emulated.rfc2.reserve_mem import Reserved
+from node_agent.kernel.emulated.rfc2.views import views
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.emulated.session_table import SessionTable, drop
 from node_agent.kernel.emulated.telemetry import Page, Phase, Telemetry
@@ -114,6 +116,11 @@ class LuoModel:
     @property
     def release(self) -> str:
         return self._running.image.release
+
+    @property
+    def objects(self) -> Objects | None:
+        """What this boot gives userspace of /dev/iommu, /dev/vfio and /dev/kvm; only RFC v2 preserves it."""
+        return self.rfc2.objects if self.rfc2 is not None else None
 
     def facts(self) -> BootFacts:
         return BootFacts(
@@ -319,6 +326,10 @@ class LuoModel:
     def telemetry(self) -> KexecTelemetry | None:
         """Of the kexec that started this boot."""
         return self._telemetry.report() if self._telemetry is not None else None
+
+    def views(self) -> dict[str, str]:
+        """What this boot's sysfs and debugfs show, by path; see rfc2.views."""
+        return views(self._running, self.rfc2, self.telemetry(), self.machine.scratch_bytes)
 
     def arrive(self) -> None:
         """Boot the loaded kernel with what crossed."""
