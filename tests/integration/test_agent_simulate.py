@@ -28,8 +28,13 @@ WHOLE = [
 ]
 
 
-def artifact(tmp_path: Path, release: str = "7.3.4") -> pb.ArtifactRef:
-    ref = publish(tmp_path / release, release, kernel=b"placeholder", config=None, emulated=True)
+RFC2_ABI = {"kho": "kho-v1", "luo": "luo-v1", "handlers": {"memfd": "memfd-v1"}}
+
+
+def artifact(tmp_path: Path, release: str = "7.3.4", model: str = "sessions") -> pb.ArtifactRef:
+    """One for nodes of that model: on RFC v2 it must say so."""
+    says = {"live_update": RFC2_ABI} if model.startswith("rfc-v2") else {}
+    ref = publish(tmp_path / release, release, kernel=b"placeholder", config=None, emulated=True, **says)
     return pb.ArtifactRef(name="k", digest=ref.digest, url=ref.url, kernel_release=release)
 
 
@@ -94,18 +99,18 @@ async def test_five_nodes_go_all_the_way(tmp_path: Path) -> None:
     assert len({n.hello.installation_id for n in nodes.values()}) == 5
 
 
-async def test_all_models_of_luo_go_all_the_way(tmp_path: Path) -> None:
-    models = "sessions,rfc-v2/notifier,rfc-v2/luo-driven"
+@pytest.mark.parametrize("models", ["sessions", "rfc-v2/notifier,rfc-v2/luo-driven"])
+async def test_all_models_of_luo_go_all_the_way(tmp_path: Path, models: str) -> None:
+    model = models.partition("/")[0]
     async with (
-        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
-        simulated(orchestrator, "--nodes", "6", "--workloads", "2", "--luo-model", models),
+        orchestrated(FakeOrchestrator(artifact(tmp_path, model=model))) as orchestrator,
+        simulated(orchestrator, "--nodes", "4", "--workloads", "2", "--luo-model", models),
     ):
-        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 6))
+        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 4))
         nodes = orchestrator.nodes
-    assert [nodes[name].hello.labels["luo_model"] for name in sorted(nodes)] == [
-        *("sessions", "rfc-v2", "rfc-v2") * 2
-    ]
+    assert {node.hello.labels["luo_model"] for node in nodes.values()} == {model}
     for node in nodes.values():
+        assert ("luo-rfc-v2" in node.hello.capabilities) is (model == "rfc-v2")
         assert node.events == WHOLE
         assert node.hello.boot_verdict == common.BOOT_VERDICT_LIVE_UPDATED
         assert resumed(node).memory_check.intact == 2
@@ -114,7 +119,7 @@ async def test_all_models_of_luo_go_all_the_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["rfc-v2/notifier", "rfc-v2/luo-driven"])
 async def test_a_refused_prepare_unwinds(tmp_path: Path, model: str) -> None:
     async with (
-        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        orchestrated(FakeOrchestrator(artifact(tmp_path, model=model))) as orchestrator,
         simulated(orchestrator, "--nodes", "1", "--luo-model", model, "--faults", "*=refuse_prepare@1"),
     ):
         await orchestrator.until(
@@ -176,7 +181,7 @@ async def test_what_goes_wrong_on_rfc_v2_is_named_for_what_it_was(
 
 async def goes_wrong(tmp_path: Path, fault: str, phase: int, verdict: int | None, model: str) -> None:
     async with (
-        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        orchestrated(FakeOrchestrator(artifact(tmp_path, model=model))) as orchestrator,
         simulated(orchestrator, "--nodes", "1", "--faults", f"node-01={fault}", "--luo-model", model),
     ):
         await orchestrator.until(orchestrator.all_in(phase, 1))
@@ -341,10 +346,19 @@ async def test_a_refusal_with_a_reason_is_said_in_its_words(tmp_path: Path) -> N
 async def test_a_kernel_of_rfc_v2_tells_its_states_between_the_phases(tmp_path: Path) -> None:
     state = ("--state-dir", str(tmp_path / "s"))
     async with (
-        orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator,
+        orchestrated(FakeOrchestrator(artifact(tmp_path, model="rfc-v2"))) as orchestrator,
         simulated(orchestrator, "--nodes", "2", "--luo-model", "rfc-v2/notifier,sessions", *state),
     ):
-        await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 2))
+        await orchestrator.until(
+            lambda nodes: (
+                "Committed" in nodes["node-01"].events and "Staged" in nodes["node-02"].events
+                if len(nodes) == 2
+                else False
+            )
+        )
+        other = orchestrator.nodes["node-02"].reports.values()
+    (refused,) = {r.stage.problem.reason for r in other if r.event == "Staged"}
+    assert refused == "TARGET_MODEL_DIFFERS", "a node with sessions stays where it is"
     told = (tmp_path / "s" / "node-01" / "kernel.log").read_text().splitlines()
     prepared = told.index("luo_core: Switched from [normal] to [prepared] state")
     assert told[prepared - 1] == "agent: PRESERVING (luo normal, kho not final)"
