@@ -3,10 +3,10 @@
 Rules
 1. A tree is handed over by a kexec only if it is finalized; what subsystems keep by themselves
    (`automatic`) is handed over whatever the state.
-2. finalize() calls the notifier chain, if there is one, in the order of registration; a failure aborts those
-   that were called, last first, and leaves KHO as it was. Twice is EEXIST.
+2. finalize() calls the notifier chain in the order of registration; a failure aborts those that were called,
+   last first, and leaves KHO as it was. Twice is EEXIST.
 3. abort() calls the chain, last first; who refuses stops it, and KHO stays finalized. Without a finalize it
-   is ENOENT. LUO, where it alone drives KHO, does not ask: give_up().
+   is ENOENT. Where LUO alone drives KHO, nobody is on the chain, and neither can fail.
 4. A next kernel of another KHO version ignores the tree.
 5. All that this kernel keeps crosses with a finalized tree, whoever keeps it; without one what the automatic
    subtrees point to, and nothing else.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -116,7 +117,9 @@ class Kho:
                 user.on_finalize()
             except OSError as cause:
                 self.log(f"KHO: Failed to convert KHO state tree: {-(cause.errno or 0)}")
-                self._abort_all(called)
+                for other in reversed(called):
+                    with suppress(OSError):
+                        self._abort(other)
                 raise
             called.append(user)
         self.finalized = True
@@ -127,28 +130,15 @@ class Kho:
         if not self.finalized:
             raise OSError(errno.ENOENT, ABORT)
         for user in reversed(self.chain):
-            try:
-                user.on_abort()
-            except OSError as cause:
-                self._refused(cause)
-                raise
+            self._abort(user)
         self.finalized = False
 
-    def give_up(self) -> None:
-        """Abort, whoever refuses: for who drives KHO and is not driven by it. Idempotent."""
-        if self.finalized:
-            self._abort_all(self.chain)
-            self.finalized = False
-
-    def _abort_all(self, users: list[Notifier]) -> None:
-        for user in reversed(users):
-            try:
-                user.on_abort()
-            except OSError as cause:
-                self._refused(cause)
-
-    def _refused(self, cause: OSError) -> None:
-        self.log(f"KHO: Failed to abort KHO finalization: {-(cause.errno or 0)}")
+    def _abort(self, user: Notifier) -> None:
+        try:
+            user.on_abort()
+        except OSError as cause:
+            self.log(f"KHO: Failed to abort KHO finalization: {-(cause.errno or 0)}")
+            raise
 
     def hand_over(self) -> Handed | None:
         """What crosses in a kexec now; all else that is kept is given back."""

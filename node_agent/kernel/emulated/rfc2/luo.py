@@ -98,11 +98,7 @@ class Luo:
             self._named(LuoEvent.PREPARE, self._kho.finalize)
             return
         self._named(LuoEvent.PREPARE, self._prepare)
-        try:
-            self._named(LuoEvent.PREPARE, self._kho.finalize)
-        except OSError:
-            self._undo()
-            raise
+        self._kho.finalize()
         self._set(after)
 
     def freeze(self) -> None:
@@ -113,7 +109,7 @@ class Luo:
         except OSError:
             if self.coupling is Coupling.LUO_DRIVEN:
                 self._kho.remove_subtree(SUBTREE)
-                self._kho.give_up()
+                self._kho.abort()
             self._set(LuoState.NORMAL)
             raise
         self._set(after)
@@ -126,7 +122,7 @@ class Luo:
             self._named(LuoEvent.CANCEL, self._kho.abort)
             return
         self._undo()
-        self._kho.give_up()
+        self._kho.abort()
         self._set(after)
 
     def finish(self) -> None:

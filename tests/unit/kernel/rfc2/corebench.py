@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,9 +118,12 @@ class Script:
     called: list[tuple[str, str]] = field(default_factory=list)
     """(what, who)"""
     failing: set[tuple[str, str]] = field(default_factory=set)
+    watch: Callable[[], None] = lambda: None
+    """Called with each."""
 
     def step(self, what: str, who: str) -> None:
         self.called.append((what, who))
+        self.watch()
         if (what, who) in self.failing:
             raise OSError(FAILS_WITH, f"{what} of {who}")
 
@@ -206,11 +209,11 @@ class KhoUser:
 
     def __init__(self, name: str, kho: Kho, script: Script) -> None:
         self.name = name
-        self._kho, self._script = kho, script
+        self._kho, self.script = kho, script
         self._data = 0
 
     def on_finalize(self) -> None:
-        self._script.step("finalize", self.name)
+        self.script.step("finalize", self.name)
         self._data = self._kho.memory.keep(Blob({"of": self.name}))
         self._kho.add_subtree(self.name, {"data": self._data})
 
@@ -218,16 +221,17 @@ class KhoUser:
         """Gives back even when it fails, and may be asked again."""
         self._kho.remove_subtree(self.name)
         self._kho.memory.discard([self._data])
-        self._script.step("abort", self.name)
+        self.script.step("abort", self.name)
 
 
-FILES, SUBSYSTEMS, USERS = ("f0", "f1", "f2"), ("s0", "s1", "s2"), ("k0", "k1")
-BEFORE, AFTER = USERS
+FILES, SUBSYSTEMS, BEFORE, AFTER = ("f0", "f1", "f2"), ("s0", "s1", "s2"), "k0", "k1"
+USERS = {Coupling.NOTIFIER: (BEFORE, AFTER), Coupling.LUO_DRIVEN: ()}
+"""Of KHO, beside LUO."""
 
 
 class Bench:
-    """A LUO with three files and three subsystems. Of two users of KHO one is called before it, and one
-    after, where LUO is on the chain.
+    """A LUO with three files and three subsystems. Where KHO has a notifier chain, LUO is on it between two
+    other users of KHO.
 
     Args:
         before: the bench of the kernel before, which leaves.
@@ -239,7 +243,9 @@ class Bench:
         self.log: list[str] = []
         self.memory = Memory(handed.kept, first_address=handed.next_address) if handed else Memory()
         self.kho = Kho(self.memory, handed.tree if handed else {}, log=self.log.append)
-        self.kho.chain.append(KhoUser(BEFORE, self.kho, self.script))
+        chained = coupling is Coupling.NOTIFIER
+        if chained:
+            self.kho.chain.append(KhoUser(BEFORE, self.kho, self.script))
         self.handler = Files(self.memory, self.script)
         self.files = LuoFiles([self.handler], self.log.append)
         self.subsystems = Subsystems(
@@ -250,7 +256,8 @@ class Bench:
         self.luo = Luo(
             self.kho, coupling, self.files, self.subsystems, compatible="luo-v1", log=self.log.append
         )
-        self.kho.chain.append(KhoUser(AFTER, self.kho, self.script))
+        if chained:
+            self.kho.chain.append(KhoUser(AFTER, self.kho, self.script))
         self.fds: dict[str, int] = {}
         self.tokens: dict[str, int] = {}
         if before is not None:
