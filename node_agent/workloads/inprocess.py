@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node_agent.errors import BrokerError, KernelError, Retry
+from node_agent.kernel.emulated.rfc2.objects import Objects
 from node_agent.ports import Clock, Kernel, Session, WorkloadPause, WorkloadPeer
 from node_agent.workloads.device import Device
+from node_agent.workloads.inprocess_device import WorkloadDevice
 from node_agent.workloads.memory import MEMORY_TOKEN, GuestMemory
 from node_agent.workloads.pause import Stamp, measure
 from node_agent.workloads.protocol import session_name
@@ -46,6 +48,12 @@ class _Workload:
     pause: WorkloadPause | None = None
     crossed: bool = False
     """Its memory came out of a session in this boot."""
+    device: WorkloadDevice | None = None
+
+    def close(self) -> None:
+        self.memory.close()
+        if self.device is not None:
+            self.device.close()
 
 
 @dataclass(slots=True)
@@ -55,6 +63,11 @@ class InProcessWorkloads:
     count: how many a fresh boot starts. tick_s: seconds between ticks. seed: of the patterns,
     with the workload's id. timeout_s: how long a hanging workload is waited for.
     faults: by workload id; shared with the caller, who may script it.
+    devices: the running boot's kernel objects, `lambda: node.model.objects`; by default no workload has
+    a device. Else the n-th workload drives the n-th of Machine.pci_devices, if there are so many: it
+    starts it when it first preserves on a kernel that takes devices (RFC v2; None: this one does not),
+    preserves it with its memory, and memory_intact is false if the device did not go on through a kexec
+    or anything that it wrote did not land.
     """
 
     clock: Clock
@@ -64,6 +77,7 @@ class InProcessWorkloads:
     seed: int = 0
     timeout_s: float = 5.0
     faults: dict[str, WorkloadFaults] = field(default_factory=dict)
+    devices: Callable[[], Objects | None] | None = None
     _boot_id: str = ""
     _workloads: dict[str, _Workload] = field(default_factory=dict)
     _started: bool = False
@@ -118,7 +132,7 @@ class InProcessWorkloads:
         """The kernel jumped or failed: nothing of this boot is left. The next use starts
         afresh, or from retrieve()."""
         for workload in self._workloads.values():
-            workload.memory.close()
+            workload.close()
         self._workloads.clear()
         self._started = False
 
@@ -184,13 +198,28 @@ class InProcessWorkloads:
                 workload=workload.id,
             )
         await workload.session.preserve_fd(workload.memory.fd, MEMORY_TOKEN)
+        self._start_device(workload)
+        if workload.device is not None:
+            await workload.device.preserve(workload.session)
         return name
+
+    def _objects(self) -> Objects | None:
+        return self.devices() if self.devices is not None else None
+
+    def _start_device(self, workload: _Workload) -> None:
+        """If it has none yet, and there is one for it."""
+        objects, number = self._objects(), tuple(self._workloads).index(workload.id)
+        if objects is None or workload.device is not None or number >= len(objects.hardware.devices):
+            return
+        workload.device = WorkloadDevice.start(objects, tuple(objects.hardware.devices)[number])
 
     async def _suspend(self, workload: _Workload) -> None:
         if self._fault(workload, "hang_suspend"):
             await self._hang(workload, "SUSPENDED")
         self._tick(workload)
         workload.pause = None
+        if workload.device is not None and (objects := self._objects()) is not None:
+            workload.device.suspend(objects)
         workload.memory.suspend()
 
     async def _retrieve(self, kernel: Kernel, id: str, name: str) -> None:
@@ -214,13 +243,14 @@ class InProcessWorkloads:
             raise
         try:
             memory = GuestMemory.attach(fd)
-        except BrokerError:
+            device = await WorkloadDevice.retrieve(session) if self._objects() is not None else None
+        except BaseException:
             os.close(fd)
             await session.close()
             raise
         if known is not None:
-            known.memory.close()
-        self._workloads[id] = _Workload(id, memory, session, crossed=True)
+            known.close()
+        self._workloads[id] = _Workload(id, memory, session, crossed=True, device=device)
 
     async def _resume(self, workload: _Workload) -> WorkloadPause:
         if workload.pause is not None:
@@ -228,6 +258,9 @@ class InProcessWorkloads:
         if self._fault(workload, "hang_resume"):
             await self._hang(workload, "RESUMED")
         verified = workload.memory.verify()
+        landed = True
+        if workload.device is not None and (objects := self._objects()) is not None:
+            landed = workload.device.landed(objects)
         now = self._stamp()
         measured = measure(workload.memory.stamp, now, emulated=True)
         workload.memory.resume(now)
@@ -236,7 +269,7 @@ class InProcessWorkloads:
             duration_s=measured.duration_s,
             uncertainty_s=measured.uncertainty_s,
             clock=measured.clock,
-            memory_intact=verified.intact,
+            memory_intact=verified.intact and landed,
             bytes_checked=verified.bytes_checked,
             rejected=measured.rejected,
         )
