@@ -56,13 +56,21 @@ def memory(content: bytes) -> int:
 
 
 @asynccontextmanager
-async def serving(path: Path, **options: Any) -> AsyncIterator[None]:
+async def serving(path: Path) -> AsyncIterator[ControlServer]:
     """The server, and that nothing is open after it that was not before."""
     before = descriptors()
     handlers, takers = {"plain": plain, "give": give}, {"read": read, "refuse": refuse}
-    async with ControlServer(path, handlers, takers, **options).serve():
-        yield
+    server = ControlServer(path, handlers, takers)
+    async with server.serve():
+        yield server
     assert descriptors() == before
+
+
+async def at_rest(server: ControlServer) -> int:
+    """Descriptors, once nobody is being served."""
+    while server._served:
+        await asyncio.sleep(0)
+    return descriptors()
 
 
 async def raw(path: Path, *parts: tuple[bytes, list[int]], close: bool = False) -> Any:
@@ -105,7 +113,7 @@ async def test_one_comes_with_an_answer_that_has_it(path: Path) -> None:
     [("plain", 1), ("read", 0), ("read", 2), ("read", 3), ("plain", 200), ("no such", 1), ("refuse", 1)],
 )
 async def test_any_other_number_is_refused_and_closed(path: Path, command: str, count: int) -> None:
-    async with serving(path):
+    async with serving(path) as server:
         before = descriptors()
         fd = memory(b"x")
         answer = await raw(path, (json.dumps({"cmd": command}).encode() + b"\n", [fd] * count))
@@ -114,7 +122,7 @@ async def test_any_other_number_is_refused_and_closed(path: Path, command: str, 
         assert answer["error"]["reason"] == ("BAD_REQUEST" if command != "refuse" else "COMMAND_REFUSED")
         assert answer["error"]["remedy"] or command == "refuse"
         assert (await to_thread(ask, str(path), {"cmd": "plain"}))["ok"], "it serves on"
-        assert descriptors() == before
+        assert await at_rest(server) == before
 
 
 async def test_it_may_come_with_any_part_of_the_line_but_once(path: Path) -> None:
@@ -147,7 +155,7 @@ async def test_who_is_denied_leaves_nothing(path: Path) -> None:
 
 
 async def test_who_goes_away_leaves_nothing(path: Path) -> None:
-    async with serving(path):
+    async with serving(path) as server:
         before = descriptors()
         fd = memory(b"x")
         await raw(path, (b'{"cmd": "re', [fd]), close=True)
@@ -155,7 +163,7 @@ async def test_who_goes_away_leaves_nothing(path: Path) -> None:
         await raw(path, (b'{"cmd": "read"}\n', [fd]), close=True)
         os.close(fd)
         assert (await to_thread(ask, str(path), {"cmd": "plain"}))["ok"]
-        assert descriptors() == before
+        assert await at_rest(server) == before
 
 
 async def test_silence_with_one_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
