@@ -210,7 +210,7 @@ def _emulated(read: Reader) -> EmulatedKernel:
         luo_model=luo_model,
         kho_debugfs=read.choice("emulated.kho_debugfs", default.kho_debugfs, ("on", "off")),
         reserve_mem=read.choice("emulated.reserve_mem", default.reserve_mem, ("luo", "kho")),
-        auto_preserve=read.listed("emulated.auto_preserve", "names", '["ftrace", "pstore"]'),
+        auto_preserve=read.listed("emulated.auto_preserve", "names", '["reserve_mem"]'),
     )
 
 

@@ -26,6 +26,8 @@ ARGUMENTS = {
     "telemetry": "",
     "files": "",
     "debugfs_write": "PATH VALUE",
+    "view": "PATH",
+    "views": "",
     "default": "RELEASE [COMMAND_LINE]",
     "faults": "PLAN",
     "sessions": "",
@@ -72,7 +74,15 @@ class KernelControl:
             case ["debugfs_write", path, value]:
                 self._rfc2(word).debugfs_write(path, value)
             case ["telemetry"]:
-                return json.dumps(None)
+                told = model.telemetry()
+                return json.dumps(None if told is None else dataclasses.asdict(told))
+            case ["view", path]:
+                try:
+                    return model.views()[path]
+                except KeyError:
+                    raise OSError(errno.ENOENT, word) from None
+            case ["views"]:
+                return json.dumps(model.views())
             case ["default", release, *command_line_too] if len(command_line_too) < 2:
                 model.set_default_release(release, next(iter(command_line_too), None))
             case ["faults", plan]:

@@ -29,9 +29,16 @@ from node_agent.kernel.emulated.rfc2.lock import Hang
 from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.emulated.syncclient import SOCKET_PATH_BYTES
+from node_agent.kernel.emulated.view_files import ViewFiles
 from node_agent.kernel.failure import OPEN
 
 _HANG_UP = select.EPOLLHUP | select.EPOLLRDHUP
+
+VIEWS_LAG_S = 0.005
+"""So long after the last of a run of calls on files their views may be of before: a few thousand calls in a
+row would else write as many files, each as long as all calls so far. Whatever else is asked sees them new."""
+_OF_FILES = frozenset({"fd_preserve", "fd_unpreserve", "fd_restore"})
+_EVENTS = frozenset({"prepare", "freeze", "cancel", "finish", "reboot", "debugfs_write"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class KernelServer:
         self._epoll = select.epoll()
         self._endpoints: dict[int, _Endpoint] = {}
         self._waiting: list[wire.Request | socket.socket] = []
+        self._views = ViewFiles(root)
+        self._views_are_old = False
 
     @property
     def rebooting(self) -> bool:
@@ -75,7 +84,8 @@ class KernelServer:
         self._add(sock, _drain, lambda: None)
 
     def listen(self) -> None:
-        """Make this boot's sockets."""
+        """Make this boot's sockets, and its views."""
+        self._show()
         self._listen("kexec", self._accept_control)
         if self._model.luo:
             self._listen("liveupdate", self._accept_device)
@@ -92,6 +102,8 @@ class KernelServer:
         for name in ("kexec", "liveupdate"):
             (self._dev / name).unlink(missing_ok=True)
         self._control.rebooting = self._control.power_lost = False
+        self._views_are_old = False
+        self._views.show({})
 
     def close(self) -> None:
         self.sever()
@@ -99,7 +111,11 @@ class KernelServer:
 
     def poll(self, timeout_s: float | None) -> None:
         """Wait for messages and serve one round of them; a reboot or power loss ends the round."""
+        if self._views_are_old:
+            timeout_s = VIEWS_LAG_S if timeout_s is None else min(timeout_s, VIEWS_LAG_S)
         ready = self._epoll.poll(timeout_s, len(self._endpoints) + 1)
+        if self._views_are_old and not ready:
+            self._show()
         for fd, events in sorted(ready, key=lambda event: not event[1] & _HANG_UP):
             open_still = self._serve(fd)
             while open_still and events & _HANG_UP and not self.rebooting:
@@ -117,6 +133,20 @@ class KernelServer:
         self._forget(endpoint.sock)
         endpoint.end()
         return False
+
+    # --- views
+
+    def _show(self) -> None:
+        self._views_are_old = False
+        with suppress(OSError):  # no room: a view that is not there is no matter of the kernel's
+            self._views.show(self._model.views())
+
+    def _seen(self, call: str) -> None:
+        """A call was made: before its answer, what it changed can be read."""
+        if call in _OF_FILES:
+            self._views_are_old = True
+        elif call in _EVENTS or self._views_are_old:
+            self._show()
 
     # --- sockets
 
@@ -180,7 +210,11 @@ class KernelServer:
                 if hang is Hang.WAITS and request.reply is not None:
                     self._add(request.reply, _listens, lambda: self._wait_killed(request, name))
                 return
-            wire.answer(request, *ioctls.call(self._luo(), number, argument, request.fd))
+            try:
+                answer = ioctls.call(self._luo(), number, argument, request.fd)
+            finally:
+                self._seen(name)
+            wire.answer(request, *answer)
 
         return self._serve_request(sock, call)
 
@@ -260,10 +294,12 @@ class KernelServer:
         try:
             answer = self._control.answer(word, arguments)
         except OSError as cause:
+            self._seen(word)
             _tell(sock, -(cause.errno or errno.EIO))
             return False
         if self.rebooting or self.power_lost:
             return True
+        self._seen(word)
         _tell(sock, 0, answer.encode())
         return False
 
