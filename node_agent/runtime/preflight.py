@@ -54,6 +54,8 @@ class Facts:
     way_back_remedy: str = ""
     peers: tuple[WorkloadPeer, ...] = ()
     preservable: tuple[Preservable, ...] = ()
+    registered: tuple[int, ...] = ()
+    """Tokens of files that LUO is to preserve already, where it has tokens."""
 
 
 async def preflight(
@@ -94,14 +96,16 @@ async def gather(target: StagedArtifact, kernel: Kernel, artifacts: Artifacts, w
     for held in preservable:
         if not held.seen:
             log.warning("cannot see what %s would preserve: the agent lacks CAP_SYS_PTRACE", held.workload)
+    boot, device = await kernel.facts(), kernel.luo()
     return Facts(
-        boot=await kernel.facts(),
+        boot=boot,
         target=target,
         running=running,
         no_way_back=why,
         way_back_remedy=remedy,
         peers=peers,
         preservable=preservable,
+        registered=tuple(await device.registered()) if device is not None and boot.luo else (),
     )
 
 
@@ -123,7 +127,7 @@ def findings(facts: Facts, attempt: Attempt) -> list[Finding]:
     found = [
         *check_expected(attempt, facts),
         *check_node(facts.boot),
-        *check_state(facts.boot),
+        *check_state(facts.boot, facts.registered),
         *check_way_back(facts, excused=excused),
         *_target(facts, excused=excused),
         *check_command_line(attempt.command_line, attempt.ref.id, facts.target),
@@ -147,7 +151,11 @@ def at_rest(facts: Facts, *, whole: bool) -> list[Finding]:
     Args:
         whole: facts.target is one; else only the node and its way back are looked at.
     """
-    found = [*check_node(facts.boot), *check_state(facts.boot), *check_way_back(facts, excused=False)]
+    found = [
+        *check_node(facts.boot),
+        *check_state(facts.boot, facts.registered),
+        *check_way_back(facts, excused=False),
+    ]
     if whole:
         found += _target(facts, excused=False)
         found += check_command_line(facts.boot.command_line, "0-local", facts.target)

@@ -13,7 +13,7 @@ answers EEXIST where a freeze that failed has left KHO final; kho_abort() then f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from node_agent.errors import Retry
 from node_agent.kernel.luo_models import RFC2, model_of
@@ -50,8 +50,12 @@ def check_model(side: Side, artifact: StagedArtifact, boot: BootFacts) -> Iterat
         )
 
 
-def check_state(boot: BootFacts) -> Iterator[Finding]:
-    """Whether LUO and KHO are as an update finds them, where they have a state."""
+def check_state(boot: BootFacts, registered: Sequence[int]) -> Iterator[Finding]:
+    """Whether LUO and KHO are as an update finds them, where they have a state.
+
+    Args:
+        registered: tokens of files that are to be preserved, though no attempt has begun.
+    """
     if boot.luo_state in ("prepared", "frozen"):
         yield Finding(
             "LUO_NOT_NORMAL",
@@ -70,4 +74,11 @@ def check_state(boot: BootFacts) -> Iterator[Finding]:
             "KHO_FINALIZED",
             "KHO is finalized though LUO is not prepared: a freeze that was refused has left it so",
             "Reboot the node in full (cold): this boot can prepare no other update.",
+        )
+    elif registered:
+        tokens = ", ".join(str(token) for token in registered)
+        yield Finding(
+            "PRESERVED_BY_HAND",
+            f"LUO is to preserve files that are no workload's (tokens {tokens})",
+            "See `luoctl list`, and give each of them up with `luoctl unpreserve TOKEN`.",
         )

@@ -221,6 +221,9 @@ class Kernel:
     async def facts(self) -> BootFacts:
         return replace(BOOT, emulated=True)
 
+    def luo(self) -> None:
+        return None
+
 
 class Workloads:
     """Only what preflight asks of them."""
