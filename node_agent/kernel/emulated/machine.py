@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from node_agent.kernel.emulated.image import EmulatedImage, kho_on, liveupdate_on
+from node_agent.ports import KhoFacts, MemoryFacts
 
 
 class OutOfMemory(Exception):
@@ -24,6 +26,12 @@ class Machine:
     """Who may open /dev/liveupdate (mode 0600), besides root."""
     pci_devices: tuple[str, ...] = ()
     """Addresses of devices that do DMA; a kernel of RFC v2's time gives them to userspace."""
+
+    def memory_facts(self, preserved_bytes: int) -> MemoryFacts | None:
+        """All that is preserved counts against the room, wherever its pages are now."""
+        if not self.memory_bytes:
+            return None
+        return MemoryFacts(max(self.memory_bytes - preserved_bytes, 0), in_scratch_bytes=sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,15 @@ class Loaded:
         """Is there a /dev/liveupdate?"""
         return liveupdate_on(self.image, self.command_line)
 
+    def kho_facts(self, machine: Machine) -> KhoFacts:
+        """What this kernel tells of KHO on this machine."""
+        return KhoFacts(
+            scratch_bytes=(machine.scratch_bytes,) if machine.scratch_bytes else (),
+            kho_abi=self.image.kho_abi if self.kho else "",
+            luo_abi=self.image.abi if self.luo else "",
+            debugfs=True,
+        )
+
     def reads(self, before: Loaded) -> bool:
         """Does it look at the tree that the kernel before hands over?"""
         return before.kho and not self.legacy and self.kho and self.image.kho_abi == before.image.kho_abi
@@ -57,3 +74,9 @@ class Jump:
     arrived: bool
     back: bool = True
     """False: nothing happens until somebody presses the power button."""
+
+
+def boot_id(bits: int) -> str:
+    """A boot id of 128 random bits, in the kernel's spelling (a version 4 UUID)."""
+    text = f"{bits & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62):032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

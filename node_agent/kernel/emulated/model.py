@@ -19,24 +19,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import sys
 from collections.abc import Callable
 
-from node_agent.kernel.emulated.image import (
-    DEFAULT_COMMAND_LINE,
-    MEMFD_HANDLER,
-    RFC2,
-    EmulatedImage,
-    FileImages,
-    Images,
-)
-from node_agent.kernel.emulated.machine import Jump, Loaded, Machine, OutOfMemory
-from node_agent.kernel.emulated.rfc2.hardware import (
-    BOOT_WRITES,
-    PURGATORY_WRITES,
-    SHUTDOWN_WRITES,
-    Hardware,
-)
+from node_agent.kernel.emulated.calls import Calls
+from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, RFC2, EmulatedImage, FileImages, Images
+from node_agent.kernel.emulated.machine import Jump, Loaded, Machine, OutOfMemory, boot_id
+from node_agent.kernel.emulated.rfc2.hardware import BOOT_WRITES, PURGATORY_WRITES, SHUTDOWN_WRITES, Hardware
 from node_agent.kernel.emulated.rfc2.kernel import Rfc2
 from node_agent.kernel.emulated.rfc2.kho import Handed
 from node_agent.kernel.emulated.rfc2.lock import Hang, StateLock
@@ -49,7 +37,7 @@ from node_agent.kernel.emulated.session_table import SessionTable, drop
 from node_agent.kernel.emulated.telemetry import Page, Phase, Telemetry
 from node_agent.kernel.failure import LOAD, OPEN, REBOOT
 from node_agent.kernel.faults import FaultKind, FaultPlan
-from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, KhoFacts, MemoryFacts
+from node_agent.ports import BootFacts, KexecImage, KexecTelemetry
 
 __all__ = ["Hang", "Jump", "Loaded", "LuoModel", "Machine", "OutOfMemory", "boot_id"]
 
@@ -100,8 +88,7 @@ class LuoModel:
         self._default = Loaded(default, command_line)
         self._running = self._default
         self._loaded: Loaded | None = None
-        self._rebooting = False
-        self._calls: dict[str, int] = {}
+        self._calls = Calls()
         self._kexec_count = 0
         self._previous_release = ""
         self._start(self._default)
@@ -133,29 +120,13 @@ class LuoModel:
             emulated=True,
             previous_release=self._previous_release,
             kexec_count=self._kexec_count,
-            kho=self._kho_facts(),
-            memory=self._memory_facts(),
+            kho=self._running.kho_facts(self.machine),
+            memory=self.machine.memory_facts(self._preserved_bytes()),
             luo_model=self._running.image.model,
             luo_state=str(self.rfc2.state) if self.rfc2 is not None and self.rfc2.luo is not None else "",
             coupling=self._running.image.coupling if self.rfc2 is not None else "",
             kho_finalized=self.rfc2 is not None and self.rfc2.kho.finalized,
         )
-
-    def _kho_facts(self) -> KhoFacts:
-        scratch, image = self.machine.scratch_bytes, self._running.image
-        return KhoFacts(
-            scratch_bytes=(scratch,) if scratch else (),
-            kho_abi=image.kho_abi if self._running.kho else "",
-            luo_abi=image.abi if self.luo else "",
-            debugfs=True,
-        )
-
-    def _memory_facts(self) -> MemoryFacts | None:
-        """All that is preserved counts against the room, wherever its pages are now."""
-        room = self.machine.memory_bytes
-        if not room:
-            return None
-        return MemoryFacts(max(room - self._preserved_bytes(), 0), in_scratch_bytes=sys.maxsize)
 
     def _preserved_bytes(self) -> int:
         if self.rfc2 is not None:
@@ -163,17 +134,8 @@ class LuoModel:
         return self._table.size_bytes
 
     def hangs(self, call: str) -> Hang:
-        """Count a call and say whether it ever returns: a fault keeps it, or it waits for one that
-        is kept. The caller asks before each call: the model itself never blocks."""
-        self._calls[call] = self._calls.get(call, 0) + 1
-        lock = self._lock(call)
-        if lock is not None and lock.held_by:
-            return Hang.WAITS
-        if not self.faults.hang(call, self._calls[call]):
-            return Hang.NO
-        if lock is not None:
-            lock.held_by = call
-        return Hang.FOR_EVER
+        """See Calls. The caller asks before each call: the model itself never blocks."""
+        return self._calls.hangs(call, self.faults, self._lock(call))
 
     def wait_killed(self, call: str) -> None:
         """Who waited for LUO's lock (Hang.WAITS) is killed; only the log shows that it was there."""
@@ -187,7 +149,7 @@ class LuoModel:
 
     def calls(self, call: str) -> int:
         """How often this call was made, over all boots."""
-        return self._calls.get(call, 0)
+        return self._calls.made(call)
 
     # --- /dev/liveupdate
 
@@ -272,13 +234,7 @@ class LuoModel:
         self.reboots += 1
         if self.rfc2 is not None:
             # LUO comes before kexec looks for an image: without one, FROZEN is what is left.
-            self._rebooting = True
-            try:
-                self.rfc2.reboot()
-            except OSError as cause:
-                raise OSError(cause.errno, REBOOT) from cause
-            finally:
-                self._rebooting = False
+            self.rfc2.reboot()
         if self._loaded is None:
             raise OSError(errno.EINVAL, REBOOT)
         refused = self.faults.at(FaultKind.REFUSE_FREEZE, self.reboots)
@@ -298,19 +254,13 @@ class LuoModel:
         return Jump(arrived=not (self.faults.at(FaultKind.POWER_LOSS, n) or self._panics()))
 
     def _panics(self) -> bool:
-        loaded, n = self._target(), self.reboots
+        target, n = self._target(), self.reboots
         hands_over = self.luo and (self.rfc2 is None or self.rfc2.hands_luo_over)
-        incompatible = (
-            hands_over
-            and loaded.reads(self._running)
-            and loaded.luo
-            and (
-                loaded.image.abi != self._running.image.abi
-                # RFC v2 has no EIO: what cannot be read panics.
-                or (self.rfc2 is not None and self.faults.at(FaultKind.POISON, n) is not None)
-            )
-        )
-        return loaded.image.panics or incompatible or self.faults.at(FaultKind.PANIC, n) is not None
+        # RFC v2 has no EIO: what cannot be read panics.
+        spoilt = self.rfc2 is not None and self.faults.at(FaultKind.POISON, n) is not None
+        incompatible = spoilt or target.image.abi != self._running.image.abi
+        incompatible = incompatible and hands_over and target.luo and target.reads(self._running)
+        return target.image.panics or incompatible or self.faults.at(FaultKind.PANIC, n) is not None
 
     def _target(self) -> Loaded:
         if self._loaded is None:
@@ -378,17 +328,10 @@ class LuoModel:
                 for file in self.rfc2.files.incoming.values():
                     file.errno = failed.errno
             return
-        lost = self.faults.at(FaultKind.SESSION_LOST, n)
-        gone = [s for s in crossing if lost and lost.value in ("", s.name.decode(errors="replace"))]
-        drop(gone)
-        crossing = [s for s in crossing if s not in gone]
-        unknown = any(s.files for s in crossing) and MEMFD_HANDLER not in self._running.image.handlers
-        if unknown or self.faults.at(FaultKind.POISON, n):
+        if not self._table.arrive(crossing, self.faults, n, self._running.image.handlers):
             self._poisoned = True
             self._leak(crossing)
             return
-        failed = self.faults.at(FaultKind.RETRIEVE_ERROR, n)
-        self._table.arrive(crossing, failed.errno if failed else 0)
         self.log.append(f"luo: Retrieved live update data, liveupdate number: {self._kexec_count}")
 
     def cold_boot(self) -> None:
@@ -442,11 +385,6 @@ class LuoModel:
     def _refuses(self, what: str) -> int:
         """Whether a fault refuses prepare or freeze of the kexec that is under way, or comes next."""
         kind = FaultKind.REFUSE_PREPARE if what == "prepare" else FaultKind.REFUSE_FREEZE
-        fault = self.faults.at(kind, self.reboots + (not self._rebooting))
+        under_way = self.rfc2 is not None and self.rfc2.rebooting
+        fault = self.faults.at(kind, self.reboots + (not under_way))
         return fault.errno if fault is not None else 0
-
-
-def boot_id(bits: int) -> str:
-    """A boot id of 128 random bits, in the kernel's spelling (a version 4 UUID)."""
-    text = f"{bits & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62):032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -8,12 +8,14 @@ Rules
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from node_agent.kernel.abi import SESSION_NAME_BYTES
 from node_agent.kernel.emulated.files import Inode
+from node_agent.kernel.emulated.image import MEMFD_HANDLER
 from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.failure import CREATE, RETRIEVE
+from node_agent.kernel.faults import FaultKind, FaultPlan
 
 
 class SessionTable:
@@ -71,16 +73,25 @@ class SessionTable:
         self.outgoing, self.incoming = {}, {}
         return crossing
 
-    def arrive(self, crossing: Iterable[LuoSession], retrieve_errno: int) -> None:
-        """Take what crossed.
+    def arrive(self, crossing: list[LuoSession], faults: FaultPlan, n: int, handlers: Sequence[str]) -> bool:
+        """Take what crossed with the n-th kexec, but what a fault loses. False: this kernel cannot read it.
 
         Args:
-            retrieve_errno: with which retrieving any file of them fails; 0 is none.
+            handlers: of this kernel.
         """
-        for session in crossing:
-            arrived = self.incoming[session.name] = session.cross(self._busy)
-            for kept in arrived.files.values():
-                kept.retrieve_errno = retrieve_errno
+        lost = faults.at(FaultKind.SESSION_LOST, n)
+        gone = [s for s in crossing if lost and lost.value in ("", s.name.decode(errors="replace"))]
+        drop(gone)
+        arrived = [s for s in crossing if s not in gone]
+        unknown = any(s.files for s in arrived) and MEMFD_HANDLER not in handlers
+        if unknown or faults.at(FaultKind.POISON, n):
+            return False
+        failed = faults.at(FaultKind.RETRIEVE_ERROR, n)
+        for session in arrived:
+            self.incoming[session.name] = session.cross(self._busy)
+            for kept in self.incoming[session.name].files.values():
+                kept.retrieve_errno = failed.errno if failed else 0
+        return True
 
     @property
     def size_bytes(self) -> int:

@@ -25,6 +25,7 @@ from node_agent.kernel.emulated.rfc2.reserve_mem import Reserved
 from node_agent.kernel.emulated.rfc2.states import Coupling, LuoState
 from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
 from node_agent.kernel.emulated.telemetry import Telemetry
+from node_agent.kernel.failure import REBOOT
 
 
 class Rfc2:
@@ -56,6 +57,8 @@ class Rfc2:
         hardware: Hardware,
     ) -> None:
         self.image = image
+        self.rebooting = False
+        """reboot(KEXEC) asks LUO now."""
         self._messages = messages
         handed = handed or Handed(KHO_ABI, {}, {})
         self.memory = Memory(handed.kept, first_address=handed.next_address, limit_bytes=memory_bytes)
@@ -97,8 +100,14 @@ class Rfc2:
 
     def reboot(self) -> None:
         """reboot(KEXEC) as far as LUO goes. Raises OSError: a refused freeze's."""
-        if self.luo is not None:
-            self.luo.reboot()
+        self.rebooting = True
+        try:
+            if self.luo is not None:
+                self.luo.reboot()
+        except OSError as cause:
+            raise OSError(cause.errno, REBOOT) from cause
+        finally:
+            self.rebooting = False
 
     def lock_of(self, call: str) -> StateLock | None:
         """LUO's lock, if this call takes it; calls by the names that faults use."""
