@@ -6,7 +6,7 @@ I3  at the kernel: at most one reboot call an attempt; what is loaded is of risi
     and never of an attempt whose CANCEL the node had taken before it began.
 I4  at the kernel: no reboot without a committed PROCEED of this boot that is still valid.
 I8  what counts as updated really crossed, with every workload's memory bit-identical; at the end
-    no session is left but on a node that says it is quarantined.
+    no session is left but on a node that says it is quarantined, nor a token of RFC v2's.
 TWICE  no rollout updates a node that it has updated, whatever the database forgot in between.
 DISPATCH  a command on the wire is one that the disk holds. ACK  so is what is acknowledged.
 """
@@ -34,6 +34,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.phases import SETTLED, Kind, Phase
 from orchestrator.ports import Committed
+from tests.sim import preserved
 from tests.sim.promises import Promises
 from tests.sim.truth import Jump, Truth
 
@@ -138,6 +139,9 @@ class Checks:
             and newest.phase is Phase.PRESERVED
         ):
             self.world.story.count("link moved between replicas in PRESERVED")
+        problem = row.stage_problem
+        if problem is not None and (before is None or before.stage_problem != problem):
+            self.world.story.count(f"stage refused: {problem.reason}")
         self._acknowledged[row.node_id] = max(self._acknowledged.get(row.node_id, 0), row.acknowledged_seq)
         self._nodes[row.node_id] = row
         wanted = self.desired.setdefault(row.node_id, {}).setdefault(row.command_serial, [])
@@ -328,8 +332,9 @@ class Checks:
                 f"{node.node_id} jumps at {now_s:.3f} s of its boot without a valid PROCEED; it had {leases}",
                 node.node_id,
             )
-        sessions = frozenset(name.decode() for name in node.emulated.model._outgoing)
-        self._jumps[node.name] = Jump(generation, sessions)
+        attempt = node.life.runner.attempt
+        workloads = len(attempt.sessions) if attempt is not None else 0
+        self._jumps[node.name] = Jump(generation, preserved.going_out(node.emulated.model), workloads)
 
     def foreign(self, node: SimNode) -> None:
         """Somebody else is about to jump with what is preserved."""
@@ -358,10 +363,9 @@ class Checks:
         truth.left = True
         if not model.facts().kexec_count:
             return
-        present = frozenset(model.sessions())
-        truth.arrived = jump.sessions <= present
+        truth.arrived = jump.preserved <= preserved.going_out(model) | preserved.came_in(model)
         truth.to_release = boot.release
-        truth.boot, truth.workloads = boot.boots, len(jump.sessions) - 1
+        truth.boot, truth.workloads = boot.boots, jump.workloads
         if not truth.arrived:
             self.world.story.count("sessions did not cross")
 

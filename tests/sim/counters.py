@@ -53,11 +53,17 @@ def boot_rows() -> Iterator[str]:
 ROWS = tuple(dict.fromkeys((*saga_rows(), *boot_rows())))
 
 FAULTS = (
+    "LUO is frozen after reboot, luo-driven",
+    "LUO is frozen after reboot, notifier",
+    "LUO is normal after reboot, luo-driven",
+    "LUO is normal after reboot, notifier",
+    "PREPARE refused: NOT_ENOUGH_MEMORY",
     "a commit waited while its planner was stopped beyond its lease",
     "agent crashed",
     "agent ended by itself",
     "agent stopped",
     "backup restored",
+    "booted cold by hand",
     "clone",
     "clone with the same journal",
     "command duplicated",
@@ -102,6 +108,7 @@ FAULTS = (
     "spell of ill health",
     "stalled without a fair operator, and told who must do what",
     "staging failed",
+    "stage refused: TARGET_MODEL_DIFFERS",
     "stale command delivered",
     "store EPOCH_FENCED",
     "store STORE_REPLACED",
@@ -121,6 +128,12 @@ FAULTS = (
 STORE_CALLS = ("acquire", "beat", "changes", "commit", "events", "first_seq", "load", "recall")
 SENDS = ("ack", "command", "welcome")
 PORT_CALLS = (
+    "CANCEL",
+    "FD_PRESERVE",
+    "FD_RESTORE",
+    "FD_UNPRESERVE",
+    "FINISH",
+    "PREPARE",
     "create_session",
     "drain",
     "finish",

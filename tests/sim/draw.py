@@ -7,13 +7,16 @@ budgets make more happen in an hour of virtual time.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from node_agent.kernel.emulated.image import SESSIONS
 from node_agent.kernel.emulated.phases import PhaseTimes
 from node_agent.kernel.faults import Fault, FaultKind, FaultPlan
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.spec import Amount, RolloutSpec
 from orchestrator.runtime.retention import Retention
+from tests.sim import draw_luo
 from tests.sim.draw_spec import rollout_spec, seconds
 
 OLD = ("6.12.1", "6.12.9")
@@ -51,6 +54,8 @@ class NodeDraw:
     workloads: int
     joins_at_s: float
     """When it is first powered on."""
+    luo: str = SESSIONS
+    """Of which model its kernels are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,10 @@ class Scenario:
     retention: Retention = field(default_factory=Retention)
     fair_after_s: float = 0.0
     """After the healing, how long nobody answers what blocks."""
+    couplings: Mapping[str, str] = field(default_factory=dict)
+    """Release → coupling of LUO and KHO, where it is of RFC v2's model."""
+    only: Mapping[str, str] = field(default_factory=dict)
+    """Release → the one model that it is there for; any other is there for both."""
 
 
 def draw(seed: int) -> Scenario:
@@ -182,6 +191,13 @@ def draw(seed: int) -> Scenario:
     rollouts = [(rng.uniform(20, 60), rollout_spec(rng, "first", NEW[0], zones, count))]
     if rng.random() < 0.4:
         rollouts.append((rng.uniform(60, 900), rollout_spec(rng, "second", rng.choice(NEW), zones, count)))
+    luo = random.Random(f"{seed}/luo-model")
+    of_nodes = draw_luo.models(luo, count)
+    nodes = tuple(
+        replace(node, luo=model, faults=FaultPlan(node.faults.faults + more_faults.faults))
+        for node, model in zip(nodes, of_nodes, strict=True)
+        for more_faults in (draw_luo.faults(luo, model, likely=profile in ("nodes", "storm")),)
+    )
     return Scenario(
         seed=seed,
         nodes=nodes,
@@ -195,6 +211,8 @@ def draw(seed: int) -> Scenario:
         same_holder=rng.random() < 0.5 and replicas == 1,
         replicas=replicas,
         fair_after_s=more.choice((0.0, 0.0, 0.0, 1200.0)),
+        couplings=draw_luo.couplings(luo, (*OLD, *NEW)),
+        only=draw_luo.of_one_model(luo, rollouts[-1][1].target.artifact, of_nodes),
     )
 
 

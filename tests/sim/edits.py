@@ -3,6 +3,7 @@
 node:n3            without this node
 faults:n0          without the faults of its kernel
 fault:n0:2         without one of them, by its place
+luo:n0             with kernels of the merged model
 rate:link_cut_s    without what this rate brings about
 rollout:second     without this rollout
 replicas:1         with so many only
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from node_agent.kernel.emulated.image import SESSIONS
 from node_agent.kernel.faults import FaultPlan
 from tests.sim.draw import NodeDraw, Rates, Scenario
 
@@ -33,6 +35,8 @@ def without(scenario: Scenario, edits: Iterable[str]) -> Scenario:
                 scenario = replace(scenario, nodes=tuple(_faultless(n, what) for n in scenario.nodes))
             case "fault":
                 pass
+            case "luo":
+                scenario = replace(scenario, nodes=tuple(_merged(n, what) for n in scenario.nodes))
             case "rate" if what in Rates.__dataclass_fields__:
                 none = (0.0,) if what == "skews_s" else 0.0
                 scenario = replace(scenario, rates=replace(scenario.rates, **{what: none}))  # type: ignore[arg-type]
@@ -50,6 +54,10 @@ def without(scenario: Scenario, edits: Iterable[str]) -> Scenario:
 
 def _faultless(node: NodeDraw, name: str) -> NodeDraw:
     return replace(node, faults=FaultPlan()) if node.node_id == name else node
+
+
+def _merged(node: NodeDraw, name: str) -> NodeDraw:
+    return replace(node, luo=SESSIONS) if node.node_id == name else node
 
 
 def _thinned(node: NodeDraw, gone: set[str]) -> NodeDraw:
@@ -78,6 +86,9 @@ def candidates(scenario: Scenario) -> Iterator[tuple[str, ...]]:
     for node in scenario.nodes:
         if node.faults.faults:
             yield (f"faults:{node.node_id}",)
+    for node in scenario.nodes:
+        if node.luo != SESSIONS:
+            yield (f"luo:{node.node_id}",)
     for node in scenario.nodes:
         for at in range(len(node.faults.faults)):
             yield (f"fault:{node.node_id}:{at}",)

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from node_agent.core.phases import SETTLED, Phase
+from tests.sim import preserved
 from tests.sim.fair import Fair
 from tests.sim.story import Violation
 
@@ -150,5 +151,5 @@ class Ending:
             raise Violation(
                 "I8", f"{', '.join(still)} of {node.node_id} still stand still in {phase}", node.node_id
             )
-        if (left := node.emulated.model.sessions()) and not excused:
+        if (left := preserved.left(node.emulated.model)) and not excused:
             raise Violation("I8", f"{node.node_id} is {phase} and keeps {', '.join(left)}", node.node_id)

@@ -10,6 +10,7 @@ from orchestrator.core.actions import Plan
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.model import RolloutRow
 from orchestrator.core.phases import SETTLED, UNAVAILABLE, Goal, Link, Outcome
+from tests.sim import preserved
 from tests.sim.operators import Operator
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Fair:
                     self._kept.update(blocker.nodes)
                     await operator.try_to("end maintenance", name, blocker.nodes)
             case "STAGE_FAILED" if blocker.until is None:
-                await operator.try_to("retry", name, blocker.nodes)
+                await self._unstaged(name, blocker)
             case "STAGE_FAILED" | "LINK_UNKNOWN" | "NODE_UNHEALTHY":
                 pass
             case _ if blocker.remedy and blocker.until is None:
@@ -99,11 +100,32 @@ class Fair:
             case _:
                 pass
 
+    async def _unstaged(self, name: str, blocker: Blocker) -> None:
+        """Those whose kernels are of another model go without; the others try again."""
+        fleet = self.operator.fleet
+        if fleet is None:
+            return
+        problems = {n: fleet.nodes[n].stage_problem for n in blocker.nodes if n in fleet.nodes}
+        other = [n for n, problem in problems.items() if problem and problem.reason == "TARGET_MODEL_DIFFERS"]
+        if not other or not await self.operator.try_to("exclude", name, other):
+            await self.operator.try_to("retry", name, blocker.nodes)
+
+    def _boot_cold(self) -> bool:
+        """Some node can begin no update in its boot: somebody switches it off and on."""
+        for node in self.world.nodes.values():
+            why = preserved.needs_cold_boot(node.emulated.model)
+            if why and node.emulated.running and node.settled:
+                self.world.story.count("booted cold by hand")
+                node.tell(f"is booted cold: {why}")
+                node.lose_power()
+                return True
+        return False
+
     async def _mend(self, row: RolloutRow) -> None:
         """Retry failed nodes by name, a few times; then take them out of the count, or give up."""
         operator, name = self.operator, row.rollout_id
         fleet = operator.fleet
-        if fleet is None:
+        if fleet is None or self._boot_cold():
             return
         for member in sorted(fleet.members(name).values(), key=lambda m: m.node_id):
             node_id = member.node_id

@@ -19,9 +19,8 @@ from node_agent.core.attempt import NodeState
 from node_agent.core.history import INSTALLATION, body_of
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.errors import AgentError, JournalCorrupt
-from node_agent.kernel.emulated.image import ImageTable
 from node_agent.kernel.emulated.inprocess import InProcessKernel
-from node_agent.kernel.emulated.model import Machine
+from node_agent.kernel.emulated.model import LuoModel, Machine
 from node_agent.kernel.emulated.node import Boot, EmulatedNode, _End
 from node_agent.kernel.faults import FaultKind, FaultPlan
 from node_agent.ports import BootFacts, JournalRecord, KexecImage
@@ -34,6 +33,7 @@ from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor import NodeLife, _floor, corrupt_problem
 from node_agent.runtime.supervisor_log import Log
 from node_agent.workloads.inprocess import WorkloadFaults, _Workload
+from tests.sim import draw_luo, preserved
 from tests.sim.draw import NodeDraw
 from tests.sim.node_ports import (
     SimArtifacts,
@@ -45,7 +45,7 @@ from tests.sim.node_ports import (
     for_ever,
 )
 from tests.sim.stuck import StuckReboot
-from tests.sim.virtual import EPOCH, PROCESS, Process
+from tests.sim.virtual import EPOCH, PROCESS, Process, VirtualBase
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -57,16 +57,6 @@ MEMORY_BYTES = 8192
 RECORDS = 10
 RESTART_S = 1.0
 """How long a service manager takes to start a dead agent again."""
-
-
-class VirtualBase:
-    """kernel.emulated.clock.BaseClock over the running virtual loop."""
-
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float, /) -> None:
-        await asyncio.sleep(seconds)
 
 
 class QuietLog(Log):
@@ -109,9 +99,10 @@ class SimNode:
         self.boots = 0
         self.life: NodeLife | None = None
         self.workloads: SimWorkloads | None = None
+        images = draw_luo.images(spec.luo, world.scenario.couplings, world.scenario.only)
         self.emulated = EmulatedNode(
-            spec.release,
-            images=ImageTable(),
+            image=images.named(spec.release),
+            images=images,
             faults=spec.faults,
             machine=Machine(spec.model),
             phases=world.scenario.phases,
@@ -120,6 +111,7 @@ class SimNode:
             restart_s=RESTART_S,
             epoch=EPOCH + timedelta(seconds=self.rng.choice((0, 0, -3, 20, -4000, 86400))),
         )
+        self.emulated.model.freeze = self._freeze  # type: ignore[method-assign]
 
     # --- what the world does to it
 
@@ -186,7 +178,7 @@ class SimNode:
         self.tell(f"somebody else calls kexec, to {release}, while the agent is {phase}")
         kernel = InProcessKernel(model, lambda: None, lambda: None)
         model.load(KexecImage(f"/kernels/{release}", "", "quiet", release))
-        model.freeze()
+        LuoModel.freeze(model)
         self.vanishing = True
         self._go_on()
         self.world.checks.foreign(self)
@@ -194,6 +186,16 @@ class SimNode:
             self.emulated._kernel.die(jumped=True)
         kernel.die(jumped=True)
         self.emulated._end(_End.KEXEC)
+
+    def _freeze(self) -> None:
+        """reboot(KEXEC) of the agent's, at the kernel. Raises OSError: refused."""
+        model = self.emulated.model
+        try:
+            LuoModel.freeze(model)
+        finally:
+            if model.rfc2 is not None:
+                self.world.story.count(f"LUO is {model.rfc2.state} after reboot, {model.facts().coupling}")
+        self.world.checks.promises.frozen(self)
 
     def heal(self) -> None:
         """Nothing goes wrong here any more; what is broken stays so until somebody mends it."""
@@ -333,7 +335,7 @@ class SimNode:
             self.tell(f"its journal is corrupt: {error.message}")
             self.world.story.count("journal set aside")
             self.world.checks.journal_lost(self)
-            self.forgotten.update(self.emulated.model.sessions())
+            self.forgotten.update(preserved.left(self.emulated.model))
             self.world.checks.promises.set_aside(self)
             self.disk.data = MAGIC + encode_record(self._first_record(problem))
             return SimJournal(self, MemoryJournal(self.disk, self.installation)), problem

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from node_agent.core.model import ArtifactRef
 from node_agent.errors import AgentError, ArtifactError, HookFailed
-from node_agent.kernel.emulated.inprocess import InProcessKernel, InProcessSession
+from node_agent.kernel.emulated.inprocess import InProcessKernel
 from node_agent.ports import (
     BootChoice,
     BootFacts,
@@ -26,6 +26,8 @@ from node_agent.ports import (
 )
 from node_agent.runtime.journal_memory import MemoryJournal
 from node_agent.workloads.inprocess import InProcessWorkloads, _Workload
+from tests.sim import draw_luo
+from tests.sim.node_luo import SimTokens
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -94,7 +96,7 @@ def _row(node: SimNode, body: Mapping[str, object]) -> str:
 class SimSession:
     """ports.Session, with points."""
 
-    def __init__(self, node: SimNode, session: InProcessSession) -> None:
+    def __init__(self, node: SimNode, session: Session) -> None:
         self._node, self._session = node, session
 
     @property
@@ -130,6 +132,8 @@ class SimKernel:
     def __init__(self, node: SimNode, kernel: InProcessKernel) -> None:
         self._node, self._kernel = node, kernel
         self._waiting: dict[str, Session] = {}
+        if kernel._tokens is not None:
+            kernel._tokens.device = SimTokens(node, kernel._tokens.device)
 
     async def facts(self) -> BootFacts:
         return await self._kernel.facts()
@@ -325,7 +329,8 @@ class SimArtifacts:
         release = self._node.cache.get(digest)
         if release is None:
             raise ArtifactError("the artifact is not staged", reason="ARTIFACT_NOT_STAGED")
-        return StagedArtifact(digest, release, f"/kernels/{release}", "", {})
+        abi = draw_luo.says(release, self._node.spec.luo, self._node.world.scenario.only)
+        return StagedArtifact(digest, release, f"/kernels/{release}", "", {}, abi)
 
     async def staged(self) -> Sequence[str]:
         return tuple(self._node.cache)

@@ -14,7 +14,8 @@ I6   nothing goes forward beyond the failure budget; pause, halt, stop, window's
 I7   a rollout that has ended holds nobody who is open or bakes.
 I7   a cancel or a way back unwinds who waits PRESERVED within seconds.
 I8   nobody jumps while a session that came in is unfinished: it would be lost; none is left once an
-     attempt has settled otherwise than badly.
+     attempt has settled otherwise than badly. The same of RFC v2's tokens, whose LUO is in [normal] then;
+     nobody jumps with files registered unless they cross, nor from one model into the other.
 I9   a node is called LOST only after its silence lease of somebody's listening.
      A store that went back in time behind a node's back has stopped the fleet before anything starts.
 I13  nobody commits under an epoch that is not the database's.

@@ -14,6 +14,7 @@ from node_agent.core.history import JUMP_INTENT
 from node_agent.ports import JournalRecord
 from node_agent.runtime.journal_format import decode_file, encode_record
 from orchestrator.core.phases import Phase
+from tests.sim import preserved
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -67,7 +68,7 @@ class NodePromises:
 
     def rebooting(self, node: SimNode, generation: int) -> None:
         """It is about to call reboot for this attempt."""
-        left = sorted(name.decode() for name in node.emulated.model._incoming)
+        left = sorted(preserved.came_in(node.emulated.model))
         attempt = node.life.runner.attempt if node.life is not None else None
         # After QUARANTINED a person has looked at the node, and said that it goes on without.
         if left and attempt is not None and not attempt.was_quarantined:
@@ -81,9 +82,23 @@ class NodePromises:
 
     def journalled(self, node: SimNode, phase: str) -> None:
         """Its attempt has come into this phase, and it is written down."""
-        left = node.emulated.model.sessions()
+        left = preserved.left(node.emulated.model)
         if left and phase in SETTLED_WELL:
             text = f"{node.node_id} is {phase}, and keeps {', '.join(left)}"
+            self.world.violated("I8", text, node.node_id)
+
+    def frozen(self, node: SimNode) -> None:
+        """Its kernel has let the agent's reboot through: what is preserved now crosses, or is lost."""
+        model = node.emulated.model
+        here, there = model._running.image.model, model._target().image.model
+        kept = sorted(preserved.going_out(model))
+        if kept and not preserved.crosses(model):
+            text = (
+                f"{node.node_id} jumps with LUO in [{model.facts().luo_state}], and loses {', '.join(kept)}"
+            )
+            self.world.violated("I8", text, node.node_id)
+        if kept and here != there:
+            text = f"{node.node_id} jumps from {here} to {there} with {', '.join(kept)} preserved"
             self.world.violated("I8", text, node.node_id)
 
     def leaving(self, node: SimNode) -> None:

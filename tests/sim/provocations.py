@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import time, timedelta
 
 from node_agent.core.model import AttemptRef
+from node_agent.kernel.emulated.image import SESSIONS
 from node_agent.kernel.faults import FaultPlan
 from node_agent.workloads.protocol import session_name
 from orchestrator.core.spec import (
@@ -416,9 +417,10 @@ def failing_fleet(scenario: Scenario) -> Scenario:
 
 
 def calm(scenario: Scenario) -> Scenario:
-    """The fleet and its rollouts, and no fault at all; one orchestrator does it all."""
-    nodes = tuple(replace(node, faults=FaultPlan()) for node in scenario.nodes)
-    return replace(scenario, nodes=nodes, rates=_quiet(scenario.rates), replicas=1, fair_after_s=0.0)
+    """The fleet and its rollouts, and no fault at all; one orchestrator does it all. LUO is as merged."""
+    nodes = tuple(replace(node, faults=FaultPlan(), luo=SESSIONS) for node in scenario.nodes)
+    quiet = _quiet(scenario.rates)
+    return replace(scenario, nodes=nodes, rates=quiet, replicas=1, fair_after_s=0.0, only={})
 
 
 def _quiet(rates: Rates) -> Rates:

@@ -53,6 +53,12 @@ def test_kernel_faults_go_one_by_one_or_all_at_once() -> None:
     assert faults(f"fault:{node.node_id}:0", f"fault:{node.node_id}:1") == faults() - 2
 
 
+def test_a_node_of_rfc_v2_may_turn_out_not_to_need_it() -> None:
+    seed, node_id = next((s, n.node_id) for s in range(50) for n in draw(s).nodes if n.luo != "sessions")
+    models = {n.node_id: n.luo for n in without(draw(seed), [f"luo:{node_id}"]).nodes}
+    assert models == {n.node_id: n.luo for n in draw(seed).nodes} | {node_id: "sessions"}
+
+
 def test_all_candidates_are_edits() -> None:
     for seed in range(20):
         whole = draw(seed)

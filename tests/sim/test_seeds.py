@@ -9,10 +9,15 @@ import secrets
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
-from tests.sim.draw import brief
+from node_agent.kernel.emulated.image import RFC2, SESSIONS
+from node_agent.kernel.faults import FaultPlan
+from tests.sim import draw_luo
+from tests.sim.draw import brief, draw
 from tests.sim.entropy import seeded
 from tests.sim.world import run_scenario
 
@@ -243,6 +248,21 @@ def test_nothing_in_a_world_draws_from_the_machine() -> None:
     assert draws() == draws()
     assert random.getstate() == outside
     assert uuid.uuid4() != uuid.uuid4()
+
+
+def test_a_third_of_all_nodes_are_of_rfc_v2_and_what_else_is_drawn_stays_as_it_was() -> None:
+    """Which model a node is of comes of a stream of its own."""
+    drawn = [draw(seed) for seed in range(300)]
+    nodes = [node for scenario in drawn for node in scenario.nodes]
+    assert 0.25 < sum(node.luo == RFC2 for node in nodes) / len(nodes) < 0.45
+    assert {c for scenario in drawn for c in scenario.couplings.values()} == {"notifier", "luo-driven"}
+    assert any(scenario.only for scenario in drawn)
+    with patch.object(draw_luo, "models", lambda rng, count: [SESSIONS] * count):
+        bare = draw(7)
+    assert [replace(node, luo=SESSIONS, faults=FaultPlan()) for node in draw(7).nodes] == [
+        replace(node, faults=FaultPlan()) for node in bare.nodes
+    ]
+    assert (bare.rates, bare.rollouts, bare.policy) == (draw(7).rates, draw(7).rollouts, draw(7).policy)
 
 
 def test_two_runs_of_a_seed_are_one_run() -> None:

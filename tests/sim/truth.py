@@ -26,4 +26,7 @@ class Truth:
 @dataclass(slots=True)
 class Jump:
     generation: int
-    sessions: frozenset[str]
+    preserved: frozenset[str]
+    """What the kernel was to carry (preserved.going_out)."""
+    workloads: int
+    """Whose it is; the agent's own left aside."""

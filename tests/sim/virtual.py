@@ -221,6 +221,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+class VirtualBase:
+    """kernel.emulated.clock.BaseClock over the running virtual loop."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float, /) -> None:
+        await asyncio.sleep(seconds)
+
+
 class VirtualClock:
     """orchestrator.ports.Clock over the running virtual loop. Its wall clock may be wrong, and may be
     set while it runs (skew)."""
