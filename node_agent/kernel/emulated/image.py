@@ -1,7 +1,9 @@
 """What an emulated kernel image is, and where an image's properties come from.
 
 Any file may stand for a kernel. What it can do is told by a sidecar file
-`<kernel>.emulated.json` beside it, or by a table; a file without either is healthy.
+`<kernel>.emulated.json` beside it, or by a table; a file without either is healthy. Of which model of LUO
+it is, is told by the sidecar, else by its artifact's manifest beside it (the string in live_update.luo); a
+file that has neither is of the node's own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from node_agent.kernel.failure import LOAD
+from node_agent.kernel.luo_models import RFC2 as RFC2
+from node_agent.kernel.luo_models import SESSIONS as SESSIONS
+from node_agent.kernel.luo_models import model_of
 from node_agent.ports import KexecImage
 
 LUO_ABI = "luo-v5"
@@ -26,12 +31,16 @@ KHO_ABI = "kho-v4"
 MEMFD_HANDLER = "memfd-v2"
 """The one file handler of Linux 7.2."""
 
-SESSIONS, RFC2 = "sessions", "rfc-v2"
-"""The models of LUO that a kernel may have: as merged, and the seed's."""
-
 RFC2_LUO_ABI = "luo-v1"
 RFC2_KHO_ABI = "kho-v1"
 """Their strings in RFC v2's time."""
+
+CHOICES = {
+    "model": (SESSIONS, RFC2),
+    "coupling": ("luo-driven", "notifier"),
+    "reserve_mem": ("luo", "kho"),
+}
+"""What these properties of an image may be."""
 
 DEFAULT_COMMAND_LINE = "console=ttyS0 kho=on liveupdate=on panic=1"
 
@@ -68,6 +77,12 @@ class EmulatedImage:
     """RFC v2's subsystems that every kexec carries, by name."""
     telemetry: bool = False
     """It tells when it was shut down, left and started."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: a property with a few words to choose from has another one."""
+        for name, words in CHOICES.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} must be one of {', '.join(words)}")
 
     @classmethod
     def rfc2(cls, release: str, **properties: Any) -> EmulatedImage:
@@ -122,6 +137,9 @@ class FileImages:
     An empty file is EINVAL; one whose sidecar cannot be read is a bad image.
     """
 
+    otherwise: EmulatedImage = dataclasses.field(default_factory=lambda: EmulatedImage(""))
+    """What a file of this one's model is like, but for its name, if it does not say more."""
+
     def open(self, image: KexecImage) -> EmulatedImage:
         size = self._size(image.kernel_path)
         if size == 0:
@@ -140,19 +158,30 @@ class FileImages:
         except OSError as cause:
             raise OSError(cause.errno, LOAD) from cause
 
-    @staticmethod
-    def _sidecar(image: KexecImage) -> EmulatedImage:
+    def _sidecar(self, image: KexecImage) -> EmulatedImage:
+        model = _model_in_manifest(image.kernel_path) or self.otherwise.model
         try:
             with open(image.kernel_path + ".emulated.json", encoding="utf-8") as sidecar:
                 properties = json.load(sidecar)
             properties["handlers"] = tuple(properties.get("handlers", (MEMFD_HANDLER,)))
             properties["auto_preserve"] = tuple(properties.get("auto_preserve", ()))
-            make = EmulatedImage.rfc2 if properties.get("model") == RFC2 else EmulatedImage
+            make = EmulatedImage.rfc2 if properties.setdefault("model", model) == RFC2 else EmulatedImage
             return make(**{"release": image.release, **properties})
         except FileNotFoundError:
-            return EmulatedImage(image.release)
+            if model == self.otherwise.model:
+                return dataclasses.replace(self.otherwise, release=image.release)
+            return EmulatedImage.rfc2(image.release) if model == RFC2 else EmulatedImage(image.release)
         except (ValueError, TypeError, AttributeError) as cause:
             raise OSError(errno.ENOEXEC, LOAD) from cause
+
+
+def _model_in_manifest(kernel_path: str) -> str:
+    """What the manifest beside a kernel says of its LUO's model; empty: there is none, or it says nothing."""
+    try:
+        with open(os.path.join(os.path.dirname(kernel_path), "manifest.json"), encoding="utf-8") as manifest:
+            return model_of(json.load(manifest)["live_update"]["luo"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def liveupdate_on(image: EmulatedImage, command_line: str) -> bool:

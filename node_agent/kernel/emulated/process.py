@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default_image(options),
         new_boot_id=lambda: boot_id(int.from_bytes(os.urandom(16))),
         command_line=options.command_line,
-        images=FileImages(),
+        images=FileImages(default_image(options)),
         faults=faults,
         machine=Machine(options.hardware_model, options.memory_bytes, options.scratch_bytes, os.geteuid()),
     )
