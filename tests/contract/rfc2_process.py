@@ -126,3 +126,4 @@ async def running(root: Path, *options: str) -> AsyncIterator[Node]:
         process.terminate()
         assert await process.wait() == 0
         pipe.close()
+    assert not (root / "sys").exists()

@@ -6,6 +6,7 @@ Rules:
 - session fds are socketpair ends: the end of one is the close of its last copy, anywhere.
 - `<root>/dev/kexec`: one connection a call, words separated by NUL; see control.
 - within a round, ends are seen before requests: what a process closed before it asked is closed.
+- `<root>/dev/iommu`, `dev/kvm`, `dev/vfio/ADDRESS`, in a boot of RFC v2's time: see object_sockets.
 - a call that hangs, and a reboot that succeeds, are never answered. One that waits for a lock of RFC v2's
   LUO is dropped with its caller.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from node_agent.kernel.emulated import wire
 from node_agent.kernel.emulated.control import KernelControl
 from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
+from node_agent.kernel.emulated.object_sockets import ObjectSockets
 from node_agent.kernel.emulated.rfc2 import ioctls
 from node_agent.kernel.emulated.rfc2.lock import Hang
 from node_agent.kernel.emulated.rfc2.luo import Luo
@@ -66,6 +68,8 @@ class KernelServer:
         self._epoll = select.epoll()
         self._endpoints: dict[int, _Endpoint] = {}
         self._waiting: list[wire.Request | socket.socket] = []
+        self._paths: list[Path] = []
+        """Of this boot's sockets."""
         self._views = ViewFiles(root)
         self._views_are_old = False
 
@@ -89,6 +93,8 @@ class KernelServer:
         self._listen("kexec", self._accept_control)
         if self._model.luo:
             self._listen("liveupdate", self._accept_device)
+        if self._model.objects is not None:
+            ObjectSockets(self._model.objects, self._listen, self._add, self._serve_request)
 
     def sever(self, keep: socket.socket | None = None) -> None:
         """The boot is over: every socket but `keep` becomes a dead end, nothing is closed in
@@ -99,14 +105,15 @@ class KernelServer:
         for waiting in self._waiting:
             waiting.close()
         self._waiting.clear()
-        for name in ("kexec", "liveupdate"):
-            (self._dev / name).unlink(missing_ok=True)
+        while self._paths:
+            self._paths.pop().unlink(missing_ok=True)
         self._control.rebooting = self._control.power_lost = False
         self._views_are_old = False
         self._views.show({})
 
     def close(self) -> None:
         self.sever()
+        self._views.close()
         self._epoll.close()
 
     def poll(self, timeout_s: float | None) -> None:
@@ -152,12 +159,14 @@ class KernelServer:
 
     def _listen(self, name: str, accept: Callable[[socket.socket], bool]) -> None:
         path = self._dev / name
+        path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with _short(path) as short:
             listener.bind(short)
         path.chmod(0o600)
         listener.listen(128)
+        self._paths.append(path)
         self._add(listener, accept, lambda: None)
 
     def _add(

@@ -21,7 +21,7 @@ class ViewFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._shown: dict[str, str] = {}
-        shutil.rmtree(root / "sys", ignore_errors=True)
+        self.close()
 
     def show(self, views: Mapping[str, str]) -> None:
         """Make the files what they should be. Raises OSError.
@@ -41,6 +41,11 @@ class ViewFiles:
             fresh.write_text(text, encoding="utf-8")
             os.replace(fresh, file)
             self._shown[path] = text
+
+    def close(self) -> None:
+        """Nothing is shown, and no folder is left."""
+        self._shown = {}
+        shutil.rmtree(self._root / "sys", ignore_errors=True)
 
     def _file(self, path: str) -> Path:
         return self._root / path.removeprefix("/")
