@@ -25,6 +25,7 @@ from node_agent.kernel.emulated.clock import TSC_HZ, HostBase
 from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE, RFC2, SESSIONS, EmulatedImage, FileImages
 from node_agent.kernel.emulated.model import LuoModel, Machine, boot_id
 from node_agent.kernel.emulated.phases import PhaseTimes
+from node_agent.kernel.emulated.rfc2.hardware import pci_address
 from node_agent.kernel.emulated.rfc2.states import Coupling
 from node_agent.kernel.emulated.server import KernelServer
 from node_agent.kernel.emulated.telemetry import Phase
@@ -193,6 +194,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--release", default="7.2.13-emulated", help="what a cold boot starts")
     parser.add_argument("--command-line", default=DEFAULT_COMMAND_LINE, help="of a cold boot")
     parser.add_argument("--hardware-model", default="emulated")
+    parser.add_argument(
+        "--pci-device",
+        type=pci_address,
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a device that does DMA, for example 0000:01:00.0",
+    )
     parser.add_argument("--luo-model", choices=(SESSIONS, RFC2), default=SESSIONS, help="of LUO")
     for name, (choices, meaning) in RFC2_CHOICES.items():
         parser.add_argument(f"--{name}", choices=choices, default=choices[0], help=f"of {RFC2}: {meaning}")
@@ -247,7 +256,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command_line=options.command_line,
         images=FileImages(default_image(options)),
         faults=faults,
-        machine=Machine(options.hardware_model, options.memory_bytes, options.scratch_bytes, os.geteuid()),
+        machine=Machine(
+            options.hardware_model,
+            options.memory_bytes,
+            options.scratch_bytes,
+            os.geteuid(),
+            tuple(options.pci_device),
+        ),
     )
     phases = PhaseTimes(
         options.shutdown_s, options.purgatory_s, options.boot_s, options.panic_s, options.firmware_s

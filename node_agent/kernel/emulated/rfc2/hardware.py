@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from struct import Struct
@@ -179,6 +180,13 @@ class Hardware:
         for device in self.devices.values():
             if device.address not in but:
                 device.reset()
+
+
+def pci_address(text: str) -> str:
+    """A PCI address in the kernel's spelling. Raises ValueError: it is none."""
+    if not re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", text):
+        raise ValueError(text)
+    return text
 
 
 def lost(ring: bytes, written: int) -> tuple[int, ...]:

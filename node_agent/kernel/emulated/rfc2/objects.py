@@ -50,6 +50,9 @@ SETTLED = frozenset({LuoState.PREPARED, LuoState.FROZEN})
 """What is going to cross must stay as it was described."""
 
 
+Handle = int | KernelObject
+"""A descriptor, as userspace names an object; or the object, where the kernel was asked through its end."""
+
 T = TypeVar("T", bound=KernelObject)
 K = TypeVar("K")
 
@@ -67,6 +70,8 @@ class Objects:
         self.hardware = hardware
         self._memory = memory
         self._state = state
+        self.on_descriptor: Callable[[KernelObject, socket.socket], None] = lambda _thing, _end: None
+        """Told of each descriptor that userspace gets, with the kernel's end of it, by who serves those."""
         self._all: list[KernelObject] = []
         self._arrived: dict[int, Iommufd] = {}
         self._claims: dict[int, str] = {}
@@ -89,7 +94,7 @@ class Objects:
         """KVM_CREATE_VM: a descriptor, the caller's."""
         return self.descriptor(self.add(Kvm()))
 
-    def map(self, iommufd: int, iova: int, size_bytes: int, fd: int, offset: int = 0) -> None:
+    def map(self, iommufd: Handle, iova: int, size_bytes: int, fd: int, offset: int = 0) -> None:
         """Map a range of a memory file, or of a device's own memory, at an I/O address. Raises OSError:
         EINVAL (no pages, or not the file's), EEXIST, EBUSY."""
         space = self.of(iommufd, Iommufd, MAP)
@@ -106,14 +111,14 @@ class Objects:
         space.table.map(iova, size_bytes, pages, offset)
         space.mappings[iova] = mapping
 
-    def unmap(self, iommufd: int, iova: int) -> None:
+    def unmap(self, iommufd: Handle, iova: int) -> None:
         """Raises OSError: ENOENT, EBUSY."""
         space = self.of(iommufd, Iommufd, UNMAP)
         self._may_change(UNMAP)
         space.table.unmap(iova)
         del space.mappings[iova]
 
-    def attach(self, vfio: int, iommufd: int) -> None:
+    def attach(self, vfio: Handle, iommufd: Handle) -> None:
         """Let the IOMMU translate the device's addresses by this address space. Raises OSError: EBUSY (it is
         attached, or LUO's state)."""
         device, space = self.of(vfio, VfioDevice, ATTACH), self.of(iommufd, Iommufd, ATTACH)
@@ -122,7 +127,7 @@ class Objects:
             raise OSError(errno.EBUSY, ATTACH)
         device.iommufd, device.pci.table = space, space.table
 
-    def detach(self, vfio: int) -> None:
+    def detach(self, vfio: Handle) -> None:
         """Raises OSError: EINVAL (it is not attached), EBUSY."""
         device = self.of(vfio, VfioDevice, DETACH)
         self._may_change(DETACH)
@@ -130,23 +135,23 @@ class Objects:
             raise OSError(errno.EINVAL, DETACH)
         device.iommufd = device.pci.table = None
 
-    def start_dma(self, vfio: int, iova: int, size_bytes: int) -> None:
+    def start_dma(self, vfio: Handle, iova: int, size_bytes: int) -> None:
         """Let the device write its sequence there, round and round. Raises OSError: EINVAL (no slots)."""
         device = self.of(vfio, VfioDevice, OPEN_VFIO).pci
         device.start(iova, size_bytes)
         device.bus_master = True
 
-    def stop_dma(self, vfio: int) -> None:
+    def stop_dma(self, vfio: Handle) -> None:
         """Idempotent."""
         self.of(vfio, VfioDevice, OPEN_VFIO).pci.stop()
 
-    def dma(self, vfio: int) -> DmaState:
+    def dma(self, vfio: Handle) -> DmaState:
         """What the device says of itself."""
         pci = self.of(vfio, VfioDevice, OPEN_VFIO).pci
         return DmaState(pci.running, pci.bus_master, pci.written, pci.faults)
 
     def set_memory(
-        self, kvm: int, slot: int, guest_address: int, size_bytes: int, fd: int = -1, offset: int = 0
+        self, kvm: Handle, slot: int, guest_address: int, size_bytes: int, fd: int = -1, offset: int = 0
     ) -> None:
         """Guest memory of a slot, in place of what it was; 0 bytes for none. Raises OSError: EINVAL."""
         machine = self.of(kvm, Kvm, SET_MEMORY)
@@ -162,11 +167,11 @@ class Objects:
         if new is not None:
             machine.slots[slot] = new
 
-    def set_registers(self, kvm: int, vcpu: int, registers: Mapping[str, int]) -> None:
+    def set_registers(self, kvm: Handle, vcpu: int, registers: Mapping[str, int]) -> None:
         """Makes the virtual CPU if there is none of that number."""
         self.of(kvm, Kvm, VCPU).vcpus[vcpu] = dict(registers)
 
-    def kvm(self, kvm: int) -> Kvm:
+    def kvm(self, kvm: Handle) -> Kvm:
         """The virtual machine as it is."""
         return self.of(kvm, Kvm, VCPU)
 
@@ -178,10 +183,10 @@ class Objects:
         inode = status.st_dev, status.st_ino
         return next((it for it in self._all if it.end is not None and it.inode == inode), None)
 
-    def of(self, fd: int, kind: type[T], call: str) -> T:
+    def of(self, handle: Handle, kind: type[T], call: str) -> T:
         """Raises OSError: EBADF, ENOTTY (no such object's)."""
         self.reap()
-        found = self.find(fd)
+        found = self.find(handle) if isinstance(handle, int) else handle
         if not isinstance(found, kind):
             raise OSError(errno.ENOTTY, call)
         return found
@@ -196,6 +201,7 @@ class Objects:
         userspace, thing.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         status = os.fstat(userspace.fileno())
         thing.inode = status.st_dev, status.st_ino
+        self.on_descriptor(thing, thing.end)
         return userspace.detach()
 
     def reap(self) -> None:
