@@ -4,7 +4,8 @@ in it, telemetry; as subsystems of LUO, or as users of KHO.
 Rules
 1. Subsystems are called in this order: faults, reserve_mem, ftrace, kexec_telemetry: who lives in a region
    comes after it.
-2. A name of `auto_preserve` that is no subsystem here is logged, and nothing else.
+2. A name of `auto_preserve` that is no subsystem here, or none that can be preserved so, is logged and
+   changes nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Builtin:
         if telemetry is not None:
             self.subsystems.append(TelemetrySubsystem(telemetry, kho.memory))
         for name in sorted(set(image.auto_preserve) - {s.name for s in self.subsystems if s.automatic}):
-            log(f"luo_subsystems: auto-preserve of '{name}': there is no such subsystem here")
+            log(f"luo_subsystems: auto-preserve of '{name}': no subsystem here that can be")
 
     def start(self) -> None:
         """First of all: what KHO itself hands to its users."""

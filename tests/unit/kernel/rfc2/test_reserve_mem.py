@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -356,7 +357,65 @@ def test_auto_preserved_it_needs_kho_on_both_sides(refused: str) -> None:
         assert content(model) == ZEROS
 
 
-def test_auto_preserve_of_what_is_not_there_is_logged() -> None:
-    """IMA was named in the thread; this kernel has none."""
-    model = boot(f"{ON} {REGIONS}", auto_preserve=("reserve_mem", "ima"))
-    assert "luo_subsystems: auto-preserve of 'ima': there is no such subsystem here" in model.log
+@pytest.mark.parametrize("way", ["luo", "kho"])
+def test_auto_preserve_of_what_cannot_be_is_logged(way: str) -> None:
+    """The seed thread: "things like reservemem (or IMA perhaps?) don't really fit well with the explicit
+    trigger mechanism. They can be carried across kexec without needing userspace explicitly driving it."
+    There is no IMA here, and a user of KHO's own is no subsystem that could mark itself."""
+    model = boot(f"{ON} {REGIONS}", auto_preserve=("reserve_mem", "ima"), reserve_mem=way)
+    said = [line.split("'")[1] for line in model.log if "auto-preserve" in line]
+    assert said == (["ima"] if way == "luo" else ["ima", "reserve_mem"])
+
+
+# --- what goes wrong beside it
+
+
+def test_what_nobody_claimed_does_not_cross_a_second_time() -> None:
+    """A kernel without LUO never learns what LUO's subtree pointed to: this boot's loss, not the next one's."""
+    model = boot(f"{ON} {REGIONS}", reserve_mem="kho", coupling="notifier")
+    fd = os.memfd_create("memory")
+    luo(model).fd_preserve(fd)
+    os.close(fd)
+    luo(model).prepare()
+    kexec(model, f"{KHO_ONLY} {REGIONS}")
+    assert len(rfc2(model).memory) == 1
+    rfc2(model).debugfs_write(FINALIZE_PATH, "1")
+    kexec(model)
+    assert len(rfc2(model).memory) == 0
+
+
+def test_a_refused_freeze_of_luos_leaves_kho_finalized_and_reserve_mem_crosses() -> None:
+    """A failed freeze leaves KHO finalized in this coupling. Then a plain kexec carries what KHO's own users
+    kept, and LUO's subtree points to nothing."""
+    model = boot(f"{ON} {REGIONS}", reserve_mem="kho", coupling="notifier", faults="refuse_freeze=EIO@1")
+    fill(model)
+    luo(model).prepare()
+    with raises(errno.EIO):
+        kexec(model)
+    assert (luo(model).state, rfc2(model).kho.finalized) == (LuoState.NORMAL, True)
+    kexec(model)
+    assert content(model) == CARRIED
+
+
+def test_a_subtree_that_points_to_nothing_boots_with_zeros() -> None:
+    model = boot(f"{ON} {REGIONS}", coupling="notifier", faults="refuse_freeze=EIO@1")
+    fill(model)
+    luo(model).prepare()
+    with raises(errno.EIO):
+        kexec(model)
+    kexec(model)
+    assert content(model) == ZEROS
+    assert "luo_subsystems: Subsystem 'reserve_mem' boot callback failed [-14]" in model.log
+    assert luo(model).state is LuoState.UPDATED
+    luo(model).finish()
+    assert len(rfc2(model).memory) == 0
+
+
+def test_lost_with_all_of_luos() -> None:
+    model = boot(f"{ON} {REGIONS}", faults="session_lost@1")
+    fill(model)
+    luo(model).prepare()
+    kexec(model)
+    assert content(model) == ZEROS
+    assert luo(model).state is LuoState.NORMAL
+    assert len(rfc2(model).memory) == 0

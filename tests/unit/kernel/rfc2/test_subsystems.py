@@ -205,6 +205,19 @@ def test_what_no_subsystem_here_takes_goes_with_finish() -> None:
     assert parts.kept() == 0
 
 
+@pytest.mark.parametrize("what", ["prepare", "freeze"])
+def test_after_a_refusal_none_is_prepared(what: str) -> None:
+    """Whoever calls them need not undo what they began."""
+    memory, told = Memory(), list[str]()
+    spies = [Spy("first", memory, told), Spy("second", memory, told, fails=what)]
+    subsystems = Subsystems(spies, told.append, memory)
+    with raises(errno.ENODEV):
+        for call in (subsystems.prepare, subsystems.freeze):
+            call()
+    assert subsystems.outgoing == {}
+    assert len(memory) == 0
+
+
 # --- registration
 
 

@@ -192,6 +192,12 @@ def test_the_old_kernels_frequency_counts() -> None:
     assert model.telemetry() == KexecTelemetry(1, 2, 3, 4, 10.0)
 
 
+def test_the_first_word_counts() -> None:
+    stamped(model := boot())
+    model.stamp(Phase.USERSPACE, 50, 20.0)
+    assert model.telemetry() == KexecTelemetry(1, 2, 3, 4, 10.0)
+
+
 @pytest.mark.parametrize("cycles", [{"shutdown": 9}, {"purgatory": 9}, {"kernel": 9}, {"userspace": 0}])
 def test_cycles_out_of_order_are_not_told(cycles: dict[str, int]) -> None:
     """A clock that went backwards rejects the sample."""
