@@ -8,7 +8,8 @@ left, byte for byte, to the full agent.
 Rules:
 - nothing is retrieved without a JumpIntent of another boot: a restart of the agent in the same
   boot, and a journal that is damaged, locked or silent, give an empty Handover;
-- a JumpIntent with tokens (RFC v2) is left to the full agent;
+- where the kernel has tokens and no sessions (RFC v2), a process of its own makes sessions of them
+  (tokens.py), and all else is the same;
 - one session that did not cross stops none of the others; each failure is in Handover.errors;
 - a CLAIM is answered only to the uid, and service, that the JumpIntent binds the id to. Others
   are left to the broker, which refuses them with a reason.
@@ -17,7 +18,8 @@ If this process is killed here: before a session is retrieved nothing is lost, t
 retrieves it. Once retrieved, a session whose last copy closes is FINISHed by the kernel
 (luo-uapi), so all of them are parked (parking.py) before any is handed out, and the next start
 takes them from there. What is left is the time between the first retrieval and the parking, some
-milliseconds; a session lost in it is gone, and the full agent finds ENOENT.
+milliseconds; a session lost in it is gone, and the full agent finds ENOENT. With tokens nothing is lost
+in it: the kernel is asked for a file when the workload asks, and until then gives it to the next start.
 
 Blocking, single-threaded, interpreter builtins only.
 """
@@ -35,13 +37,23 @@ from node_agent.resume import keeper
 from node_agent.resume.claims import serve
 from node_agent.resume.handover import Handover, Mark
 from node_agent.resume.identity import read_text
-from node_agent.resume.journal_tail import MAGIC, JumpIntent, holds_jump, read_last_jump, session_names
+from node_agent.resume.journal_tail import (
+    MAGIC,
+    JumpIntent,
+    holds_jump,
+    read_last_jump,
+    session_names,
+    session_tokens,
+)
 from node_agent.resume.parking import Parking
 from node_agent.resume.words import scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 DEADLINE_S = 10.0
 """Beyond it the orchestrator should rather hear who is missing than wait for them in silence."""
@@ -115,7 +127,7 @@ def begin(*, root: str, journal_path: str, first: bool = False) -> Handover:
     handover.marks["kernel_start"] = Mark(0, 0)
     handover.marks["userspace_start"] = Mark.now()
     intent = _intent(handover, journal_path)
-    if intent is not None and not intent.tokens and (first or _crossed(handover, root, intent)):
+    if intent is not None and (first or _crossed(handover, root, intent)):
         handover.attempt = intent.attempt
         handover.jump = intent.body
         handover.bindings = intent.bindings
@@ -127,11 +139,13 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
     """Every session of the jump, those that are parked from there. What came from the kernel, by
     name: to be parked."""
     fresh: dict[str, int] = {}
+    tokens = session_tokens(handover.jump)
+    made = _make(handover, root, tokens)
 
     def one(name: str) -> int:
         fd = handover.parked.pop(name, -1)
         if fd < 0:
-            fd = _retrieve(handover, root, name)
+            fd = made.pop(name, -1) if tokens else _retrieve(handover, root, name)
             if fd >= 0:
                 fresh[name] = fd
         return fd
@@ -143,6 +157,21 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
             handover.sessions[id] = (name, fd)
     handover.marks["retrieved"] = Mark.now()
     return fresh
+
+
+def _make(handover: Handover, root: str, tokens: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
+    """Of tokens, the sessions that no earlier process of this boot has made; the errors noted."""
+    missing = {name: told for name, told in tokens.items() if name not in handover.parked}
+    if not missing:
+        return {}
+    # An import that only such a kernel's node has to wait for.
+    from node_agent.resume.tokens import start
+
+    try:
+        return _when_free(handover, lambda: start(root, missing))
+    except OSError as error:
+        handover.errors |= dict.fromkeys(missing, _name(error))
+        return {}
 
 
 def _intent(handover: Handover, journal_path: str) -> JumpIntent | None:
@@ -189,19 +218,26 @@ def _lock(path: str) -> int:
 
 def _retrieve(handover: Handover, root: str, name: str) -> int:
     """A session fd, or -1 with the error noted."""
+    try:
+        return _when_free(handover, lambda: syncclient.retrieve_session(root, name))
+    except OSError as error:
+        handover.errors[name] = _name(error)
+        return -1
+
+
+def _when_free(handover: Handover, call: Callable[[], T]) -> T:
+    """call(), and again while somebody else has the device open. Raises OSError."""
     give_up = time.monotonic() + BUSY_S
     while True:
         try:
-            return syncclient.retrieve_session(root, name)
+            return call()
         except OSError as error:
             # Who has kept it for that long keeps it: the other sessions' turn is not waited for too.
             kept = "EBUSY" in handover.errors.values()
-            if error.errno == errno.EBUSY and not kept and time.monotonic() < give_up:
-                # The device has no event for its release.
-                time.sleep(0.001)
-                continue
-            handover.errors[name] = _name(error)
-            return -1
+            if error.errno != errno.EBUSY or kept or time.monotonic() >= give_up:
+                raise
+            # The device has no event for its release.
+            time.sleep(0.001)
 
 
 def read_token(handover: Handover) -> None:

@@ -54,7 +54,9 @@ def session_tokens(body: Mapping[str, object]) -> dict[str, dict[int, int]]:
     """Session name → its token → the kernel's; empty where the kernel knows sessions, and in a record of an
     agent that did not. Raises ValueError like JumpIntent."""
     told = _table(body, "tokens") if "tokens" in body else {}
-    return {name: {int(mine): _token(_table(told, name), mine) for mine in _table(told, name)} for name in told}
+    return {
+        name: {int(mine): _token(_table(told, name), mine) for mine in _table(told, name)} for name in told
+    }
 
 
 def read_last_jump(journal: bytes) -> JumpIntent | None:
@@ -142,7 +144,7 @@ def _text(body: Mapping[str, object], key: str) -> str:
 def _token(body: Mapping[str, object], key: str) -> int:
     value = body.get(key)
     if not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise ValueError(key)  # noqa: TRY004 - a damaged record, no caller's mistake
+        raise ValueError(key)
     return value
 
 

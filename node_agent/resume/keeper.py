@@ -24,7 +24,7 @@ from node_agent.resume.identity import credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from node_agent.resume.offer import Offer
 
@@ -214,7 +214,19 @@ def main(words: Sequence[str]) -> None:
 
 
 def _fork(listener: _socket.socket, sessions: Mapping[str, int]) -> None:
-    """Twice, so that the keeper is init's child: its end must leave the agent nothing to wait for."""
+    def keep() -> None:
+        # Who listens is whom SO_PEERCRED names to the other end.
+        listener.listen(BACKLOG)
+        Keeper(listener, sessions).run()
+
+    fork_away(keep, [listener.fileno(), *sessions.values()])
+
+
+def fork_away(work: Callable[[], None], keep: Iterable[int], comm: bytes = COMM) -> None:
+    """Do it in a process that nobody waits for, which has these fds alone. Raises OSError.
+
+    Twice forked, so that it is init's child: its end must leave the agent nothing to wait for.
+    """
     pid = posix.fork()
     if pid:
         posix.waitpid(pid, 0)
@@ -222,15 +234,13 @@ def _fork(listener: _socket.socket, sessions: Mapping[str, int]) -> None:
     try:
         if posix.fork():
             return
-        # Who listens is whom SO_PEERCRED names to the other end.
-        listener.listen(BACKLOG)
-        settle([listener.fileno(), *sessions.values()])
-        Keeper(listener, sessions).run()
+        settle(keep, comm)
+        work()
     finally:
         posix._exit(0)
 
 
-def settle(keep: Iterable[int]) -> None:
+def settle(keep: Iterable[int], comm: bytes = COMM) -> None:
     """Make this process one that nobody waits for: no fd but these, nothing on the terminal."""
     posix.setsid()
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
@@ -246,12 +256,12 @@ def settle(keep: Iterable[int]) -> None:
         last = fd
     posix.closerange(last + 1, 1 << 20)
     posix.chdir("/")
-    name_and_shield()
+    name_and_shield(comm)
 
 
-def name_and_shield() -> None:
+def name_and_shield(comm: bytes = COMM) -> None:
     """What can be done only where /proc is mounted, and by root: elsewhere it is a process like others."""
-    for place, words in (("/proc/self/comm", COMM), ("/proc/self/oom_score_adj", OOM_SCORE_ADJ)):
+    for place, words in (("/proc/self/comm", comm), ("/proc/self/oom_score_adj", OOM_SCORE_ADJ)):
         try:
             fd = posix.open(place, posix.O_WRONLY | posix.O_CLOEXEC)
         except OSError:

@@ -1,0 +1,288 @@
+"""Sessions made of tokens after a kexec: a kernel with sessions as far as its callers can tell, over one that
+gives each file out once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from node_agent.kernel import abi, rfc2_abi
+from node_agent.kernel.emulated import syncclient, wire
+from node_agent.resume.tokens import TokenServer
+
+VM, OTHER = "lr.7-a.vm", "lr.7-a.other"
+WAIT_S = 10.0
+
+
+class Kernel(threading.Thread):
+    """The other end of the device: files by token, each given out once. Waits where it is told to."""
+
+    def __init__(self, files: dict[int, bytes]) -> None:
+        super().__init__()
+        self.sock, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.device = device.detach()
+        self.asked: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.was_asked = threading.Semaphore(0)
+        self._files = files
+        self._given: set[int] = set()
+
+    def run(self) -> None:
+        while (request := wire.receive(self.sock)) is not None:
+            (number,) = wire.NUMBER.unpack_from(request.body)
+            assert number == rfc2_abi.FD_RESTORE
+            _, flags, token = rfc2_abi.FD_STRUCT.unpack(request.body[wire.NUMBER.size :])
+            assert flags == 0
+            self.asked.append(token)
+            self.was_asked.release()
+            self.go.wait(WAIT_S)
+            self._answer(request, token)
+
+    def _answer(self, request: wire.Request, token: int) -> None:
+        if token not in self._files or token in self._given:
+            request.answer(-(errno.EINVAL if token in self._given else errno.ENOENT))
+            return
+        self._given.add(token)
+        fd = os.memfd_create("restored")
+        os.write(fd, self._files[token])
+        request.answer(0, request.body[wire.NUMBER.size :], fd)
+        os.close(fd)
+
+    def close(self) -> None:
+        """The kernel ends."""
+        self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Node:
+    """A server of two sessions, on a thread, and the ends of their fds."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel({50: b"vm's memory", 51: b"vm's state", 60: b"other's"})
+        self.server = TokenServer(self.kernel.device)
+        self.fds = {
+            VM: self._session(VM, {0: 50, 7: 51, 8: 99}),
+            OTHER: self._session(OTHER, {0: 60}),
+        }
+        self.thread = threading.Thread(target=self.server.run)
+
+    def _session(self, name: str, tokens: dict[int, int]) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.server.serve(name, ours, tokens)
+        return theirs.detach()
+
+    @property
+    def vm(self) -> int:
+        return self.fds[VM]
+
+    def start(self) -> None:
+        self.kernel.start()
+        self.thread.start()
+
+    def end(self) -> None:
+        self.kernel.go.set()
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+        self.ended()
+        self.kernel.close()
+        self.kernel.join(WAIT_S)
+        self.kernel.sock.close()
+
+    def ended(self) -> None:
+        """The server's end, by itself."""
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """Counts descriptors: nothing may be left of it."""
+    before = len(os.listdir("/proc/self/fd"))
+    node = Node()
+    node.start()
+    yield node
+    node.end()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def text(fd: int) -> bytes:
+    content = os.pread(fd, 100, 0)
+    os.close(fd)
+    return content
+
+
+def errno_of(call: Callable[..., object], *arguments: object) -> str:
+    with pytest.raises(OSError) as caught:
+        call(*arguments)
+    return errno.errorcode[caught.value.errno or 0]
+
+
+def test_a_file_is_restored_when_it_is_asked_for_and_once(node: Node) -> None:
+    assert node.kernel.asked == []
+    first = syncclient.retrieve_fd(node.vm, 0)
+    again = syncclient.retrieve_fd(node.vm, 0)
+    assert node.kernel.asked == [50]
+    assert os.fstat(first).st_ino == os.fstat(again).st_ino
+    assert not os.get_inheritable(first)
+    assert (text(first), text(again)) == (b"vm's memory", b"vm's memory")
+    assert text(syncclient.retrieve_fd(node.vm, 7)) == b"vm's state"
+    assert text(syncclient.retrieve_fd(node.fds[OTHER], 0)) == b"other's"
+
+
+def test_a_session_says_its_name_and_takes_no_file(node: Node) -> None:
+    assert syncclient.session_name(node.vm) == VM
+    with open("/dev/null") as nothing:
+        assert errno_of(syncclient.preserve_fd, node.vm, nothing.fileno(), 1) == "EINVAL"
+
+
+def test_what_is_not_there_is_enoent_and_what_the_kernel_says_is_passed_on(node: Node) -> None:
+    assert errno_of(syncclient.retrieve_fd, node.vm, 60) == "ENOENT"
+    assert node.kernel.asked == []
+    assert errno_of(syncclient.retrieve_fd, node.vm, 8) == "ENOENT"
+    assert node.kernel.asked == [99]
+
+
+def test_after_finish_nothing_is_given_out_and_the_others_go_on(node: Node) -> None:
+    held = syncclient.retrieve_fd(node.vm, 0)
+    syncclient.finish(node.vm)
+    syncclient.finish(node.vm)
+    assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "ENOENT"
+    assert errno_of(syncclient.retrieve_fd, node.vm, 7) == "ENOENT"
+    assert text(held) == b"vm's memory"
+    assert text(syncclient.retrieve_fd(node.fds[OTHER], 0)) == b"other's"
+    assert node.kernel.asked == [50, 60]
+
+
+def test_it_ends_with_the_last_finish_whoever_holds_on(node: Node) -> None:
+    for fd in node.fds.values():
+        syncclient.finish(fd)
+    node.ended()
+    assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "ESHUTDOWN"
+
+
+def test_it_ends_with_the_last_copy_of_the_last_session(node: Node) -> None:
+    copy = os.dup(node.vm)
+    held = syncclient.retrieve_fd(copy, 0)
+    for fd in node.fds.values():
+        os.close(fd)
+    node.fds.clear()
+    assert syncclient.session_name(copy) == VM
+    os.close(copy)
+    node.ended()
+    assert text(held) == b"vm's memory"
+
+
+def test_it_ends_with_its_kernel(node: Node) -> None:
+    node.kernel.close()
+    node.ended()
+    assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "ESHUTDOWN"
+
+
+def ask(fd: int, token: int) -> socket.socket:
+    """RETRIEVE_FD without waiting for it."""
+    sock = syncclient.ask(fd, abi.SESSION_RETRIEVE_FD, abi.pack_fd(-1, token))
+    return socket.socket(fileno=sock.detach())
+
+
+def answer(reply: socket.socket) -> tuple[int, bytes | None]:
+    """(result, content of the fd); the reply socket is closed."""
+    with reply:
+        reply.settimeout(WAIT_S)
+        body, fds, _, _ = socket.recv_fds(reply, 100, 1)
+    result = wire.RESULT.unpack_from(body)[0]
+    return result, text(fds[0]) if fds else None
+
+
+def test_two_that_claim_at_once_get_the_same_file(node: Node) -> None:
+    node.kernel.go.clear()
+    first = ask(node.vm, 0)
+    assert node.kernel.was_asked.acquire(timeout=WAIT_S)
+    copy = os.dup(node.vm)
+    second = ask(copy, 0)
+    os.close(copy)
+    # Answered in order, so both questions have been heard when this is.
+    assert syncclient.session_name(node.vm) == VM
+    node.kernel.go.set()
+    assert answer(first) == answer(second) == (0, b"vm's memory")
+    assert node.kernel.asked == [50]
+
+
+def test_a_kernel_that_hangs_in_one_file_holds_nobody_else_up(node: Node) -> None:
+    node.kernel.go.clear()
+    stuck = ask(node.vm, 0)
+    assert node.kernel.was_asked.acquire(timeout=WAIT_S)
+    assert syncclient.session_name(node.fds[OTHER]) == OTHER
+    syncclient.finish(node.vm)
+    assert answer(stuck) == (-errno.ENOENT, None)
+    node.kernel.go.set()
+    # What comes after FINISH is given up.
+    assert text(syncclient.retrieve_fd(node.fds[OTHER], 0)) == b"other's"
+
+
+def test_who_dies_before_the_answer_has_lost_nothing(node: Node) -> None:
+    node.kernel.go.clear()
+    gone = ask(node.vm, 0)
+    assert node.kernel.was_asked.acquire(timeout=WAIT_S)
+    gone.close()
+    node.kernel.go.set()
+    assert text(syncclient.retrieve_fd(node.vm, 0)) == b"vm's memory"
+    assert node.kernel.asked == [50]
+
+
+def told(node: Node, body: bytes) -> int:
+    """The result of a raw message."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, socket.socket(fileno=os.dup(node.vm)) as session:
+        socket.send_fds(session, [body], [theirs.fileno()])
+    return answer(mine)[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"x", errno.EINVAL),
+        (wire.NUMBER.pack(abi.CREATE_SESSION) + bytes(abi.pack_session("x")), errno.EINVAL),
+        (wire.NUMBER.pack(abi.SESSION_FINISH | 0xFF00_0000) + bytes(8), errno.ENOTTY),
+        (wire.NUMBER.pack(abi.SESSION_RETRIEVE_FD) + bytes(abi.pack_fd(-1, 0))[:-1], errno.EINVAL),
+        (wire.NUMBER.pack(abi.SESSION_RETRIEVE_FD) + abi.FD_STRUCT.pack(8, -1, 0), errno.EINVAL),
+        (wire.NUMBER.pack(abi.SESSION_RETRIEVE_FD) + abi.FD_STRUCT.pack(24, -1, 0) + b"\1" * 8, errno.E2BIG),
+        (wire.NUMBER.pack(abi.SESSION_PRESERVE_FD) + bytes(abi.pack_fd(0, 9)), errno.EINVAL),
+        (wire.NUMBER.pack(abi.SESSION_PRESERVE_FD) + bytes(8), errno.EINVAL),
+    ],
+)
+def test_a_bad_request_is_refused_as_the_kernel_does(node: Node, body: bytes, expected: int) -> None:
+    with pytest.raises(OSError) as kernel:
+        wire.decode(body, *wire.SESSION_IOCTLS, refused=(abi.SESSION_PRESERVE_FD,))
+    assert kernel.value.errno == expected
+    assert told(node, body) == -expected
+    assert node.kernel.asked == []
+
+
+def test_a_longer_struct_of_zeros_is_taken(node: Node) -> None:
+    body = wire.NUMBER.pack(abi.SESSION_GET_NAME) + abi.NAME_STRUCT.pack(80, 0, b"") + bytes(8)
+    assert told(node, body) == 0
+
+
+def test_whoever_breaks_the_rules_hurts_nobody(node: Node) -> None:
+    """No reply socket, one that is none, one that nobody reads, fds without number, an empty message, more
+    than any ioctl."""
+    request = wire.NUMBER.pack(abi.SESSION_RETRIEVE_FD) + bytes(abi.pack_fd(-1, 0))
+    full, unread = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    full.setblocking(False)
+    with full, unread, open("/dev/null") as nothing, socket.socket(fileno=os.dup(node.vm)) as session:
+        with pytest.raises(BlockingIOError):
+            while True:
+                full.send(b"x")
+        session.send(request)
+        socket.send_fds(session, [request], [nothing.fileno()])
+        socket.send_fds(session, [request], [full.fileno()])
+        socket.send_fds(session, [request], [nothing.fileno()] * 100)
+        socket.send_fds(session, [b""], [nothing.fileno()])
+        session.send(b"")
+        session.send(b"x" * 40_000)
+        assert text(syncclient.retrieve_fd(node.vm, 0)) == b"vm's memory"
