@@ -1,0 +1,159 @@
+"""luoctl in LUO's own words where it does not come to much: sessions, LUO off, hung calls, a full disk, a
+kexec that is refused; and what telemetry says."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from node_agent.app_luo import INSTEAD
+from node_agent.core import commands as cmd
+from node_agent.core.phases import Phase
+from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
+from node_agent.kernel.faults import FaultPlan
+from node_agent.luoctl_view import RENDER
+from node_agent.ports import LiveUpdateAbi
+from tests.unit.agent_app.luo_node import COUPLINGS, NEW_DIGEST, luo_node
+from tests.unit.runner.lab import NOTIFIER, OLD
+
+SESSIONS = "sessions"
+CONTENT = b"by hand"
+
+
+async def test_a_kernel_with_sessions_says_what_to_use_instead() -> None:
+    async with luo_node(SESSIONS) as node:
+        asked = {
+            "state": node.ask("state"),
+            "prepare": node.ask("prepare"),
+            "freeze": node.ask("freeze"),
+            "finish": node.ask("finish"),
+            "preserve": node.preserve_bytes(CONTENT),
+            "unpreserve": node.ask("unpreserve", token=0),
+            "restore": node.ask("restore", token=0),
+            "list": node.ask("list"),
+            "kexec": node.ask("kexec", artifact=NEW_DIGEST),
+        }
+        for verb, work in asked.items():
+            assert await node.refused(work) == "VERB_UNKNOWN_HERE", verb
+        assert asked.keys() | {"telemetry"} == INSTEAD.keys()
+        assert await node.refused(node.ask("cancel")) == "NO_ATTEMPT", "cancel is an attempt's, as ever"
+        assert "ByHand" not in " ".join(node.story()), "nothing was done"
+        node.lab.runner.submit(node.lab.prepare())
+        await node.lab.reach(Phase.PRESERVED)
+        assert await node.refused(node.ask("prepare")) == "VERB_UNKNOWN_HERE"
+        await node.ask("cancel", no_wait=True)
+        assert await node.lab.settle() is Phase.ABORTED
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_where_luo_is_off(kind: str) -> None:
+    off = EmulatedImage.rfc2(OLD, coupling=kind, liveupdate=False)
+    async with luo_node(kind, image=off) as node:
+        assert (await node.ask("state"))["state"] == "off"
+        assert RENDER["state"](await node.ask("state"))[-1].startswith("next      boot with kho=on")
+        for work in (
+            node.ask("prepare"),
+            node.ask("list"),
+            node.ask("cancel"),
+            node.preserve_bytes(CONTENT),
+            node.ask("restore", token=0),
+        ):
+            assert await node.refused(work) == "LUO_OFF"
+    async with luo_node(kind, image=replace(off, kho=False)) as node:
+        assert await node.refused(node.ask("freeze")) == "LUO_OFF"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_call_that_hangs_is_given_up_and_the_agent_goes_on(kind: str) -> None:
+    async with luo_node(kind, faults=FaultPlan.parse("hang=prepare")) as node:
+        asked = asyncio.create_task(node.ask("prepare"))
+        behind = asyncio.create_task(node.ask("finish"))
+        await node.lab.base.until(asked.done)
+        assert await node.refused(asked) == "BY_HAND_TIMEOUT"
+        assert node.story()[-3:-1] == ["ByHandPrepare", "ByHandPrepareFailed"]
+        await node.lab.base.until(behind.done)
+        assert await node.refused(behind) == "BY_HAND_TIMEOUT", "the kernel holds its lock"
+        assert (await node.ask("state"))["state"] == "normal", "reading always works"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_what_cannot_be_journalled_is_not_done(kind: str) -> None:
+    async with luo_node(kind) as node:
+        node.lab.disk.full = True
+        assert await node.refused(node.ask("prepare")) == "JOURNAL_FULL"
+        node.lab.disk.full = False
+        assert await node.ask("prepare") == {"event": "prepare", "state": "prepared"}
+
+
+async def test_a_kexec_by_hand_asks_preflight() -> None:
+    """A node never kexecs from one model into the other with preserved state."""
+    async with luo_node(NOTIFIER, images=ImageTable(otherwise=EmulatedImage(""))) as node:
+        await node.preserve_bytes(CONTENT)
+        await node.ask("prepare")
+        node.lab.artifacts.says = LiveUpdateAbi("kho-v4", "luo-v5", {"memfd": "memfd-v2"})
+        assert await node.refused(node.ask("kexec", artifact="n")) == "TARGET_MODEL_DIFFERS"
+        assert not node.lab.node.model.loaded
+        assert "ByHandKexec" not in node.story()
+        before = node.lab.runner
+        going = asyncio.create_task(node.ask("kexec", artifact="n", skip_preflight=True))
+        await node.lab.base.until(lambda: node.lab.runner is not before and node.lab.runner.ready.is_set())
+        going.cancel()
+        assert await node.refused(node.ask("state")) == "VERB_UNKNOWN_HERE", "on a person's word"
+        assert node.lab.node.model.leaked_bytes > len(CONTENT), "and it is lost"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_kexec_by_hand_of_what_is_not_prepared(kind: str) -> None:
+    async with luo_node(kind) as node:
+        assert await node.refused(node.ask("kexec", artifact="n")) == "NOT_PREPARED"
+        assert not node.lab.node.model.loaded, "nothing stays behind"
+        assert node.story()[-2:] == ["ByHandKexec", "ByHandKexecFailed"]
+        assert await node.refused(node.ask("kexec", artifact="x")) == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_kexec_by_hand_is_of_no_attempt(kind: str) -> None:
+    """The word of the attempt that started this kernel is not passed on."""
+    async with luo_node(kind) as node:
+        lab = node.lab
+        assert await lab.update() is Phase.BAKING
+        assert await node.ask("prepare") == {"event": "prepare", "state": "prepared"}
+        assert await node.refused(node.ask("kexec", artifact="o")) == "UNCOMMITTED"
+        await node.ask("cancel", no_wait=True)
+        lab.runner.submit(cmd.Commit("commit", lab.ref()))
+        assert await lab.reach(Phase.COMMITTED)
+        assert "liveroll.attempt=" in lab.node.model.facts().command_line
+        token = await node.preserve_bytes(CONTENT)
+        await node.ask("prepare")
+        await node.kexec()
+        assert "liveroll.attempt=" not in lab.node.model.facts().command_line
+        assert lab.phase is Phase.COMMITTED
+        assert await node.restore(token) == CONTENT
+        await node.ask("finish")
+        assert await lab.update(2) in (Phase.BAKING, Phase.COMMITTED)
+
+
+@pytest.mark.parametrize("kind", [SESSIONS, *COUPLINGS])
+async def test_telemetry_is_told_wherever_a_kernel_tells(kind: str) -> None:
+    async with luo_node(kind) as node:
+        reason = await node.refused(node.ask("telemetry"))
+        assert reason == ("VERB_UNKNOWN_HERE" if kind == SESSIONS else "NO_TELEMETRY"), "nothing led here"
+        assert await node.lab.update() is Phase.BAKING
+        if kind == SESSIONS:
+            assert await node.refused(node.ask("telemetry")) == "VERB_UNKNOWN_HERE"
+            return
+        told = await node.ask("telemetry")
+        assert told["source"] == "telemetry"
+        # The lab's phases: 0.1 s, 0.2 s, 0.7 s.
+        assert told["phases_ms"] == pytest.approx({"shutdown": 100, "purgatory": 200, "boot": 700}, rel=1e-6)
+        assert told["total_ms"] == pytest.approx(1000, rel=1e-6)
+        stamps = [
+            told["tsc"][name] for name in ("shutdown_tsc", "purgatory_tsc", "kernel_tsc", "userspace_tsc")
+        ]
+        assert stamps == sorted(stamps)
+        assert node.lab.node.model.release != OLD
+        lines = RENDER["telemetry"](told)
+        assert lines[-1] == "source: telemetry"
+        assert len(lines) == 7
