@@ -95,6 +95,38 @@ def test_the_way_back_alone_is_judged_without_a_target() -> None:
         assert reason in [f.reason for f in found]
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "luo-v1, rfc-v2 (notifier), normal"),
+        (
+            {"luo_state": "updated", "kho_finalized": True},
+            "luo-v1, rfc-v2 (notifier), updated, KHO finalized",
+        ),
+        ({"luo_state": ""}, "luo-v1, rfc-v2 (notifier), state unknown"),
+        ({"kho": KhoFacts(debugfs=True)}, "off"),
+    ],
+)
+def test_the_model_of_luo_is_shown(changes: dict[str, Any], told: str) -> None:
+    seeds = LiveUpdateAbi("kho-v1", "luo-v1", {"memfd": "memfd-v1"})
+    boot = replace(
+        BOOT,
+        kho=KhoFacts((), "kho-v1", "luo-v1", debugfs=True),
+        luo_model="rfc-v2",
+        luo_state="normal",
+        coupling="notifier",
+    )
+    target = replace(TARGET, live_update=seeds)
+    found = seen(Facts(replace(boot, **changes), target, replace(RUNNING, live_update=seeds)), whole=True)
+    assert f"  LUO       {told}" in text(found)
+    shown: Any = as_json(found)
+    assert (shown["luo_model"], shown["coupling"], shown["target"]["luo_model"]) == (
+        "rfc-v2",
+        "notifier",
+        "rfc-v2",
+    )
+
+
 # -- on this machine, as it would be
 
 

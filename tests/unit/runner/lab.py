@@ -193,6 +193,8 @@ class Lab:
         )
         self.disk = MemoryDisk()
         self.hooks, self.artifacts = Hooks(), Artifacts()
+        if self.node.model.rfc2 is not None:
+            self.artifacts.says = RFC2_ABI
         self.workload_count = workloads
         self.workloads: InProcessWorkloads | None = None
         self.troubles = list(troubles)

@@ -1,4 +1,4 @@
-"""Preflight keeps a node from kexec'ing into the other model of LUO, and from beginning beside another update."""
+"""Preflight: no kexec into the other model of LUO, and nothing begins beside another update."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_a_target_of_the_other_model_is_told_as_that_alone(emulated: bool) -> No
     (found,) = ahead(replace(facts, boot=replace(BOOT, emulated=emulated)))
     assert (found.reason, found.retry) == ("TARGET_MODEL_DIFFERS", Retry.NEVER)
     assert found.message == (
-        "the target's LUO is of the model sessions (luo-v5), this node's of rfc-v2: nothing that is preserved "
-        "would cross"
+        "the target's LUO is of the model sessions (luo-v5), this node's of rfc-v2: nothing that is "
+        "preserved would cross"
     )
     assert found.remedy.startswith(
         "Drain this node and reboot it into the target, or pick a target of the same"
