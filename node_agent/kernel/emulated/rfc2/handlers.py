@@ -9,6 +9,7 @@ Source: struct liveupdate_file_ops, and mm/memfd_luo.c of the following series.
 from __future__ import annotations
 
 import os
+import stat
 from typing import Protocol
 
 from node_agent.kernel.emulated.files import Inode, PreservedFile, preserve, seals_of
@@ -103,7 +104,7 @@ def inode_of(fd: int) -> Inode:
     All anonymous files but memfds share one inode: an eventfd is told by its id.
     """
     inode = _inode_of(fd)
-    number = fdinfo(fd).get("eventfd-id")
+    number = fdinfo(fd).get("eventfd-id") if not stat.S_IFMT(os.fstat(fd).st_mode) else None
     return (EVENTFD_DEVICE, int(number)) if number is not None else inode
 
 

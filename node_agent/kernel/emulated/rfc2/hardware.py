@@ -84,16 +84,27 @@ class PageTable:
         os.close(entry.fd)
 
     def write(self, iova: int, data: bytes) -> bool:
-        """What a device does; False if it is not translated."""
+        """What a device does; False if it is not translated, or to pages that are no longer the file's."""
         for entry in self._entries.values():
             at = iova - entry.iova
             if at >= 0 and at + len(data) <= entry.size_bytes:
-                os.pwrite(entry.fd, data, entry.offset + at)
-                return True
+                return _write(entry.fd, data, entry.offset + at)
         return False
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _write(fd: int, data: bytes, offset: int) -> bool:
+    """A write that grows no file. Pinned pages would outlive what a descriptor cannot: the file's being cut
+    or sealed."""
+    if offset + len(data) > os.fstat(fd).st_size:
+        return False
+    try:
+        os.pwrite(fd, data, offset)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ nor new DMA mappings be made; the calls' names and errors are include/uapi/linux
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -45,6 +46,9 @@ OPEN_IOMMU, OPEN_VFIO = "open(/dev/iommu)", "open(/dev/vfio/devices)"
 ATTACH, DETACH = "VFIO_DEVICE_ATTACH_IOMMUFD_PT", "VFIO_DEVICE_DETACH_IOMMUFD_PT"
 SET_MEMORY, VCPU = "KVM_SET_USER_MEMORY_REGION", "KVM_SET_REGS"
 RETRIEVE = "liveupdate_file_ops.retrieve"
+
+_READ_ONLY = fcntl.F_SEAL_WRITE | 0x10
+"""F_SEAL_WRITE and F_SEAL_FUTURE_WRITE; Python 3.11 does not name the second."""
 
 SETTLED = frozenset({LuoState.PREPARED, LuoState.FROZEN})
 """What is going to cross must stay as it was described."""
@@ -96,7 +100,7 @@ class Objects:
 
     def map(self, iommufd: Handle, iova: int, size_bytes: int, fd: int, offset: int = 0) -> None:
         """Map a range of a memory file, or of a device's own memory, at an I/O address. Raises OSError:
-        EINVAL (no pages, or not the file's), EEXIST, EBUSY."""
+        EPERM (sealed against writing), EINVAL (no pages, or not the file's), EEXIST, EBUSY."""
         space = self.of(iommufd, Iommufd, MAP)
         self._may_change(MAP)
         device = self.find(fd)
@@ -104,7 +108,7 @@ class Objects:
             mapping = IoMapping(iova, size_bytes, offset, device.inode, device.pci.address)
             pages, room = device.pci.region(), REGION_BYTES
         else:
-            mapping = IoMapping(iova, size_bytes, offset, _memory_file(fd, MAP))
+            mapping = IoMapping(iova, size_bytes, offset, _memory_file(fd, MAP, but=_READ_ONLY))
             pages, room = fd, os.fstat(fd).st_size
         if offset + size_bytes > room:
             raise OSError(errno.EINVAL, MAP)
@@ -329,12 +333,14 @@ def at(memory: Memory, address: int, kind: type[K]) -> K:
     return kept
 
 
-def _memory_file(fd: int, call: str) -> Inode:
-    """Raises OSError: EINVAL for any other file."""
+def _memory_file(fd: int, call: str, *, but: int = 0) -> Inode:
+    """Raises OSError: EINVAL for any other file, EPERM for one with one of these seals."""
     try:
-        seals_of(fd, (MEMFD_HANDLER,))
+        seals = seals_of(fd, (MEMFD_HANDLER,))
     except OSError as cause:
         raise OSError(errno.EBADF if cause.errno == errno.EBADF else errno.EINVAL, call) from cause
+    if seals & but:
+        raise OSError(errno.EPERM, call)
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
 

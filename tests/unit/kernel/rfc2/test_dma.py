@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 
 import pytest
 
 from node_agent.kernel.emulated.image import EmulatedImage
+from node_agent.kernel.emulated.rfc2 import kernel, registry
 from node_agent.kernel.emulated.rfc2.handlers_objects import IommufdHandler
 from node_agent.kernel.emulated.rfc2.hardware import (
     BOOT_WRITES,
@@ -54,6 +56,66 @@ def test_every_phase_of_a_blackout_has_writes_and_all_of_them_land_in_order(node
     assert len(node.rfc2.memory) == 0
     node.model.hardware.run(3)
     assert dma.lost(node) == ()
+
+
+def test_each_phase_has_its_writes(node: Node) -> None:
+    dma = Dma.start(node)
+    node.preserve(*dma.files)
+    node.luo.prepare()
+    node.load()
+    node.model.freeze()
+    assert node.pci().written == 0
+    assert node.model.jump().arrived
+    assert node.pci().written == SHUTDOWN_WRITES + PURGATORY_WRITES
+    node.model.arrive()
+    assert node.pci().written == PHASES
+
+
+def test_an_update_that_is_not_finished_does_not_cross_a_second_kexec(node: Node) -> None:
+    """A reboot from UPDATED is a plain kexec: restored or not, the device is reset."""
+    for restored in (True, False):
+        dma = Dma.start(node)
+        tokens = node.preserve(*dma.files)
+        node.luo.prepare()
+        node.kexec()
+        if restored:
+            node.restore(*tokens)
+        assert node.pci().bus_master
+        node.kexec("again")
+        assert node.luo.state is LuoState.NORMAL
+        assert not node.pci().bus_master
+
+
+def test_a_kernel_without_the_handler_resets_the_device(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    dma = Dma.start(node)
+    node.preserve(*dma.files)
+    node.luo.prepare()
+    with monkeypatch.context() as next_kernel:
+        next_kernel.setattr(
+            kernel, "handlers", lambda *made: [h for h in registry.handlers(*made) if h.kind != "vfiofd"]
+        )
+        node.kexec()
+    assert node.luo.state is LuoState.UPDATED
+    assert any("vfiofd-v1" in line for line in node.model.log)
+    assert not node.pci().bus_master
+
+
+def test_memory_that_was_cut_or_sealed_takes_no_more_writes(node: Node) -> None:
+    """And a device's writes do not make it grow again."""
+    dma = Dma.start(node)
+    os.ftruncate(dma.ring, 8)
+    node.model.hardware.run(2)
+    assert node.objects.dma(dma.vfio).faults == 1
+    assert os.fstat(dma.ring).st_size == 8
+    sealed = node.mine(os.memfd_create("sealed", os.MFD_ALLOW_SEALING))
+    os.ftruncate(sealed, PAGE)
+    node.objects.map(dma.iommufd, 2 * IOVA, PAGE, sealed)
+    node.objects.start_dma(dma.vfio, 2 * IOVA, PAGE)
+    fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    node.model.hardware.run(2)
+    assert node.objects.dma(dma.vfio).faults == 2
+    with raises(errno.EPERM):
+        node.objects.map(dma.iommufd, 3 * IOVA, PAGE, sealed)
 
 
 def test_there_and_back_again(node: Node) -> None:

@@ -86,6 +86,16 @@ def test_a_closed_descriptor_is_no_file(node: Node) -> None:
             call(fd)
 
 
+def test_a_descriptor_of_an_earlier_boot_is_no_objects(node: Node) -> None:
+    old = os.dup(node.vfio())
+    node.kexec()
+    with raises(errno.ENOTTY):
+        node.objects.dma(old)
+    with raises(errno.ENOENT):
+        node.luo.fd_preserve(old)
+    os.close(old)
+
+
 def test_an_objects_calls_are_its_own(node: Node) -> None:
     dma, kvm = Dma.start(node), node.kvm()
     objects = node.objects
