@@ -5,7 +5,7 @@ Imports aiohttp and prometheus-client (about 0.3 s): never on the way to the fir
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -68,20 +68,20 @@ class MeterCollector(Collector):
             "liveroll_blackout_seconds",
             "How long workloads stood still",
             ("vantage",),
-            {(vantage,): histogram for vantage, histogram in meter.blackout.items()},
+            (((vantage,), histogram) for vantage, histogram in meter.blackout.items()),
         )
         yield _histogram(
             "liveroll_blackout_phase_seconds",
             "Parts of the blackout",
             ("phase", "source"),
-            meter.blackout_phase,
+            meter.blackout_phase.items(),
         )
-        yield _histogram("liveroll_brownout_seconds", "Workloads ran degraded", (), {(): meter.brownout})
+        yield _histogram("liveroll_brownout_seconds", "Workloads ran degraded", (), [((), meter.brownout)])
         yield CounterMetricFamily(
             "liveroll_agent_blackout_samples_rejected", "Samples that a clock spoilt", meter.rejected_samples
         )
         yield _histogram(
-            "liveroll_agent_journal_append_seconds", "Until a record was durable", (), {(): meter.fsync}
+            "liveroll_agent_journal_append_seconds", "Until a record was durable", (), [((), meter.fsync)]
         )
         yield CounterMetricFamily(
             "liveroll_agent_artifact_fetched_bytes", "Artifact bytes fetched", meter.artifact_bytes
@@ -96,10 +96,10 @@ def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Cou
 
 
 def _histogram(
-    name: str, text: str, labels: tuple[str, ...], rows: Mapping[tuple[str, ...], Histogram]
+    name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[Sequence[str], Histogram]]
 ) -> HistogramMetricFamily:
     family = HistogramMetricFamily(name, text, labels=labels)
-    for values, histogram in rows.items():
+    for values, histogram in rows:
         family.add_metric(values, histogram.cumulative(), histogram.total)
     return family
 
