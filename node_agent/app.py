@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import signal
@@ -103,7 +104,7 @@ async def _start(
     """Build the node and start what it consists of."""
     from node_agent.app_control import serve_control
     from node_agent.kernel.luo_models import capabilities_of, spoken_by
-    from node_agent.runtime import broker_handover
+    from node_agent.runtime import broker_handover, keeper_process
     from node_agent.runtime.artifacts import ArtifactCache
     from node_agent.runtime.broker import Broker
     from node_agent.runtime.metrics import Meter
@@ -146,7 +147,8 @@ async def _start(
     used: Kernel = machine.kernel
     marks: tuple[Mark, ...] = ()
     if handover is not None:
-        adopted = broker_handover.HandoverKernel(machine.kernel, handover, machine.adopt)
+        serve = functools.partial(keeper_process.serve_tokens, root)
+        adopted = broker_handover.HandoverKernel(machine.kernel, handover, machine.adopt, serve)
         stack.callback(adopted.close)
         used = adopted
     if handover is not None and handover.attempt:

@@ -3,6 +3,10 @@
 A session that was retrieved in this boot cannot be retrieved again (EINVAL) while a copy of its fd is
 open, and a copy is parked until FINISH. So the full agent works on a HandoverKernel, which hands
 out what it was given, or what is parked, and otherwise is the kernel it wraps.
+
+Where sessions are made of tokens (RFC v2), a process of its own serves them (resume/tokens.py), started by
+the blackout path or, where that did not follow the jump, here: a file comes back once, and must not die
+with the agent.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 from node_agent.core.model import Mark
 from node_agent.errors import BrokerError, KernelError
+from node_agent.kernel import rfc2_abi
 from node_agent.ports import (
     BootFacts,
     Clock,
@@ -37,6 +42,8 @@ from node_agent.workloads.device import Device
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
+
 
 class HandoverKernel:
     """ports.Kernel: the sessions of a Handover first, then those that are parked, then the kernel's own.
@@ -48,11 +55,22 @@ class HandoverKernel:
         kernel: everything but the sessions handed over.
         handover: its session fds and token fd become this object's, then the sessions'.
         wrap: makes a ports.Session of a name and an fd, which it owns from then on.
+        serve: starts a process that makes sessions of tokens; their fds by name. Raises OSError.
     """
 
-    def __init__(self, kernel: Kernel, handover: Handover, wrap: Callable[[str, int], Session]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        handover: Handover,
+        wrap: Callable[[str, int], Session],
+        serve: Callable[[Mapping[str, Mapping[int, int]]], dict[str, int]] | None = None,
+    ) -> None:
         self._kernel = kernel
         self._wrap = wrap
+        self._serve = serve
+        self._tokens: dict[str, dict[int, int]] = {}
+        """What came in with the last kexec, and is not finished."""
+        self._making = asyncio.Lock()
         self._parking = handover.parking
         self._fds = dict(handover.sessions.values()) | handover.parked
         if handover.agent_session_fd >= 0:
@@ -83,13 +101,18 @@ class HandoverKernel:
         if fd < 0 and parking is not None:
             # Closed in this process, which may have meant to try again; parked it is all the same.
             fd = await _call(parking.copy, name, otherwise=-1)
+        if fd < 0 and parking is not None and name in self._tokens:
+            async with self._making:
+                if name not in self._fds:
+                    await self._make_sessions(parking)
+            fd = self._fds.pop(name, -1)
         if fd >= 0:
             return self._parked(name, fd)
         session = await self._kernel.retrieve_session(name)
         if parking is None:
             return session
         await _call(parking.park, {name: session.fileno()}, keeper_process.start, otherwise=None)
-        return ParkedSession(session, parking)
+        return ParkedSession(session, parking, self._finished)
 
     async def prepare(self) -> Tokens:
         return await self._kernel.prepare()
@@ -99,8 +122,12 @@ class HandoverKernel:
 
     async def finish(self) -> None:
         await self._kernel.finish()
+        self._tokens = {}
 
     async def recall(self, tokens: Tokens) -> None:
+        self._tokens = {
+            name: {int(mine): token for mine, token in told.items()} for name, told in tokens.items()
+        }
         await self._kernel.recall(tokens)
 
     async def telemetry(self) -> KexecTelemetry | None:
@@ -123,7 +150,23 @@ class HandoverKernel:
 
     def _parked(self, name: str, fd: int) -> Session:
         session = self._wrap(name, fd)
-        return session if self._parking is None else ParkedSession(session, self._parking)
+        return session if self._parking is None else ParkedSession(session, self._parking, self._finished)
+
+    def _finished(self, name: str) -> None:
+        self._tokens.pop(name, None)
+
+    async def _make_sessions(self, parking: Parking) -> None:
+        """Of all tokens whose sessions are neither parked nor finished, and park them."""
+        if self._serve is None or (await self._kernel.facts()).luo_state != UPDATED:
+            return
+        nothing: dict[str, int] = {}
+        parked = await _call(parking.sessions, otherwise=nothing)
+        for fd in parked.values():
+            os.close(fd)
+        missing = {n: told for n, told in self._tokens.items() if n not in parked.keys() | self._fds.keys()}
+        made = await _call(self._serve, missing, otherwise=nothing)
+        await _call(parking.park, made, keeper_process.start, otherwise=None)
+        self._fds |= made
 
     async def _finish_left_over(self) -> None:
         """A new session means a new attempt: what an earlier one could not finish is finished now,
@@ -142,14 +185,21 @@ class HandoverKernel:
                 await session.finish()
             finally:
                 await session.close()
+        if left:
+            # With them the whole machine's state, where it has one.
+            await self.finish()
 
 
 class ParkedSession:
-    """ports.Session of an earlier kernel, with a copy of its fd parked until it is finished."""
+    """ports.Session of an earlier kernel, with a copy of its fd parked until it is finished.
 
-    def __init__(self, session: Session, parking: Parking) -> None:
+    finished: told its name then.
+    """
+
+    def __init__(self, session: Session, parking: Parking, finished: Callable[[str], None]) -> None:
         self._session = session
         self._parking = parking
+        self._finished = finished
 
     @property
     def name(self) -> str:
@@ -168,6 +218,7 @@ class ParkedSession:
         """The parked copy goes with it, so that the name is free when the others are closed."""
         await self._session.finish()
         await _call(self._parking.drop, self.name, otherwise=None)
+        self._finished(self.name)
 
     async def close(self) -> None:
         """Idempotent. Unfinished, it stays parked."""

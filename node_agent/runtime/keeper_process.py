@@ -1,20 +1,28 @@
-"""A keeper that is started by the full agent, whose threads forbid it to fork one itself.
+"""The keeper, and the server of sessions made of tokens, started by the full agent, whose threads forbid it
+to fork one itself.
 
 Needed where the blackout path retrieved nothing: a busy device, or somebody else's kexec.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from node_agent.resume import keeper
 
-_IMPORT = "import sys; sys.path.insert(0, sys.argv[1]); from node_agent.resume.keeper import main"
-_CODE = f"{_IMPORT}; main(sys.argv[2:])"
+_CODE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from node_agent.resume.{module} import main
+main(sys.argv[2:])
+"""
 
 
 def start(path: str, sessions: Mapping[str, int]) -> None:
@@ -23,11 +31,34 @@ def start(path: str, sessions: Mapping[str, int]) -> None:
     try:
         fds = [listener.fileno(), *sessions.values()]
         words = [str(listener.fileno()), *(f"{fd}={name}" for name, fd in sessions.items())]
-        place = str(Path(keeper.__file__).resolve().parents[2])
-        # It daemonises itself, so that nobody has to wait for it.
+        _run("keeper", words, fds)
+    finally:
+        listener.close()
+
+
+def serve_tokens(root: str, sessions: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
+    """As resume.tokens.start(), but that the caller has seen that LUO is updated. Raises OSError.
+
+    Blocks for a process's start and its opening of the device.
+    """
+    with ExitStack() as stack:
+        ours: dict[str, socket.socket] = {}
+        theirs: dict[str, socket.socket] = {}
+        for name in sessions:
+            pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours[name], theirs[name] = map(stack.enter_context, pair)
+        fds = {name: sock.fileno() for name, sock in ours.items()}
+        _run("tokens", [root, json.dumps({n: [fds[n], told] for n, told in sessions.items()})], fds.values())
+        return {name: sock.detach() for name, sock in theirs.items()}
+
+
+def _run(module: str, words: Sequence[str], fds: Iterable[int]) -> None:
+    """It daemonises itself, so that nobody has to wait for it."""
+    place = str(Path(keeper.__file__).resolve().parents[2])
+    try:
         subprocess.run(
-            [sys.executable, "-ISE", "-c", _CODE, place, *words],
-            pass_fds=fds,
+            [sys.executable, "-ISE", "-c", _CODE.format(module=module), place, *words],
+            pass_fds=tuple(fds),
             check=True,
             env={},
             cwd="/",
@@ -35,5 +66,3 @@ def start(path: str, sessions: Mapping[str, int]) -> None:
         )
     except subprocess.CalledProcessError as error:
         raise OSError(error.returncode, os.strerror(5)) from error
-    finally:
-        listener.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 
 from node_agent.errors import KernelError
-from node_agent.ports import Session
+from node_agent.ports import Session, Tokens
 from node_agent.resume import keeper
 from node_agent.resume.handover import Handover
 from node_agent.runtime.broker_handover import HandoverKernel
@@ -46,6 +50,9 @@ class Kernel:
     def __init__(self, place: Place) -> None:
         self._place = place
         self.created: list[str] = []
+        self.recalled: Tokens = {}
+        self.luo_state = ""
+        self.finishes = 0
         self.wrapped: list[Held] = []
 
     def wrap(self, name: str, fd: int) -> Session:
@@ -58,6 +65,15 @@ class Kernel:
         session = self._place.session()
         fd, session.fd = session.fd, -1
         return self.wrap(name, fd)
+
+    async def facts(self) -> SimpleNamespace:
+        return SimpleNamespace(luo_state=self.luo_state)
+
+    async def recall(self, tokens: Tokens) -> None:
+        self.recalled = tokens
+
+    async def finish(self) -> None:
+        self.finishes += 1
 
     async def create_session(self, name: str) -> Session:
         self.created.append(name)
@@ -127,6 +143,89 @@ async def test_a_new_attempt_finishes_what_an_earlier_one_left(place: Place, ker
     assert used.untaken == ()
     assert not place.made[0].is_held(5000)
     assert kernel.created == ["lr.8-a.vm"]
+    assert kernel.finishes == 1
+    await used.create_session("lr.8-a.other")
+    assert kernel.finishes == 1
+
+
+class Server:
+    """Stands for the process that makes sessions of tokens."""
+
+    def __init__(self, place: Place) -> None:
+        self.asked: list[Mapping[str, Mapping[int, int]]] = []
+        self.broken = False
+        self._place = place
+
+    def serve(self, sessions: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
+        self.asked.append(sessions)
+        if self.broken:
+            raise OSError(errno.EMFILE, "socketpair")
+        made = {}
+        for name in sessions:
+            session = self._place.session()
+            made[name], session.fd = session.fd, -1
+        return made
+
+
+TOKENS = {"lr.7-a.vm": {"0": 5}, "lr.7-a.other": {"0": 6, "1": 7}, "lr.7-a.agent": {}}
+MADE_OF = {"lr.7-a.other": {0: 6, 1: 7}, "lr.7-a.agent": {}}
+
+
+async def made_of_tokens(place: Place, kernel: Kernel) -> tuple[HandoverKernel, Server]:
+    """One of three sessions is parked by an earlier process."""
+    server = Server(place)
+    kernel.luo_state = "updated"
+    used = HandoverKernel(kernel, handed_over(place), kernel.wrap, server.serve)  # type: ignore[arg-type]
+    await used.recall(TOKENS)
+    assert kernel.recalled == TOKENS
+    return used, server
+
+
+async def test_sessions_that_nobody_made_yet_are_made_of_tokens_and_parked(
+    place: Place, kernel: Kernel
+) -> None:
+    used, server = await made_of_tokens(place, kernel)
+    vm, other, agent = await asyncio.gather(*(used.retrieve_session(name) for name in TOKENS))
+    assert server.asked == [MADE_OF]
+    assert place.names() == set(TOKENS)
+    for session in (other, agent, vm):
+        await session.finish()
+        await session.close()
+    assert place.names() == set()
+    # An effect that is performed again makes nothing that nobody would finish.
+    with pytest.raises(KernelError):
+        await used.retrieve_session("gone")
+    await used.finish()
+    assert (kernel.finishes, len(server.asked)) == (1, 1)
+
+
+async def test_what_this_process_finished_is_not_made_again(place: Place, kernel: Kernel) -> None:
+    used, server = await made_of_tokens(place, kernel)
+    vm = await used.retrieve_session("lr.7-a.vm")
+    await vm.finish()
+    await vm.close()
+    other = await used.retrieve_session("lr.7-a.other")
+    assert server.asked == [MADE_OF]
+    await other.finish()
+    await other.close()
+    used.close()
+
+
+@pytest.mark.parametrize("why", ["normal", "no server", "broken"])
+async def test_where_none_can_be_made_the_kernel_is_asked(place: Place, kernel: Kernel, why: str) -> None:
+    used, server = await made_of_tokens(place, kernel)
+    if why == "normal":
+        kernel.luo_state = why
+    server.broken = why == "broken"
+    if why == "no server":
+        used.close()
+        used = over(kernel, handed_over(place))
+        await used.recall(TOKENS)
+    session = await used.retrieve_session("lr.7-a.other")
+    assert kernel.wrapped[-1].name == "lr.7-a.other"
+    await session.finish()
+    await session.close()
+    used.close()
 
 
 async def test_one_that_is_in_use_is_not_finished_by_a_keeper_that_dies(place: Place, kernel: Kernel) -> None:
