@@ -296,6 +296,45 @@ async def test_kernels_without_telemetry_tell_nothing(start: Start) -> None:
     assert await node.kernel().telemetry() is None
 
 
+async def test_reserve_mem_crosses_a_plain_kexec_where_it_is_auto_preserved(start: Start) -> None:
+    words = f"{COMMAND_LINE} reserve_mem=1M:4096:cache reserve_mem=64K:64:trace reserve_mem=64K:64:pstore"
+    node = await start("--auto-preserve", "reserve_mem", "--command-line", words)
+    node.control("reserve_mem_write", "cache", "4094", b"kept".hex())
+    image = node.image(auto_preserve=["reserve_mem"])
+    node.control("load", image.kernel_path, "", words, image.release)
+    await node.jump()
+    assert bytes.fromhex(node.control("reserve_mem_read", "cache", "4094", "4")) == b"kept"
+    assert node.view("sys/fs/pstore/dmesg-ramoops-0").startswith("Linux version ")
+    last = node.view("sys/kernel/tracing/instances/boot_map/last_boot_trace")
+    assert last == "liveupdate: boot\nliveupdate: kexec\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("reserve_mem_read", "none", "0", "1"), "ENOENT"),
+        (("reserve_mem_read", "cache", "4095", "2"), "EINVAL"),
+        (("reserve_mem_read", "cache", "-1", "2"), "EINVAL"),
+        (("reserve_mem_read", "cache", "0", "all"), "EINVAL"),
+        (("reserve_mem_write", "cache", "4095", "0000"), "EINVAL"),
+        (("reserve_mem_write", "cache", "0", "text"), "EINVAL"),
+        (("reserve_mem_write", "cache", "0"), "EINVAL"),
+    ],
+)
+async def test_bad_words_about_reserve_mem(start: Start, words: tuple[str, ...], error: str) -> None:
+    node = await start("--command-line", f"{COMMAND_LINE} reserve_mem=4K:64:cache")
+    assert refused(lambda: node.control(*words)) == error
+    assert node.control("reserve_mem_read", "cache", "0", "4096") == bytes(4096).hex()
+
+
+async def test_a_message_that_would_lose_its_end_is_refused(start: Start) -> None:
+    """It was cut off at 64 KiB, and nobody was told."""
+    node = await start("--command-line", f"{COMMAND_LINE} reserve_mem=1M:64:cache")
+    assert len(node.control("reserve_mem_read", "cache", "0", "32766")) == 2 * 32766
+    assert refused(lambda: node.control("reserve_mem_read", "cache", "0", "32767")) == "EMSGSIZE"
+    assert refused(lambda: node.control("reserve_mem_write", "cache", "0", "00" * 32768)) == "EMSGSIZE"
+
+
 async def test_views_are_files_that_show_what_was_done_before_its_answer(node: Node) -> None:
     state, files = "sys/kernel/liveupdate/state", "sys/kernel/debug/liveupdate/files"
     assert node.view(state) == "normal\n"

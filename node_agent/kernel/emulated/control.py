@@ -28,6 +28,8 @@ ARGUMENTS = {
     "debugfs_write": "PATH VALUE",
     "view": "PATH",
     "views": "",
+    "reserve_mem_read": "LABEL OFFSET COUNT",
+    "reserve_mem_write": "LABEL OFFSET HEX",
     "default": "RELEASE [COMMAND_LINE]",
     "faults": "PLAN",
     "sessions": "",
@@ -83,6 +85,11 @@ class KernelControl:
                     raise OSError(errno.ENOENT, word) from None
             case ["views"]:
                 return json.dumps(model.views())
+            case ["reserve_mem_read", label, offset, count]:
+                region = model.reserved.region(label)
+                return region.read(_number(offset, word), _number(count, word)).hex()
+            case ["reserve_mem_write", label, offset, content]:
+                model.reserved.region(label).write(_number(offset, word), _bytes(content, word))
             case ["default", release, *command_line_too] if len(command_line_too) < 2:
                 model.set_default_release(release, next(iter(command_line_too), None))
             case ["faults", plan]:
@@ -113,3 +120,18 @@ class KernelControl:
         if self._model.rfc2 is None:
             raise OSError(errno.ENOTTY, word)
         return self._model.rfc2
+
+
+def _number(text: str, word: str) -> int:
+    """Not negative. Raises OSError(EINVAL)."""
+    if not text.isdecimal():
+        raise OSError(errno.EINVAL, word)
+    return int(text)
+
+
+def _bytes(text: str, word: str) -> bytes:
+    """Raises OSError(EINVAL)."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError as cause:
+        raise OSError(errno.EINVAL, word) from cause

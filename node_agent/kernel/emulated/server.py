@@ -301,7 +301,9 @@ class KernelServer:
                 self._wait(sock, lambda: self._model.wait_killed(word))
             return True
         try:
-            answer = self._control.answer(word, arguments)
+            answer = self._control.answer(word, arguments).encode()
+            if wire.RESULT.size + len(answer) > wire.MESSAGE_BYTES:
+                raise OSError(errno.EMSGSIZE, word)  # sent all the same, its end would be missing
         except OSError as cause:
             self._seen(word)
             _tell(sock, -(cause.errno or errno.EIO))
@@ -309,7 +311,7 @@ class KernelServer:
         if self.rebooting or self.power_lost:
             return True
         self._seen(word)
-        _tell(sock, 0, answer.encode())
+        _tell(sock, 0, answer)
         return False
 
 

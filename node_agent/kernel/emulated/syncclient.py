@@ -173,12 +173,15 @@ def control(root: str, *words: str) -> str:
 
 
 def ask_control(root: str, *words: str) -> _socket.socket:
-    """The first half of control()."""
+    """The first half of control(). Raises OSError(EMSGSIZE): the kernel would not read all of it."""
+    message = "\0".join(words).encode()
+    if len(message) > MESSAGE_BYTES:
+        raise OSError(errno.EMSGSIZE, words[0])
     try:
         sock = connect(root + "/dev/kexec")
     except OSError as cause:
         raise OSError(cause.errno, CONTROL_CALLS.get(words[0], words[0])) from cause
-    sock.send("\0".join(words).encode(), _socket.MSG_NOSIGNAL)
+    sock.send(message, _socket.MSG_NOSIGNAL)
     return sock
 
 
