@@ -5,7 +5,7 @@ the one before it wrote. Without a region of their label there are none.
 
 Source: trace_instance=NAME@REGION (boot mapped ring buffers show the last boot); ramoops.mem_name=REGION,
 and kmsg_dump(KMSG_DUMP_SHUTDOWN) in kernel_kexec(). The thread's own doubt, "The pstore use case is only
-potential, correct?", was answered by ramoops.mem_name in Linux 6.14.
+potential, correct?": ramoops.mem_name came with reserve_mem itself, in Linux 6.11.
 """
 
 from __future__ import annotations
