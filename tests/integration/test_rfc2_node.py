@@ -136,3 +136,22 @@ async def test_a_cold_boot_is_of_the_same_model(state: Path, tmp_path: Path) -> 
         status = await node.status()
         assert status["release"] == "6.16.5"
         assert "notifier" in await node.luoctl("state")
+
+
+@pytest.mark.parametrize(
+    ("coupling", "then"),
+    [("luo-driven", "accepted: PRESERVED (2-local)"), ("notifier", "[KHO_FINALIZED]")],
+)
+async def test_after_a_refused_freeze_the_couplings_differ(
+    state: Path, tmp_path: Path, coupling: str, then: str
+) -> None:
+    """Where KHO calls LUO back nobody aborts KHO: such a boot prepares no other update."""
+    async with running(state, *RFC2, f"rfc-v2/{coupling}", "--faults", "refuse_freeze@1") as node:
+        await node.until("fresh start")
+        digest = await loaded(node, tmp_path / "k")
+        await node.luoctl("prepare", digest)
+        assert "[FREEZE_REFUSED]" in await node.luoctl("kexec")
+        assert luo(node) == "normal"
+        finalized = (state / "root/sys/kernel/debug/kho/out/finalize").read_text()
+        assert finalized == ("1\n" if coupling == "notifier" else "0\n")
+        assert then in await node.luoctl("prepare", digest)
