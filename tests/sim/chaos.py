@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.runtime.leader import TTL
-from tests.sim import chaos_nodes
+from tests.sim import chaos_luo, chaos_nodes
 from tests.sim.life import Life
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def faults(world: World) -> Iterator[asyncio.Task[None]]:
         ("foreign", rates.foreign_s, chaos_nodes.foreign),
         ("clone", rates.clone_s, chaos_nodes.clone),
         ("relabel", rates.relabel_s, chaos_nodes.relabel),
+        ("luo by hand", rates.luo_by_hand_s, chaos_luo.by_hand),
         ("ambush", rates.ambush_s, lambda world, rng: world.ambushes.lay(rng)),
     ]
     for name, every_s, act in loops:

@@ -130,6 +130,8 @@ class Rates:
     """Whether they strike nodes."""
     ambush_others: float = 0.0
     """Whether they strike the orchestrator, and have operators call."""
+    luo_by_hand_s: float = 0.0
+    """Mean time between uses of LUO by hand on some node of RFC v2; 0 never."""
     step_s: float = 0.0
     """Most that an agent's call of a port takes."""
     relabel_s: float = 0.0
@@ -198,11 +200,12 @@ def draw(seed: int) -> Scenario:
         for node, model in zip(nodes, of_nodes, strict=True)
         for more_faults in (draw_luo.faults(luo, model, likely=profile in ("nodes", "storm")),)
     )
+    policy, rates = _policy(rng), _more_rates(more, profile, _rates(rng, profile), replicas)
     return Scenario(
         seed=seed,
         nodes=nodes,
-        policy=_policy(rng),
-        rates=_more_rates(more, profile, _rates(rng, profile), replicas),
+        policy=policy,
+        rates=replace(rates, luo_by_hand_s=draw_luo.by_hand_s(luo, likely=profile in ("nodes", "storm"))),
         rollouts=tuple(rollouts),
         phases=PhaseTimes(
             shutdown_s=0.3, purgatory_s=0.2, boot_s=rng.uniform(0.5, 5), panic_s=5, firmware_s=40

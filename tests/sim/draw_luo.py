@@ -54,6 +54,12 @@ def _faults(rng: random.Random) -> Iterator[Fault]:
             yield Fault(FaultKind.HANG, rng.choice((1, 2, 3)), call)
 
 
+def by_hand_s(rng: random.Random, *, likely: bool) -> float:
+    """How often somebody uses LUO by hand."""
+    every_s = rng.choice((0.0, 0.0, 60.0, 200.0))
+    return every_s if likely else 0.0
+
+
 def images(model: str, couplings: Mapping[str, str], only: Mapping[str, str]) -> ImageTable:
     """As a node of this model finds them: a release is of that, unless it is there for one model only."""
 

@@ -10,7 +10,7 @@ from orchestrator.core.actions import Plan
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.model import RolloutRow
 from orchestrator.core.phases import SETTLED, UNAVAILABLE, Goal, Link, Outcome
-from tests.sim import preserved
+from tests.sim import chaos_luo, preserved
 from tests.sim.operators import Operator
 
 if TYPE_CHECKING:
@@ -110,14 +110,17 @@ class Fair:
         if not other or not await self.operator.try_to("exclude", name, other):
             await self.operator.try_to("retry", name, blocker.nodes)
 
-    def _boot_cold(self) -> bool:
-        """Some node can begin no update in its boot: somebody switches it off and on."""
+    def _mend_luo(self) -> bool:
+        """Some node can begin no update as its LUO stands: somebody does what its preflight says."""
         for node in self.world.nodes.values():
-            why = preserved.needs_cold_boot(node.emulated.model)
-            if why and node.emulated.running and node.settled:
+            if not node.emulated.running or not node.settled:
+                continue
+            if why := preserved.needs_cold_boot(node.emulated.model):
                 self.world.story.count("booted cold by hand")
                 node.tell(f"is booted cold: {why}")
                 node.lose_power()
+                return True
+            if chaos_luo.tidy(node):
                 return True
         return False
 
@@ -125,7 +128,7 @@ class Fair:
         """Retry failed nodes by name, a few times; then take them out of the count, or give up."""
         operator, name = self.operator, row.rollout_id
         fleet = operator.fleet
-        if fleet is None or self._boot_cold():
+        if fleet is None or self._mend_luo():
             return
         for member in sorted(fleet.members(name).values(), key=lambda m: m.node_id):
             node_id = member.node_id

@@ -23,7 +23,7 @@ class Mutant:
 
     name: str
     side: str
-    """planner, runtime, store, agent or journal"""
+    """planner, runtime, store, agent, journal or luo"""
     rule: str
     promise: str
     provoke: Provocation

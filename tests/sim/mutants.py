@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.sim import (
     mutants_agent,
     mutants_journal,
+    mutants_luo,
     mutants_planner,
     mutants_replicas,
     mutants_runtime,
@@ -14,5 +15,13 @@ from tests.sim.mutant import MUTANTS
 
 __all__ = ["MUTANTS", "WHERE"]
 
-WHERE = (mutants_planner, mutants_runtime, mutants_replicas, mutants_store, mutants_agent, mutants_journal)
+WHERE = (
+    mutants_planner,
+    mutants_runtime,
+    mutants_replicas,
+    mutants_store,
+    mutants_agent,
+    mutants_journal,
+    mutants_luo,
+)
 """Importing a module enlists its mutants."""

@@ -66,7 +66,8 @@ class SimJournal:
         node.world.checks.promises.written(node, record)
         if node.row:
             node.world.story.count(f"saga {node.row}")
-            node.world.checks.promises.journalled(node, node.row.rpartition(" → ")[2])
+            phase, verdict = node.row.rpartition(" → ")[2], node.row.split(" ")[2]
+            node.world.checks.promises.journalled(node, phase, verdict)
         await node.point("journal done")
         node.row = ""
         return record

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from node_agent.core.history import JUMP_INTENT
+from node_agent.core.phases import Verdict
+from node_agent.kernel.faults import FaultKind
 from node_agent.ports import JournalRecord
 from node_agent.runtime.journal_format import decode_file, encode_record
 from orchestrator.core.phases import Phase
@@ -80,8 +82,9 @@ class NodePromises:
             text = f"{node.node_id} jumps in attempt {generation}, and its disk knows of no JumpIntent"
             self.world.violated("I10", text, node.node_id)
 
-    def journalled(self, node: SimNode, phase: str) -> None:
+    def journalled(self, node: SimNode, phase: str, verdict: str) -> None:
         """Its attempt has come into this phase, and it is written down."""
+        self._given_up(node, verdict)
         left = preserved.left(node.emulated.model)
         if left and phase in SETTLED_WELL:
             text = f"{node.node_id} is {phase}, and keeps {', '.join(left)}"
@@ -99,6 +102,16 @@ class NodePromises:
             self.world.violated("I8", text, node.node_id)
         if kept and here != there:
             text = f"{node.node_id} jumps from {here} to {there} with {', '.join(kept)} preserved"
+            self.world.violated("I8", text, node.node_id)
+
+    def _given_up(self, node: SimNode, verdict: str) -> None:
+        """It says that its memory is lost: of what its own kexec has carried, nothing may be there."""
+        model, attempt = node.emulated.model, _attempt_of(node)
+        truth = self.world.checks.truths.get((node.name, attempt))
+        whole = truth is not None and truth.boot == node.boots and truth.arrived
+        excused = node.flipped or model.faults.at(FaultKind.RETRIEVE_ERROR, model.reboots)
+        if verdict == Verdict.STATE_LOST and whole and preserved.came_in(model) and not excused:
+            text = f"{node.node_id} gives up {', '.join(sorted(preserved.came_in(model)))}, which has crossed"
             self.world.violated("I8", text, node.node_id)
 
     def leaving(self, node: SimNode) -> None:
