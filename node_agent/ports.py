@@ -177,7 +177,7 @@ class Kernel(Protocol):
 
     async def cancel(self) -> None:
         """Before the kexec: undo prepare(), whoever called it, and let go of what is in nobody's session.
-        Idempotent. Sessions that are held are closed after it."""
+        Idempotent. Sessions are closed before it."""
         ...
 
     async def finish(self) -> None:

@@ -13,9 +13,11 @@ the kernel's. prepare() tells it all for the journal, and recall() brings it bac
 | FINISHING | SESSION_FINISH, close | FINISH |
 
 Rules
-1. A token that its session gives up while the kernel takes no FD_UNPRESERVE is given up by cancel().
+1. A token that its session gives up while the kernel takes no FD_UNPRESERVE is given up by cancel(). So it
+   comes last: a PREPARE that was cut short goes on, and is over once an FD_UNPRESERVE has answered.
 2. cancel() lets go of every token that no session here holds: an earlier process of this node may have died
-   before it could tell anybody.
+   before it could tell anybody. While an update is under way LUO is the agent's: what others have registered
+   or prepared meanwhile is undone with it.
 3. The kernel restores a file once, so a copy of what was restored is kept until the session is finished. A
    process that dies takes the copy along: who has the file already has it, nobody else gets it any more.
 4. Nothing is begun beside another's update, and nobody else's is finished: not prepared, not updated.
@@ -32,7 +34,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from node_agent.errors import KernelError, Retry
@@ -234,12 +236,14 @@ class TokenSessions:
     async def cancel(self) -> None:
         """See ports.Kernel."""
         if await self.device.state() in READY:
-            await self.device.cancel()
+            await self._unless_done(self.device.cancel)
         if await self.device.state() != NORMAL:
             return
         held = self._held()
         self._given_up.update(token for token in await self.device.registered() if token not in held)
         await self._let_go()
+        if self._given_up:
+            raise not_normal(await self.device.state(), calls.FD_UNPRESERVE)
 
     async def finish(self) -> None:
         """See ports.Kernel."""
@@ -254,7 +258,7 @@ class TokenSessions:
                 remedy="Let these workloads claim what is theirs: FINISH gives up what nobody has restored.",
             )
         if await self.device.state() == UPDATED:
-            await self.device.finish()
+            await self._unless_done(self.device.finish)
         self._recalled = {}
 
     async def recall(self, tokens: Tokens) -> None:
@@ -312,6 +316,14 @@ class TokenSessions:
             del self._outgoing[session.name]
         self._given_up.update(session.tokens.values())
         await self._let_go()
+
+    async def _unless_done(self, event: Callable[[], Awaitable[None]]) -> None:
+        """An event that leads to NORMAL, if nobody else has sent it meanwhile. Raises KernelError."""
+        try:
+            await event()
+        except KernelError as error:
+            if error.errno != errno.EINVAL or await self.device.state() != NORMAL:
+                raise
 
     def _held(self) -> set[int]:
         """The kernel's tokens of all that is to cross."""

@@ -325,7 +325,7 @@ class Effects:
     async def _release(self) -> None:
         """All three, also after one of them has failed. Raises the first failure."""
         failed: AgentError | None = None
-        for letting_go in (self._ports.kernel.cancel, self.session.close, self._ports.workloads.release):
+        for letting_go in (self.session.close, self._ports.workloads.release, self._ports.kernel.cancel):
             try:
                 await letting_go()
             except AgentError as error:
