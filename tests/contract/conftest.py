@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.contract.kernel_backends import BACKENDS, Backend
+from tests.contract.rfc2_process import Node, running
 
 LAB = os.environ.get("LIVEROLL_LAB", "") == "1"
 StartNode = Callable[..., Awaitable[Backend]]
+StartRfc2 = Callable[..., Awaitable[Node]]
 
 collect_ignore = [] if LAB else ["test_kernel_real.py"]
 
@@ -67,3 +70,14 @@ def _real(request: pytest.FixtureRequest) -> type[Backend]:
 async def node(start_node: StartNode) -> Backend:
     """A healthy node."""
     return await start_node()
+
+
+@pytest.fixture
+async def start_rfc2(tmp_path: Path) -> AsyncIterator[StartRfc2]:
+    """Starts a kernel process of RFC v2's model, with these options."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*options: str) -> Node:
+            return await stack.enter_async_context(running(tmp_path / "node", *options))
+
+        yield start

@@ -8,9 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from node_agent.kernel.emulated import synctokens
 from node_agent.kernel.emulated.client import ProcessKernel
@@ -98,9 +100,6 @@ class Node:
             self._device = -1
 
 
-Start = Callable[..., Awaitable[Node]]
-
-
 @asynccontextmanager
 async def running(root: Path, *options: str) -> AsyncIterator[Node]:
     """One node; nothing of it is left afterwards."""
@@ -127,3 +126,25 @@ async def running(root: Path, *options: str) -> AsyncIterator[Node]:
         assert await process.wait() == 0
         pipe.close()
     assert not (root / "sys").exists()
+
+
+def memfd(content: bytes = b"memory") -> int:
+    fd = os.memfd_create("memory", os.MFD_CLOEXEC)
+    os.write(fd, content)
+    return fd
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(OSError) as caught:
+        call()
+    # ENOTSUP is the same number, and Python's name of it.
+    return errno.errorcode[caught.value.errno or 0].replace("ENOTSUP", "EOPNOTSUPP")
+
+
+def preserved(node: Node, content: bytes = b"memory") -> int:
+    """A token; the file itself is closed again."""
+    fd = memfd(content)
+    try:
+        return synctokens.preserve(node.device, fd)
+    finally:
+        os.close(fd)
