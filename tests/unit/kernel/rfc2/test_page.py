@@ -1,0 +1,77 @@
+"""docs/rfc-v2.md says what the code does: its figures, its diagram, and a test for every statement."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from node_agent.kernel.emulated.image import EmulatedImage
+from node_agent.kernel.emulated.rfc2.states import TRANSITIONS
+from tests.unit.kernel.rfc2.figures import tables
+
+REPOSITORY = Path(__file__).parents[4]
+PAGE = REPOSITORY / "docs" / "rfc-v2.md"
+HERE = Path(__file__).parent
+TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
+
+
+def section(title: str) -> str:
+    """What stands between this title and the next."""
+    return PAGE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    """Of the last table beneath a title, without its head; cells as they are."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [line.strip("|").split(" | ") for line in lines[2:]]
+
+
+@cache
+def named_in(file: str) -> frozenset[str]:
+    """Names of all test functions of a file, as the page writes it."""
+    path = REPOSITORY / file if "/" in file else HERE / file
+    tree = ast.parse(path.read_text())
+    return frozenset(
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def test_the_figures_are_what_the_kernels_do() -> None:
+    page = PAGE.read_text()
+    wanted = page
+    for name, text in tables().items():
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, rest = wanted.split(begin)
+        wanted = before + begin + text + end + rest.split(end, 1)[1]
+    if os.environ.get("LIVEROLL_REWRITE"):
+        PAGE.write_text(wanted)
+        page = wanted
+    assert page == wanted, "review the figures, then: pytest --rewrite"
+
+
+@pytest.mark.parametrize("title", ["The scenarios, and their tests", "Every statement, and its test"])
+def test_every_row_names_tests_that_there_are(title: str) -> None:
+    found = rows(title)
+    assert len(found) > 10
+    for row in found:
+        named = TEST.findall(row[-1])
+        assert named, f"no test: {row[0]}"
+        for file, test in named:
+            assert test in named_in(file), f"{file} has no {test}"
+
+
+def test_the_diagram_has_every_transition_and_no_other() -> None:
+    arrows = set(re.findall(r"^    (\w+) --> (\w+): ([A-Z]+)$", PAGE.read_text(), re.MULTILINE))
+    assert arrows == {(state.name, after.name, event.name) for (state, event), after in TRANSITIONS.items()}
+
+
+def test_every_property_of_an_image_that_is_of_this_model_is_told() -> None:
+    told = {row[0].strip(" `") for row in rows("How to choose")}
+    ours = {"model", "coupling", "kho_debugfs", "reserve_mem", "auto_preserve", "telemetry"}
+    assert told == ours
+    assert ours <= EmulatedImage.__dataclass_fields__.keys()
