@@ -1,14 +1,16 @@
 """`make demo SCENARIO=rfc-v2`: a fleet of which two thirds have LUO as the seed's thread has it.
 
-Nine emulated nodes: p-… run RFC v2 as posted (LUO is KHO's notifier), d-… as the thread concluded (LUO alone
-drives KHO), s-… run LUO as merged, with sessions. First one target for all of them, which RFC v2's nodes must
-refuse; then a target of their own. Then one of each coupling tells what its kernel went through. All is
-emulated, and so are the times.
+Ten emulated nodes: p-… run RFC v2 as posted (LUO is KHO's notifier), d-… as the thread concluded (LUO alone
+drives KHO), s-… run LUO as merged, with sessions; k-01 is as posted, with a kernel, an agent and workloads
+that are processes of their own. First one target for all of them, which RFC v2's nodes must refuse; then a
+target of their own. Then nodes of both couplings tell what their kernels went through. All is emulated, the
+times too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from orchestrator.artifacts.build import build_emulated
 from orchestrator.cli.client import Client
 
 NODES_EACH = 3
+PROCESS_NODE = "k-01"
+LOOK_S = 0.002
 RFC2_ABI = ("kho=kho-v1", "luo=luo-v1", "memfd=memfd-v1")
 MERGED_TARGET = "6.19.3"
 RFC2_TARGET = "6.16.3-rfc2"
@@ -85,15 +89,21 @@ async def demo(keep: bool, directory: Path) -> int:
         say(f"Liveroll demo: two models of LUO in one fleet; state in {directory}")
         for part in PARTS:
             print(f"  {part.prefix}-01 … {part.prefix}-{NODES_EACH:02d}  {part.release:12} {part.words}")
+        print(f"  {PROCESS_NODE:12}  {PARTS[0].release:12} as posted; real processes, with luoctl and sysfs")
         await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=MERGED_TARGET)
         await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=RFC2_TARGET, abi=RFC2_ABI)
         await fleet.start_orchestrator()
         for seed, part in enumerate(PARTS):
             await fleet.start_agents(part.prefix, *agent_arguments(part, seed))
-        await asyncio.to_thread(wait_for_links, fleet, NODES_EACH * len(PARTS))
-        promises = [await one_target_for_all(fleet), await a_target_of_their_own(fleet)]
+        await fleet.start_node(PROCESS_NODE, *node_arguments(PARTS[0]), workloads=2)
+        await asyncio.to_thread(wait_for_links, fleet, NODES_EACH * len(PARTS) + 1)
+        promises = [await one_target_for_all(fleet)]
+        sysfs = asyncio.create_task(watch_sysfs(directory / PROCESS_NODE / "root"))
+        promises.append(await a_target_of_their_own(fleet))
         for node_id, words in (("p-01", "as posted"), ("d-01", "as concluded")):
             promises.append(told_by(directory, node_id, words))
+        sysfs.cancel()
+        promises.append(await told_by_hand(fleet, await sysfs))
         kept = all(promises)
         say(
             "Refused where it would have lost memory, updated everywhere else."
@@ -114,12 +124,21 @@ def agent_arguments(part: Part, seed: int) -> list[str]:
     ]  # fmt: skip
 
 
+def node_arguments(part: Part) -> list[str]:
+    """Of the node that is processes of its own."""
+    return [
+        "--release", part.release, "--luo-model", part.model, "--kexec-s", "0.6",
+        "--label", "pool=demo", "--label", "luo_model=rfc-v2", "--label", "zone=k",
+    ]  # fmt: skip
+
+
 async def one_target_for_all(fleet: LocalFleet) -> bool:
     """A merged kernel for everybody: preflight keeps RFC v2's nodes out, and they are left out by hand."""
     name = f"kernel-{MERGED_TARGET}"
     say(f"One target for all: {MERGED_TARGET}, which has sessions.")
     await foreground(fleet, "create", str(write(fleet, name, MERGED_TARGET, "pool=demo")))
     refused = [f"{part.prefix}-{i:02d}" for part in PARTS[:2] for i in range(1, NODES_EACH + 1)]
+    refused.append(PROCESS_NODE)
     # One of each kind is tried first: the canary of its pair of kernels.
     found = await asyncio.to_thread(wait_for_refusals, fleet, name, 2)
     say("Why RFC v2's nodes stay where they are (liveroll why):")
@@ -142,7 +161,7 @@ async def a_target_of_their_own(fleet: LocalFleet) -> bool:
     rollout = await asyncio.to_thread(get, fleet, name)
     await asyncio.to_thread(summarise, fleet, name)
     updated = sum(wave.updated for wave in rollout.waves)
-    return status == 0 and updated == 2 * NODES_EACH and not rollout.memory_checks_failed
+    return status == 0 and updated == 2 * NODES_EACH + 1 and not rollout.memory_checks_failed
 
 
 def write(fleet: LocalFleet, name: str, release: str, selector: str) -> Path:
@@ -163,6 +182,38 @@ def wait_for_refusals(fleet: LocalFleet, name: str, wanted: int) -> bool:
             # A person would look again, too; `watch` tells of waves, not of who refuses.
             time.sleep(0.1)
     return False
+
+
+async def watch_sysfs(root: Path) -> list[str]:
+    """LUO's states as the node's sysfs shows them one after the other, until cancelled. A kernel that is on
+    its way shows nothing."""
+    seen: list[str] = []
+    try:
+        while True:
+            try:
+                state = (root / "sys/kernel/liveupdate/state").read_text().strip()
+            except FileNotFoundError:
+                state = "(no kernel)"
+            if not seen or seen[-1] != state:
+                seen.append(state)
+            # Nobody tells of a change in sysfs, here as there.
+            await asyncio.sleep(LOOK_S)
+    except asyncio.CancelledError:
+        return seen
+
+
+async def told_by_hand(fleet: LocalFleet, states: list[str]) -> bool:
+    """What a person finds on the node that is processes of its own; whether its sysfs has shown the way."""
+    say(f"{PROCESS_NODE}, a kernel process: /sys/kernel/liveupdate/state showed {' → '.join(states)}")
+    for verb in ("state", "telemetry"):
+        print(f"  luoctl {verb}", flush=True)
+        socket = fleet.directory / PROCESS_NODE / "control.sock"
+        words = [sys.executable, "-m", "node_agent.luoctl", "--socket", str(socket), verb]
+        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+        print("\n".join(f"    | {line}" for line in out.decode().splitlines()), flush=True)
+    kept = [state for state in states if state in ("normal", "prepared", "updated")]
+    return kept == ["normal", "prepared", "updated", "normal"]
 
 
 def told_by(directory: Path, node_id: str, words: str) -> bool:

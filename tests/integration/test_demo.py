@@ -26,9 +26,11 @@ def test_rfc_v2_refuses_the_other_model_and_goes_all_the_way_with_its_own(tmp_pa
     out = done.stdout
     assert done.returncode == 0, out
     assert "Traceback" not in out, out
-    assert "kernel-6.19.3: SUCCEEDED\nnodes     3 updated, 0 failed, 0 rolled back, 6 left out, of 9" in out
-    assert "kernel-6.16.3-rfc2: SUCCEEDED\nnodes     6 updated" in out
-    assert "memory    12 checks passed, 0 failed" in out
+    assert "kernel-6.19.3: SUCCEEDED\nnodes     3 updated, 0 failed, 0 rolled back, 7 left out, of 10" in out
+    assert "kernel-6.16.3-rfc2: SUCCEEDED\nnodes     7 updated" in out
+    assert "memory    14 checks passed, 0 failed" in out
+    assert "showed normal → prepared → (no kernel) → updated → normal" in out
+    assert "| source: telemetry" in out
     for node, coupling in (("p-01", "as posted"), ("d-01", "as concluded")):
         told = out.partition(f"What {node} ({coupling}) went through")[2].split("\n\n")[0]
         states = [line.split()[2].rstrip(",") for line in told.splitlines()[1:7]]
