@@ -23,6 +23,9 @@ from node_agent.kernel.emulated.rfc2.subsystems import Subsystem
 from node_agent.kernel.emulated.rfc2.telemetry import TelemetrySubsystem
 from node_agent.kernel.emulated.telemetry import Telemetry
 
+LAST_WORDS = "kexec_core: Starting new kernel"
+"""What a kernel says last. Source: kernel_kexec()."""
+
 
 class Builtin:
     """Of one boot.
@@ -76,8 +79,8 @@ class Builtin:
             self.pstore = Pstore(self.reserved)
 
     def leave(self, messages: Sequence[str]) -> None:
-        """The kernel is left; its last words are these."""
+        """The kernel is left, with these messages in its log."""
         if self.ftrace is not None:
             self.ftrace.event("kexec")
         if self.pstore is not None:
-            self.pstore.dump(messages)
+            self.pstore.dump((*messages, LAST_WORDS))

@@ -6,6 +6,7 @@ import pytest
 
 from node_agent.kernel.emulated.model import LuoModel
 from node_agent.kernel.emulated.rfc2.buffers import HEADER, Buffer, Ring
+from node_agent.kernel.emulated.rfc2.builtin import LAST_WORDS
 from node_agent.kernel.emulated.rfc2.reserve_mem import Region
 from tests.unit.kernel.rfc2.subsystem_boots import ON, boot, kexec, luo, rfc2
 
@@ -60,17 +61,17 @@ def test_pstore_shows_the_last_kernels_log() -> None:
     kexec(model)
     pstore = rfc2(model).builtin.pstore
     assert pstore is not None
-    assert pstore.buffer.last_boot == log
+    assert pstore.buffer.last_boot == [*log, LAST_WORDS]
     assert log[0] == "Linux version 6.16 (emulated)"
 
 
 def test_only_its_tail_if_there_is_no_room() -> None:
-    model = boot(f"{ON} reserve_mem=100:64:pstore", auto_preserve=AUTO)
+    model = boot(f"{ON} reserve_mem=132:64:pstore", auto_preserve=AUTO)
     model.log += [f"message {number}" for number in range(20)]
     kexec(model)
     pstore = rfc2(model).builtin.pstore
     assert pstore is not None
-    assert pstore.buffer.last_boot == [f"message {number}" for number in range(13, 20)]
+    assert pstore.buffer.last_boot == [*(f"message {number}" for number in range(13, 20)), LAST_WORDS]
 
 
 def test_without_their_regions_there_are_none() -> None:

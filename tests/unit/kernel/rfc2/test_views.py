@@ -10,6 +10,7 @@ import pytest
 from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.kernel.emulated.model import LuoModel, Machine
 from node_agent.kernel.emulated.rfc2 import views
+from node_agent.kernel.emulated.rfc2.builtin import LAST_WORDS
 from node_agent.kernel.emulated.rfc2.dts import dts
 from node_agent.kernel.emulated.telemetry import Phase
 from tests.unit.kernel.rfc2.subsystem_boots import KHO_ONLY, ON, boot, kexec, luo, rfc2
@@ -133,7 +134,7 @@ def test_trace_and_pstore() -> None:
     assert views.PSTORE not in model.views()
     kexec(model)
     shown = model.views()
-    assert shown[views.PSTORE] == "".join(f"{line}\n" for line in log)
+    assert shown[views.PSTORE] == "".join(f"{line}\n" for line in (*log, LAST_WORDS))
     assert shown[f"{views.TRACE}/trace"] == "liveupdate: boot\n"
     assert shown[f"{views.TRACE}/last_boot_trace"] == "liveupdate: boot\nliveupdate: kexec\n"
     assert "reserve_mem auto out=- in=-\n" in shown["/sys/kernel/debug/liveupdate/subsystems"]
