@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from node_agent.resume.handover import Handover
 
 _EEXIST = 17
+NOT_NORMAL = "LUO_NOT_NORMAL"
+"""Of create_session where sessions are made of tokens: nothing is made while LUO is prepared."""
 
 
 class Broker:
@@ -359,6 +361,8 @@ class Broker:
                     try:
                         probe = await self._device.session(lambda: kernel.create_session(name))
                     except KernelError as error:
+                        if error.reason == NOT_NORMAL:
+                            return  # the name is free; the kernel gives up what was in it at CANCEL
                         if error.errno != _EEXIST:
                             raise
                         await asyncio.sleep(wait_s)

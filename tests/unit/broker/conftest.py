@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.runtime.broker import Broker
 
 from .support import QUICK, Machine, running, what_is_open
@@ -21,8 +22,14 @@ async def no_leaks() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def machine(no_leaks: None) -> AsyncIterator[Machine]:
-    machine = Machine()
+def image() -> EmulatedImage:
+    """What the machine's kernels are."""
+    return EmulatedImage("7.2.13")
+
+
+@pytest.fixture
+async def machine(no_leaks: None, image: EmulatedImage) -> AsyncIterator[Machine]:
+    machine = Machine(image)
     yield machine
     machine.close()
 

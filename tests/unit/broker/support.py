@@ -23,10 +23,11 @@ QUICK = BrokerTimeouts(preserve_s=5, suspend_s=5, claim_s=5, resume_s=5, release
 class Machine:
     """A model and this process's view of it; kexec() makes the next boot's."""
 
-    def __init__(self) -> None:
+    def __init__(self, image: EmulatedImage | None = None) -> None:
         boots = iter(range(1, 100))
+        image = image or EmulatedImage("7.2.13")
         self.model = LuoModel(
-            EmulatedImage("7.2.13"), new_boot_id=lambda: f"boot-{next(boots)}", images=ImageTable()
+            image, new_boot_id=lambda: f"boot-{next(boots)}", images=ImageTable(otherwise=image)
         )
         self.kernel = self._view()
 
