@@ -318,11 +318,12 @@ class TokenSessions:
         await self._let_go()
 
     async def _unless_done(self, event: Callable[[], Awaitable[None]]) -> None:
-        """An event that leads to NORMAL, if nobody else has sent it meanwhile. Raises KernelError."""
+        """An event that leads to NORMAL; once that is reached, whoever sent it, an error does not matter.
+        Raises KernelError."""
         try:
             await event()
-        except KernelError as error:
-            if error.errno != errno.EINVAL or await self.device.state() != NORMAL:
+        except KernelError:
+            if await self.device.state() != NORMAL:
                 raise
 
     def _held(self) -> set[int]:

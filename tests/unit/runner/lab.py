@@ -172,6 +172,7 @@ class Watched:
 
 ERRORS: dict[str, Callable[[], AgentError]] = {
     "kernel": lambda: KernelError(5, "ioctl"),
+    "device": lambda: KernelError(5, "ioctl"),
     "workloads": lambda: BrokerError("a workload said no"),
     "hooks": lambda: HookFailed("the hook failed"),
     "artifacts": lambda: ArtifactError("damaged"),
