@@ -80,6 +80,7 @@ async def test_by_hand_there_and_back(state: Path, tmp_path: Path, coupling: str
 
 
 async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> None:
+    """The seed thread: "and controled via "liveupdated" the userspace agent"."""
     async with orchestrated(FakeOrchestrator(artifact(tmp_path, "6.16.5", "rfc-v2"))) as orchestrator:
         link = ("--orchestrator", orchestrator.address)
         async with running(state, *RFC2, "rfc-v2", *link) as node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from node_agent.kernel.emulated.image import EmulatedImage, kho_on, liveupdate_on
+from node_agent.kernel.emulated.image import RFC2, EmulatedImage, kho_on, liveupdate_on
 from node_agent.ports import KhoFacts, MemoryFacts
 
 
@@ -59,7 +59,7 @@ class Loaded:
             scratch_bytes=(machine.scratch_bytes,) if machine.scratch_bytes else (),
             kho_abi=self.image.kho_abi if self.kho else "",
             luo_abi=self.image.abi if self.luo else "",
-            debugfs=True,
+            debugfs=self.image.model != RFC2 or self.image.kho_debugfs,
         )
 
     def reads(self, before: Loaded) -> bool:

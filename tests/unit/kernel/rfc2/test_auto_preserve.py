@@ -14,7 +14,8 @@ from tests.unit.kernel.rfc2.test_reserve_mem import BOTH, CARRIED, REGIONS, ZERO
 @pytest.mark.parametrize("words", [ON, KHO_ONLY], ids=["liveupdate", "kho only"])
 def test_auto_preserved_it_crosses_every_kexec(coupling: str, words: str) -> None:
     """The seed thread: "if it would survive a kexec without any userspace intervention it would be great"; "I
-    think it would be nice to support auto-preserve sooner than later." From NORMAL, and no LUO needed."""
+    think it would be nice to support auto-preserve sooner than later"; "They can be carried across kexec
+    without needing userspace explicitly driving it." From NORMAL, and no LUO needed."""
     model = boot(f"{words} {REGIONS}", coupling=coupling, auto_preserve=("reserve_mem",))
     fill(model)
     for _ in range(3):

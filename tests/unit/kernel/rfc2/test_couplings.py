@@ -64,8 +64,8 @@ def with_user(model: LuoModel) -> KhoUser:
 
 
 def test_notifier_prepare_is_kho_finalize_which_calls_back() -> None:
-    """ "luo_prepare() and luo_cancel() control the KHO state machine, but then also get controlled by it via
-    the notifier callbacks": LUO's work is done between that of KHO's other users."""
+    """The seed thread: "luo_prepare() and luo_cancel() control the KHO state machine, but then also get
+    controlled by it via the notifier callbacks": LUO's work is done between that of KHO's other users."""
     with bench(NOTIFIER) as b:
         b.luo.prepare()
         whos = [who for _, who in b.script.called]
@@ -74,8 +74,8 @@ def test_notifier_prepare_is_kho_finalize_which_calls_back() -> None:
 
 
 def test_luo_driven_kho_does_not_know_luo() -> None:
-    """ "get rid of the notifier and only let LUO drive things": LUO's work is done before it finalizes KHO,
-    which calls nobody."""
+    """The seed thread: "get rid of the notifier and only let LUO drive things": LUO's work is done before it
+    finalizes KHO, which calls nobody."""
     with bench(LUO_DRIVEN) as b:
         finalized: list[bool] = []
         b.script.watch = lambda: finalized.append(b.kho.finalized)
@@ -87,7 +87,8 @@ def test_luo_driven_kho_does_not_know_luo() -> None:
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_prepare_finalizes_and_cancel_aborts(coupling: Coupling, memory: int) -> None:
-    """ "even without KHO_DEBUGFS, LUO drives KHO": in both couplings, on a production kernel."""
+    """The seed thread: "even without KHO_DEBUGFS, LUO drives KHO": in both couplings, on a production
+    kernel."""
     model = corebench.node(coupling, kho_debugfs=False)
     luo, kho = luo_of(model), rfc2_of(model).kho
     luo.fd_preserve(memory)
@@ -104,8 +105,8 @@ def test_prepare_finalizes_and_cancel_aborts(coupling: Coupling, memory: int) ->
 
 
 def test_notifier_finalize_by_hand_puts_luo_into_prepared(memory: int) -> None:
-    """ "if debugfs is enabled, KHO can be finalized manually, and in this case LUO transitions to prepared
-    state"; the abort puts it back into NORMAL."""
+    """The seed thread: "if debugfs is enabled, KHO can be finalized manually, and in this case LUO
+    transitions to prepared state"; the abort puts it back into NORMAL."""
     model = corebench.node(NOTIFIER)
     token = luo_of(model).fd_preserve(memory)
     assert shown(model) == "0\n"
@@ -124,8 +125,8 @@ def test_notifier_finalize_by_hand_puts_luo_into_prepared(memory: int) -> None:
 
 
 def test_notifier_by_hand_and_by_ioctl_are_the_same_path() -> None:
-    """ "In both cases, the path is identical": the same calls in the same order, the same tree, and what the
-    one began the other ends."""
+    """The seed thread: "In both cases, the path is identical": the same calls in the same order, the same
+    tree, and what the one began the other ends."""
     called, trees = [], []
     for by_hand in (True, False):
         with bench(NOTIFIER) as b:
@@ -189,7 +190,8 @@ def test_notifier_finalize_by_hand_fails_as_a_participant_does(memory: int) -> N
 
 
 def test_luo_driven_finalize_by_hand_is_refused(memory: int) -> None:
-    """The file can be read, in any state, and writing it changes nothing: EOPNOTSUPP."""
+    """The seed thread: "we should consider the KHO notifiers and self orchestration as obsoleted by LUO". The
+    file can be read, in any state, and writing it changes nothing: EOPNOTSUPP."""
     model = corebench.node(LUO_DRIVEN)
     luo_of(model).fd_preserve(memory)
     for state, finalized in ((NORMAL, "0\n"), (PREPARED, "1\n")):
@@ -204,7 +206,8 @@ def test_luo_driven_finalize_by_hand_is_refused(memory: int) -> None:
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_on_a_production_kernel_only_luo_controls_kho(coupling: Coupling) -> None:
-    """ "On production machine, without KHO_DEBUGFS, only LUO can control KHO state": there is no file."""
+    """The seed thread: "On production machine, without KHO_DEBUGFS, only LUO can control KHO state": there
+    is no file."""
     model = corebench.node(coupling, kho_debugfs=False)
     for value in ("1", "0", "no number"):
         with raises(errno.ENOENT):
@@ -243,8 +246,9 @@ def test_no_such_file(path: str) -> None:
 
 
 def test_by_hand_where_luo_is_off() -> None:
-    """ "KHO is for preserving memory, LUO uses KHO as a backbone": with the notifier KHO works without LUO,
-    by hand. Where LUO alone drives it nothing does: "it can't even be used with the config disabled"."""
+    """The seed thread: "KHO is for preserving memory, LUO uses KHO as a backbone": with the notifier KHO
+    works without LUO, by hand. Where LUO alone drives it nothing does: "it can't even be used with the
+    config disabled"."""
     off = "kho=on liveupdate=off"
     for coupling in COUPLINGS:
         model = corebench.node(coupling, command_line=off)
@@ -279,8 +283,8 @@ def stuck(memory: int, *, by: str = "ioctl", **images: EmulatedImage) -> tuple[L
 
 @pytest.mark.parametrize("by", ["ioctl", "reboot"])
 def test_notifier_a_failed_freeze_leaves_kho_finalized(memory: int, by: str) -> None:
-    """ "a failed freeze may leave KHO finalized": LUO is NORMAL and cannot be prepared (EEXIST) nor cancelled
-    (EINVAL), and KHO cannot be aborted by hand, for it asks LUO (EINVAL). Files may come and go."""
+    """Asked for: "a failed freeze may leave KHO finalized": LUO is NORMAL and cannot be prepared (EEXIST) nor
+    cancelled (EINVAL), and KHO cannot be aborted by hand, for it asks LUO (EINVAL). Files may come and go."""
     model, token = stuck(memory, by=by)
     luo = luo_of(model)
     for _ in range(2):
@@ -381,8 +385,8 @@ def test_luo_driven_a_kexec_after_a_failed_freeze_is_a_plain_one(memory: int) ->
 
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_notifier_a_user_of_kho_rides_along_whoever_finalizes(by_hand: bool) -> None:
-    """ "it can still be used via LUO going into prepare state, since LUO changes KHO into finalized state and
-    reserve_mem is registered to be called back from KHO". It needs no file of LUO's."""
+    """The seed thread: "it can still be used via LUO going into prepare state, since LUO changes KHO into
+    finalized state and reserve_mem is registered to be called back from KHO". It needs no file of LUO's."""
     model = corebench.node(NOTIFIER)
     user = with_user(model)
     finalize(model) if by_hand else luo_of(model).prepare()
@@ -393,8 +397,8 @@ def test_notifier_a_user_of_kho_rides_along_whoever_finalizes(by_hand: bool) -> 
 
 
 def test_notifier_a_user_of_kho_is_not_automatic() -> None:
-    """ "It still depends on kho_finalize() being called, so it still needs something to trigger its
-    serialization. It is not automatic." """
+    """The seed thread: "It still depends on kho_finalize() being called, so it still needs something to
+    trigger its serialization. It is not automatic.\""""
     model = corebench.node(NOTIFIER)
     with_user(model)
     corebench.kexec(model)

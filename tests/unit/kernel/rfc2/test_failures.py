@@ -82,7 +82,7 @@ def test_nothing_fails(coupling: Coupling) -> None:
 
 @pytest.mark.parametrize(("coupling", "at"), PLACES)
 def test_a_prepare_that_fails_anywhere_leaves_all_as_it_was(coupling: Coupling, at: int) -> None:
-    """ "prepare failing in the middle of the chain": who was called is undone, last first; NORMAL, KHO not
+    """Prepare failing in the middle of the chain: who was called is undone, last first; NORMAL, KHO not
     finalized, no page kept, tokens valid. In both couplings alike."""
     order = ORDER[coupling]
     with bench(coupling) as b:

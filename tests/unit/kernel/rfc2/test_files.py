@@ -51,7 +51,7 @@ def b(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 
 def test_the_kernel_chooses_the_token_and_uses_none_twice(model: corebench.LuoModel, memory: int) -> None:
-    """ "In RFC v2 the kernel chose the token": they count up."""
+    """RFC v2's table: "In RFC v2 the kernel chose the token": they count up."""
     luo = luo_of(model)
     fds = [memfd() for _ in range(3)]
     assert [luo.fd_preserve(fd) for fd in fds] == [0, 1, 2]
@@ -63,7 +63,7 @@ def test_the_kernel_chooses_the_token_and_uses_none_twice(model: corebench.LuoMo
 
 
 def test_an_unknown_token(model: corebench.LuoModel, memory: int) -> None:
-    """ "unknown token": ENOENT, also one that was given up."""
+    """Asked for: "unknown token": ENOENT, also one that was given up."""
     luo = luo_of(model)
     token = luo.fd_preserve(memory)
     luo.fd_unpreserve(token)
@@ -90,7 +90,8 @@ def test_a_file_is_restored_once(model: corebench.LuoModel, memory: int) -> None
 
 @pytest.mark.parametrize("again", [os.dup, lambda fd: os.open(f"/proc/self/fd/{fd}", os.O_RDWR)])
 def test_a_double_preserve(model: corebench.LuoModel, memory: int, again: Callable[[int], int]) -> None:
-    """ "double preserve": EEXIST, for whichever descriptor of the file; given up it may come again."""
+    """Asked for: "double preserve": EEXIST, for whichever descriptor of the file; given up it may come
+    again."""
     luo = luo_of(model)
     token = luo.fd_preserve(memory)
     other = again(memory)
@@ -112,7 +113,8 @@ def test_what_is_no_descriptor(model: corebench.LuoModel) -> None:
 
 
 def test_an_unsupported_kind_of_file(model: corebench.LuoModel) -> None:
-    """ "it should only support participants that are related to live update": any other is ENOENT."""
+    """The seed thread: "it should only support participants that are related to live update": any other is
+    ENOENT."""
     one, two = os.pipe()
     try:
         for fd in (one, two):
@@ -126,7 +128,8 @@ def test_an_unsupported_kind_of_file(model: corebench.LuoModel) -> None:
 
 
 def test_tokens_stay_valid_over_cancel(b: Bench) -> None:
-    """ "CANCEL kept tokens valid": after it they are prepared again, or given up one by one."""
+    """RFC v2's table: "CANCEL kept tokens valid": after it they are prepared again, or given up one by
+    one."""
     for _ in range(2):
         b.luo.prepare()
         b.luo.cancel()
@@ -145,7 +148,7 @@ def test_tokens_stay_valid_over_cancel(b: Bench) -> None:
 def test_dependencies_come_first_whatever_the_order_of_registration(
     b: Bench, registered: tuple[str, ...]
 ) -> None:
-    """ "memfd → iommufd → vfiofd": f2 needs f1, which needs f0. Undone in reverse."""
+    """RFC v2's table: "memfd → iommufd → vfiofd": f2 needs f1, which needs f0. Undone in reverse."""
     for name in FILES:
         b.luo.fd_unpreserve(b.tokens[name])
     for name in registered:

@@ -177,11 +177,40 @@ def test_an_update_that_is_not_finished_is_lost_with_the_next_kexec(coupling: Co
     model.power_off()
 
 
+def test_the_next_kernel_may_have_the_other_coupling(coupling: Coupling, memory: int) -> None:
+    """How a tree came about does not show in it."""
+    (other,) = set(COUPLINGS) - {coupling}
+    images = {"6.17": EmulatedImage.rfc2("6.17", coupling=str(other), telemetry=False)}
+    model = prepared(coupling, memory, **images)
+    corebench.kexec(model, "6.17")
+    assert (luo_of(model).state, luo_of(model).coupling) == (UPDATED, other)
+    assert restored(model) == b"memory"
+    luo_of(model).finish()
+    bring(model, PREPARED)
+    assert luo_of(model).state is PREPARED
+    model.power_off()
+
+
+def test_an_image_must_fit_into_khos_scratch(coupling: Coupling, memory: int) -> None:
+    """EADDRNOTAVAIL by kexec_file_load; what is prepared stays so, and a smaller image is taken."""
+    images = {"large": EmulatedImage.rfc2("large", scratch_bytes=11, coupling=str(coupling), telemetry=False)}
+    model = prepared(coupling, memory, **images)
+    model.machine = Machine(scratch_bytes=10)
+    with raises(errno.EADDRNOTAVAIL):
+        corebench.load(model, "large")
+    assert luo_of(model).state is PREPARED
+    assert not model.loaded
+    corebench.kexec(model)
+    assert restored(model) == b"memory"
+    model.power_off()
+
+
 # --- into kernels that cannot take it
 
 
 def test_a_tree_of_the_other_model_is_ignored(coupling: Coupling, memory: int) -> None:
-    """ "A node never kexecs from one model into the other with preserved state": the kernel would lose it."""
+    """Asked for: "A node never kexecs from one model into the other with preserved state": the kernel would
+    lose it."""
     model = prepared(coupling, memory, **{"7.2": EmulatedImage("7.2")})
     corebench.kexec(model, "7.2")
     assert (model.rfc2, model.sessions(), model.facts().luo) == (None, (), True)
@@ -371,6 +400,11 @@ def test_facts_say_what_this_kernel_has(coupling: Coupling) -> None:
         "normal",
         True,
     )
+    assert facts.kho is not None
+    assert (facts.kho.kho_abi, facts.kho.luo_abi, facts.kho.debugfs) == ("kho-v1", "luo-v1", True)
+    hidden = corebench.node(coupling, kho_debugfs=False).facts().kho
+    assert hidden is not None
+    assert not hidden.debugfs
     bring(model, FROZEN)
     assert model.facts().luo_state == "frozen"
     corebench.kexec(model, command_line="kho=on liveupdate=off")

@@ -86,7 +86,7 @@ async def test_all_but_get_state_wait_for_a_prepare_that_hangs(node: LuoModel) -
 
 @pytest.mark.parametrize("event", sorted(EVENTS))
 async def test_a_killed_wait_changes_nothing_and_the_log_says_so(node: LuoModel, event: str) -> None:
-    """ "[prepare] event canceled by user": of reboot(KEXEC) it is the freeze within."""
+    """The log: "[prepare] event canceled by user": of reboot(KEXEC) it is the freeze within."""
     holder = await hung(device(process(node)).prepare())
     other = process(node)
     calls: dict[str, Callable[[], Awaitable[object]]] = {

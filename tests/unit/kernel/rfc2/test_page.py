@@ -32,13 +32,19 @@ def rows(title: str) -> list[list[str]]:
 
 
 @cache
-def named_in(file: str) -> frozenset[str]:
-    """Names of all test functions of a file, as the page writes it."""
+def named_in(file: str) -> dict[str, str]:
+    """Test function → its docstring, of a file as the page writes it."""
     path = REPOSITORY / file if "/" in file else HERE / file
-    tree = ast.parse(path.read_text())
-    return frozenset(
-        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    return {
+        node.name: plain(ast.get_docstring(node) or "")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def plain(text: str) -> str:
+    """Words only, as neither Markdown nor line breaks change them."""
+    return " ".join(re.sub(r"[`\"']", "", text).split())
 
 
 def test_the_figures_are_what_the_kernels_do() -> None:
@@ -63,6 +69,14 @@ def test_every_row_names_tests_that_there_are(title: str) -> None:
         assert named, f"no test: {row[0]}"
         for file, test in named:
             assert test in named_in(file), f"{file} has no {test}"
+
+
+def test_what_is_quoted_is_quoted_by_a_test_that_the_row_names() -> None:
+    for row in rows("Every statement, and its test"):
+        docstrings = [named_in(file)[test] for file, test in TEST.findall(row[-1])]
+        for quote in re.findall(r'"([^"]*)"', row[0]):
+            for part in quote.split("…"):
+                assert any(plain(part) in text for text in docstrings), f"nobody quotes: {part.strip()}"
 
 
 def test_the_diagram_has_every_transition_and_no_other() -> None:

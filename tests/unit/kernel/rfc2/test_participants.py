@@ -26,6 +26,8 @@ def node() -> Iterator[Node]:
 
 
 def test_each_kind_has_its_handler(node: Node) -> None:
+    """The seed thread: "it should only support participants that are related to live update:
+    iommufd/vfiofd/kvmfd/memfd/eventfd"."""
     dma, kvm = Dma.start(node), node.kvm()
     fds = {
         "memfd": dma.ring, "eventfd": node.eventfd(), "kvmfd": kvm, "iommufd": dma.iommufd, "vfiofd": dma.vfio

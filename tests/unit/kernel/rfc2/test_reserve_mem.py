@@ -117,8 +117,8 @@ def test_reading_and_writing_stay_within_the_region() -> None:
 
 @pytest.mark.parametrize("coupling", BOTH)
 def test_as_a_subsystem_prepare_is_enough(coupling: str) -> None:
-    """The seed thread: "Presumably, `luoctl prepare` would work for whoever plans to use just
-    `reserve_mem`.\""""
+    """The seed thread: "You can make reservemem a LUO subsystem instead"; "Presumably, `luoctl prepare` would
+    work for whoever plans to use just `reserve_mem`.\""""
     model = boot(f"{ON} {REGIONS}", reserve_mem="luo", coupling=coupling)
     fill(model)
     luo(model).prepare()

@@ -73,7 +73,7 @@ def test_there_are_no_more_pairs_than_these(coupling: Coupling) -> None:
 
 @pytest.mark.parametrize("state", LuoState)
 def test_files_are_registered_in_normal_only(coupling: Coupling, memory: int, state: LuoState) -> None:
-    """ "Unpreserve was legal in NORMAL only", and preserve too: EBUSY."""
+    """RFC v2's table: "Unpreserve was legal in NORMAL only", and preserve too: EBUSY."""
     model = corebench.node(coupling)
     token = luo_of(model).fd_preserve(memory)
     other = corebench.memfd()
@@ -104,7 +104,8 @@ def test_files_are_restored_in_updated_only(coupling: Coupling, memory: int, sta
 
 
 def test_boot_without_a_subtree_is_normal(coupling: Coupling) -> None:
-    """ "no "LUO" subtree in the KHO tree → NORMAL": after power-on, a cold boot and a plain kexec."""
+    """RFC v2's table: "no "LUO" subtree in the KHO tree → NORMAL": after power-on, a cold boot and a plain
+    kexec."""
     model = corebench.node(coupling)
     assert luo_of(model).state is NORMAL
     model.cold_boot()
@@ -116,8 +117,8 @@ def test_boot_without_a_subtree_is_normal(coupling: Coupling) -> None:
 
 @pytest.mark.parametrize("by", ["ioctl", "reboot"])
 def test_boot_with_a_subtree_is_updated(coupling: Coupling, memory: int, by: str) -> None:
-    """ "subtree present → UPDATED"; "FROZEN | kexec | UPDATED (in the next kernel)"; FREEZE by "ioctl, or
-    inside reboot(KEXEC)"."""
+    """RFC v2's table: "subtree present → UPDATED"; "FROZEN | kexec | UPDATED (in the next kernel)"; FREEZE by
+    "ioctl, or inside reboot(KEXEC)"."""
     model = corebench.node(coupling)
     token = luo_of(model).fd_preserve(memory)
     luo = corebench.bring(model, FROZEN if by == "ioctl" else PREPARED)
@@ -137,7 +138,7 @@ def test_boot_with_a_subtree_is_updated(coupling: Coupling, memory: int, by: str
 
 
 def test_an_incompatible_tree_panics(coupling: Coupling) -> None:
-    """ "an incompatible tree panics": a cold boot follows, and nothing is left."""
+    """RFC v2's table: "an incompatible tree panics": a cold boot follows, and nothing is left."""
     other = EmulatedImage.rfc2("6.17", abi="luo-v2", coupling=str(coupling))
     model = corebench.node(coupling, images={"6.17": other})
     corebench.bring(model, FROZEN)
@@ -161,7 +162,8 @@ def test_an_incompatible_kernel_does_not_mind_a_plain_kexec(coupling: Coupling) 
 def test_reboot_from_normal_or_updated_loses_everything(
     coupling: Coupling, memory: int, state: LuoState
 ) -> None:
-    """ "reboot(KEXEC) from NORMAL or UPDATED is a plain kexec that silently loses everything"."""
+    """RFC v2's table: "reboot(KEXEC) from NORMAL or UPDATED is a plain kexec that silently loses
+    everything"."""
     before = corebench.descriptors()
     model = corebench.node(coupling)
     token = luo_of(model).fd_preserve(memory)
@@ -177,7 +179,7 @@ def test_reboot_from_normal_or_updated_loses_everything(
 
 
 def test_a_cancel_after_freeze_may_be_prepared_again(coupling: Coupling, memory: int) -> None:
-    """ "CANCEL kept tokens valid"."""
+    """RFC v2's table: "CANCEL kept tokens valid"."""
     model = corebench.node(coupling)
     luo = luo_of(model)
     token = luo.fd_preserve(memory)
@@ -193,7 +195,7 @@ def test_a_cancel_after_freeze_may_be_prepared_again(coupling: Coupling, memory:
 
 
 def test_a_refused_freeze_ends_in_normal(coupling: Coupling, memory: int) -> None:
-    """ "FREEZE … on failure → NORMAL", by the ioctl and inside reboot(KEXEC)."""
+    """RFC v2's table: "FREEZE … on failure → NORMAL", by the ioctl and inside reboot(KEXEC)."""
     for by in ("ioctl", "reboot"):
         model = corebench.node(coupling, faults="refuse_freeze=EAGAIN@1")
         luo = luo_of(model)
