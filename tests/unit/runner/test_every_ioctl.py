@@ -26,7 +26,7 @@ LOST = {
     ("device.restore", 4, "after"): "ALREADY_RESTORED",
 }
 """What was restored dies with the process that has it: the kernel restores it once. Without its token the
-agent cannot say that this boot is its own, and brings all memory back; a workload's memory is lost with it."""
+agent cannot say that this boot is its own, and brings all memory back; a workload's is lost with it."""
 UNWINDING = [("device.cancel", 1), *(("device.unpreserve", n) for n in range(1, 5))]
 MOMENTS = ["before", "after"]
 REFUSED = Trouble("workloads.suspend", 1, "after", "fail")
