@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import sys
 
 import pytest
 
@@ -256,3 +258,46 @@ async def test_the_agents_kernel_cancels(node: Node) -> None:
     await luo.freeze()
     await luo.cancel()
     assert await luo.state() == "normal"
+
+
+async def test_bad_input_leaks_nothing(node: Node) -> None:
+    kept = preserved(node)
+    before = int(node.control("descriptors"))
+    fd = memfd()
+    reader, writer = os.pipe()
+    token = synctokens.preserve(node.device, fd)
+    restore = rfc2_abi.FD_RESTORE
+    for _ in range(3):
+        assert refused(lambda: synctokens.preserve(node.device, fd)) == "EEXIST"
+        assert refused(lambda: synctokens.preserve(node.device, reader)) == "ENOENT"
+        assert refused(lambda: synctokens.restore(node.device, token)) == "EBUSY"
+        assert refused(lambda: synctokens.unpreserve(node.device, 99)) == "ENOENT"
+        assert refused(lambda: synctokens.freeze(node.device)) == "EINVAL"
+        # A descriptor that nobody asked for, and a struct that is not there.
+        unwanted = bytearray(rfc2_abi.STATE_STRUCT.size)
+        synctokens.call(node.device, rfc2_abi.GET_STATE, unwanted, fd)
+        assert (
+            refused(lambda: synctokens.call(node.device, rfc2_abi.FD_RESTORE, bytearray(3), fd)) == "EFAULT"
+        )
+        say(node.device, rfc2_abi.PREPARE.to_bytes(4, sys.byteorder)[:3])
+        say(node.device, b"x" * 70_000)
+    synctokens.unpreserve(node.device, token)
+    for end in (fd, reader, writer):
+        os.close(end)
+    assert node.state == "normal"
+    assert int(node.control("descriptors")) == before
+    assert node.control("files") == f"{kept} memfd registered"
+
+
+async def test_what_nobody_waits_for_is_done_all_the_same(node: Node) -> None:
+    say(node.device, rfc2_abi.PREPARE.to_bytes(4, sys.byteorder))
+    assert node.state == "prepared"
+
+
+def say(device: int, message: bytes) -> None:
+    """A message with no reply socket."""
+    carrier = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=device)
+    try:
+        carrier.send(message)
+    finally:
+        carrier.detach()
