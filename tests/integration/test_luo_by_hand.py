@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from tests.unit.artifacts_agent.publish import publish
 
 pytestmark = pytest.mark.integration
 
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("rfc-v2/notifier", "rfc-v2/luo-driven")
 ABI = {"kho": "kho-v1", "luo": "luo-v1", "handlers": {"memfd": "memfd-v1"}}
 LINE = "kho=on liveupdate=on panic=1"
@@ -168,6 +171,46 @@ async def test_a_kernel_with_sessions_says_what_to_use_instead(state: Path) -> N
             assert "to mend it: " in said, verb
         assert "`luoctl sessions`" in await node.luoctl("list", code=3)
         assert "`luoctl status`" in await node.luoctl("state", code=3)
+
+
+async def test_the_page_for_operators_works_word_for_word(state: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    _, first, _, second, *_ = page.split("### LUO by hand")[1].replace("/tmp/hv-2", str(state)).split("```\n")
+    tools = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    agent = await asyncio.create_subprocess_exec(
+        *("bash", "-ec", f"{first.replace('liveroll-agent run', 'exec liveroll-agent run')}"),
+        env={**os.environ, **tools},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        assert agent.stdout is not None
+        async with asyncio.timeout(30):
+            while b"BootClassified" not in (line := await agent.stdout.readline()):
+                assert line, "it has ended"
+            person = await asyncio.create_subprocess_exec(
+                *("bash", "-ec", second),
+                env={**os.environ, **tools},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await person.communicate()
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        await agent.communicate()
+    said = out.decode()
+    assert person.returncode == 0, said + err.decode()
+    for words in (
+        "token 0",
+        "memfd  registered",
+        "LUO is prepared",
+        "memfd  arrived",
+        "what must not be lost\n22\n",
+    ):
+        assert words in said, said
+    assert "LUO is normal" in said
+    assert "source: telemetry" in said
+    assert "ByHandKexec" in said
 
 
 async def shell(node: RunningNode, line: str, code: int = 0) -> str:
