@@ -1,10 +1,11 @@
 """The files that LUO preserves, by token, and what came in from the kernel before.
 
 Rules
-1. The kernel chooses tokens, counting up; none is used twice in one boot.
+1. The kernel chooses tokens, counting up; none is used twice in one boot, nor one that came in.
 2. Files are prepared in the order of their dependencies, then of their tokens, and undone in reverse. A
    dependency that is not preserved is ENOENT, a cycle ELOOP; both are found by PREPARE.
-3. A file that came in is restored once: a second time is EINVAL. A handler's failure is its answer for ever.
+3. A file that came in is restored once: a second time is EINVAL. A handler's failure is its answer for ever;
+   a caller that has no room for a descriptor (EMFILE, ENFILE) may come again.
 4. Tokens stay valid over CANCEL.
 5. cancel and finish cannot fail: what a handler raises is logged, and the others are called.
 
@@ -60,12 +61,14 @@ class LuoFiles:
         self._log = log
         self.outgoing: dict[int, LuoFile] = {}
         self.incoming: dict[int, LuoFile] = {}
+        self._inodes: set[Inode] = set()
+        """Of outgoing."""
         self._next_token = 0
         self._prepared: list[LuoFile] = []
         """In the order in which they were."""
 
     def preserve(self, fd: int) -> int:
-        """A token. Raises OSError: EBADF, ENOENT (no handler), EEXIST (it has a token)."""
+        """A token. Raises OSError: EBADF, ENOENT (no handler), EEXIST (it has a token), EMFILE."""
         try:
             inode = inode_of(fd)
         except OSError as cause:
@@ -73,10 +76,15 @@ class LuoFiles:
         handler = next((h for h in self.handlers if h.can_preserve(fd)), None)
         if handler is None:
             raise OSError(errno.ENOENT, PRESERVE)
-        if any(file.inode == inode for file in self.outgoing.values()):
+        if inode in self._inodes:
             raise OSError(errno.EEXIST, PRESERVE)
+        try:
+            own = os.dup(fd)
+        except OSError as cause:
+            raise OSError(cause.errno, PRESERVE) from cause
         token, self._next_token = self._next_token, self._next_token + 1
-        self.outgoing[token] = LuoFile(token, handler, os.dup(fd), inode)
+        self.outgoing[token] = LuoFile(token, handler, own, inode)
+        self._inodes.add(inode)
         return token
 
     def unpreserve(self, token: int) -> None:
@@ -84,6 +92,7 @@ class LuoFiles:
         file = self.outgoing.pop(token, None)
         if file is None:
             raise OSError(errno.ENOENT, UNPRESERVE)
+        self._inodes.discard(file.inode)
         os.close(file.fd)
 
     def restore(self, token: int) -> int:
@@ -98,8 +107,10 @@ class LuoFiles:
         try:
             fd = file.handler.retrieve(file.data)
         except OSError as cause:
-            file.errno = cause.errno or errno.EIO
-            raise OSError(file.errno, RESTORE) from cause
+            number = cause.errno or errno.EIO
+            if number not in (errno.EMFILE, errno.ENFILE):
+                file.errno = number
+            raise OSError(number, RESTORE) from cause
         file.reclaimed = True
         return fd
 
@@ -156,6 +167,8 @@ class LuoFiles:
         complaints = []
         handlers: Mapping[str, Handler] = {handler.compatible: handler for handler in self.handlers}
         for name, node in tree.items():
+            token = int(name, 16)
+            self._next_token = max(self._next_token, token + 1)
             handler = handlers.get(node["compatible"])
             if handler is None:
                 complaints.append(
@@ -163,15 +176,14 @@ class LuoFiles:
                     f"'{node['compatible']}'"
                 )
                 continue
-            token = int(name, 16)
             self.incoming[token] = LuoFile(token, handler, data=node["data"])
-            self._next_token = max(self._next_token, token + 1)
         return complaints
 
     def close(self) -> None:
         """The kernel is gone, and its open files with it; what is kept of them is not."""
         while self.outgoing:
             os.close(self.outgoing.popitem()[1].fd)
+        self._inodes.clear()
         self._prepared.clear()
         self.incoming = {}
 

@@ -141,6 +141,41 @@ def test_tokens_stay_valid_over_cancel(b: Bench) -> None:
     assert b.luo.subtree()["file-descriptors"] == {}
 
 
+def test_a_caller_without_room_for_a_descriptor_may_come_again(
+    model: corebench.LuoModel, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EMFILE is the caller's, not the file's: no token is used up, and the restore is not spoilt."""
+
+    def full(fd: int) -> int:
+        raise OSError(errno.EMFILE, "dup")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "dup", full)
+        with raises(errno.EMFILE):
+            luo_of(model).fd_preserve(memory)
+    assert luo_of(model).fd_preserve(memory) == 0
+    luo_of(model).prepare()
+    corebench.kexec(model)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "dup", full)
+        for _ in range(2):
+            with raises(errno.EMFILE):
+                luo_of(model).fd_restore(0)
+    os.close(luo_of(model).fd_restore(0))
+
+
+def test_many_files(model: corebench.LuoModel) -> None:
+    fds = [memfd() for _ in range(200)]
+    assert [luo_of(model).fd_preserve(fd) for fd in fds] == list(range(200))
+    luo_of(model).prepare()
+    for fd in fds:
+        os.close(fd)
+    corebench.kexec(model)
+    for token in range(200):
+        os.close(luo_of(model).fd_restore(token))
+    luo_of(model).finish()
+
+
 # --- order
 
 

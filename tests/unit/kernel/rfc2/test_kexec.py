@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from node_agent.kernel.emulated.files import inode_of
 from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.kernel.emulated.model import Jump, LuoModel, Machine
 from node_agent.kernel.emulated.rfc2.states import Coupling, LuoState
@@ -299,6 +300,11 @@ def test_a_kernel_without_the_handler_leaves_the_file_alone(coupling: Coupling) 
                 after.luo.fd_restore(token)
         after.luo.finish()
         assert len(after.memory) == kept - len(corebench.SUBSYSTEMS)
+        after.files.handlers.append(after.handler)
+        fd = corebench.memfd()
+        after.handler.names[inode_of(fd)] = "new"
+        assert after.luo.fd_preserve(fd) == len(corebench.FILES), "no token that came in is used again"
+        os.close(fd)
         after.close()
 
 
