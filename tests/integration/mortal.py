@@ -8,7 +8,8 @@ dispatch, no flush.
 orchestrator ARGUMENTS   every write of its store is a point (names: see store_points). A parent, which
                          has all modules loaded, forks it anew after each SIGKILL, whoever sent it, and
                          ends as the child ends otherwise.
-agent ARGUMENTS          every record of its journal is a point (names: see record_point).
+agent ARGUMENTS          every record of its journal is a point (names: see record_point), and every step of
+                         its blackout path (`blackout.STEP`), and `luo.finish`.
 node ARGUMENTS           `liveroll-agent run` as an emulated node: becomes the next one.
 kernel ARGUMENTS         the node's kernel; it does not wait long before it starts a dead agent anew.
 
@@ -213,7 +214,37 @@ def _agent(directory: Path, arguments: list[str]) -> int:
 
     FileJournal._append = mortal_append  # type: ignore[method-assign]
     FileJournal._load = mortal_load  # type: ignore[method-assign]
+    _mortal_blackout(fate)
     return cli.main(arguments)
+
+
+def _mortal_blackout(fate: Fate) -> None:
+    """Its steps, where there is a jump to follow, and the end of a live update for RFC v2's kernel."""
+    from node_agent.resume import blackout
+    from node_agent.resume.parking import Parking
+    from node_agent.runtime.broker_handover import HandoverKernel
+
+    def mortal(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            fate.pass_by([name])
+            fate.strike(BEFORE, [name])
+            done = step(*given, **named)
+            fate.strike(AFTER, [name])
+            return done
+
+        return call
+
+    finish = HandoverKernel.finish
+
+    async def mortal_finish(kernel: HandoverKernel) -> None:
+        fate.strike(BEFORE, ["luo.finish"])
+        await finish(kernel)
+        fate.strike(AFTER, ["luo.finish"])
+
+    for name in ("retrieve", "listen", "serve", "read_token"):
+        setattr(blackout, name, mortal(f"blackout.{name}", getattr(blackout, name)))
+    Parking.park = mortal("blackout.park", Parking.park)  # type: ignore[method-assign]
+    HandoverKernel.finish = mortal_finish  # type: ignore[method-assign]
 
 
 def _node(directory: Path, arguments: list[str]) -> int:

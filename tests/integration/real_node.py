@@ -14,9 +14,11 @@ from typing import Any
 
 from deploy.local import Child
 from node_agent.kernel.emulated import syncclient
-from node_agent.resume import keeper
+from node_agent.resume import keeper, tokens
 from tests.integration import journal_reader
 from tests.integration.conftest import WAIT_S, descendants, module, run
+
+FORKED = {keeper.COMM, tokens.COMM}
 
 
 @dataclass
@@ -32,11 +34,16 @@ class RealNode:
 
     @property
     def agent(self) -> int:
-        """The agent's pid; 0 while there is none. Its keeper has its command line, but not its name."""
+        """The agent's pid; 0 while there is none. What it forked has its command line, but not its name."""
         for pid, command in descendants(self.kernel.process.pid).items():
-            if command.split()[1:3] == ["-m", "node_agent.cli"] and not _is_keeper(pid):
+            if command.split()[1:3] == ["-m", "node_agent.cli"] and _name(pid) not in FORKED:
                 return pid
         return 0
+
+    @property
+    def forked(self) -> set[bytes]:
+        """Names of the processes that keep something for the agent."""
+        return {_name(pid) for pid in descendants(self.kernel.process.pid)} & FORKED
 
     @property
     def workloads(self) -> set[int]:
@@ -96,8 +103,8 @@ class RealNode:
         return json.loads(done.out)
 
 
-def _is_keeper(pid: int) -> bool:
+def _name(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/comm").read_bytes().strip() == keeper.COMM
+        return Path(f"/proc/{pid}/comm").read_bytes().strip()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return b""
