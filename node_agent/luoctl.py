@@ -75,11 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, command = _split(list(sys.argv[1:] if argv is None else argv))
     args = parser.parse_args(arguments)
     _check(parser, args, command)
-    if args.cmd == "completion":
-        print("\n".join(completion(parser)))
-        return OK
+    code = OK
     try:
-        return _run(args, command)
+        if args.cmd == "completion":
+            print("\n".join(completion(parser)))
+        else:
+            code = _run(args, command)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except files.Unusable as error:
         print(f"luoctl: {error}", file=sys.stderr)
         return INVALID
@@ -91,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DENIED
     except KeyboardInterrupt:
         return 130
+    return code
 
 
 def _run(args: argparse.Namespace, command: Sequence[str] | None) -> int:
