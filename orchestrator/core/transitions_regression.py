@@ -3,7 +3,8 @@
 Rules
 1. A node that knows a newer incarnation, or that knows this store (its incarnation, or one that it
    comes from) and a higher generation, an attempt or an acknowledgement of it that the store does
-   not have, has lived through a future that the store has lost.
+   not have, has lived through a future that the store has lost. So has one whose reports of an attempt of
+   this store's were acknowledged by one that it knows nothing of: it may have gone back twice.
 2. An open attempt of an incarnation that this store has nothing to do with is as bad: somebody else
    drives this node. So is a newer one. Their links are refused until a person has released the
    fleet stop; links of nodes that have only lived longer are taken, for the fleet stands still and
@@ -79,7 +80,8 @@ def regression(fleet: Fleet, known: NodeRow | None, message: Hello) -> Regressio
         )
         return Regression(error, refused=True, known=False)
     if not of_this_store(fleet, message, message.highest_incarnation):
-        return None
+        elsewhere = _told_elsewhere(fleet, known, message)
+        return Regression(elsewhere, refused=False, known=True) if elsewhere is not None else None
     lived = _lived_longer(known, message, highest)
     if lived is None:
         return None
@@ -123,6 +125,16 @@ def _lived_longer(known: NodeRow | None, message: Hello, highest: int) -> StoreR
             acknowledged_seq=message.acknowledged_seq,
         )
     return None
+
+
+def _told_elsewhere(fleet: Fleet, known: NodeRow | None, message: Hello) -> StoreRegressed | None:
+    """An attempt of this store's, whose newest reports were acknowledged by one that this store never was:
+    by a future that it has lost, if it went back twice. They come no more."""
+    ref = message.status.attempt
+    own = fleet.attempts.get((message.node_id, ref.generation)) if ref is not None else None
+    if ref is None or own is None or own.incarnation != ref.incarnation or message.status.seq <= own.seq:
+        return None
+    return _lived_longer(known, message, highest=message.highest_generation)
 
 
 def stopped(row: FleetRow, found: StoreRegressed, now: datetime) -> FleetRow:

@@ -215,6 +215,27 @@ def test_what_proves_nothing(said: Hello) -> None:
     assert row(seen, NodeRow).highest_generation >= 7
 
 
+@pytest.mark.parametrize("seq", [13, 12], ids=["and is further", "and is no further"])
+def test_an_attempt_that_went_on_under_an_incarnation_between_is_caught_up_with(seq: int) -> None:
+    """The store went back twice, and of what it was in between it knows nothing (simulation, seed 27)."""
+    known = node("n00", highest_generation=1, acknowledged_seq=12)
+    made = fleet(known, attempt(phase=Phase.JUMPING, seq=12))
+    said = hello(
+        status=NodeStatus(ref(), Phase.COLD_BOOTED, seq=seq),
+        acknowledged_seq=18,
+        highest_generation=1,
+        highest_incarnation="inc-between",
+    )
+    seen = transitions.hello(made, said, "", NOW)
+    assert seen.welcome is not None
+    assert not [r for r in seen.change.writes if isinstance(r, FleetRow)], "it has stopped when it began anew"
+    if seq > 12:
+        assert row(seen, AttemptRow).phase is Phase.COLD_BOOTED
+        assert "node.settled" in kinds(seen)
+    else:
+        assert row(seen, NodeRow).beyond is None
+
+
 def test_a_node_that_moved_here_is_not_held_against_the_store_when_it_dials_again() -> None:
     """Its former orchestrator acknowledged reports; this one never saw them."""
     made = fleet()
