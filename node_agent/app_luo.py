@@ -95,9 +95,17 @@ class LuoByHand:
         }
 
     async def list(self, _request: Mapping[str, object]) -> object:
-        """All files that the kernel has a token for."""
+        """All files that the kernel has a token for, and of which session of the attempt they are."""
         device = await self._device("list")
-        return [asdict(file) for file in await device.files()]
+        whose = self._sessions()
+        return [{**asdict(file), "session": whose.get(file.token, "")} for file in await device.files()]
+
+    def _sessions(self) -> Mapping[int, str]:
+        """Token → session, of an attempt that still holds any."""
+        attempt = self._life.runner.attempt
+        if attempt is None or attempt.phase in SETTLED - {Phase.QUARANTINED}:
+            return {}
+        return {token: name for name, mine in attempt.tokens.items() for token in mine.values()}
 
     async def telemetry(self, _request: Mapping[str, object]) -> object:
         """What the kernels told of the kexec that started this boot."""

@@ -112,9 +112,8 @@ def _preserve(result: Mapping[str, Any]) -> list[str]:
 def _files(result: Sequence[Mapping[str, Any]]) -> list[str]:
     if not result:
         return ["no file has a token"]
-    return table(
-        [("TOKEN", "KIND", "STATE"), *((str(row["token"]), row["kind"], row["state"]) for row in result)]
-    )
+    rows = [(str(row["token"]), row["kind"], row["state"], row["session"] or "-") for row in result]
+    return table([("TOKEN", "KIND", "STATE", "SESSION"), *rows])
 
 
 def _telemetry(result: Mapping[str, Any]) -> list[str]:

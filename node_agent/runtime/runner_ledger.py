@@ -101,10 +101,9 @@ class Ledger:
 
     async def by_hand(self, event: str, problem: Problem) -> None:
         """An operator drives LUO beside any attempt. JournalUnavailable."""
-        report = self._report(event, self.node)
-        if report.problem is None:
-            report = replace(report, problem=problem)
-        await self._append(EVENT, None, report)
+        # Of a node that is not well, what is wrong with it is told on: the last that is said of it counts.
+        stands = None if self.node.healthy else self.node.problem
+        await self._append(EVENT, None, replace(self._report(event, self.node), problem=stands or problem))
 
     async def raise_floor(self, ref: AttemptRef) -> None:
         """That attempt never began and never will, which is as good as aborted. JournalUnavailable."""

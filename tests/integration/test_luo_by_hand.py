@@ -113,13 +113,10 @@ async def test_a_memfd_crosses_by_hand(state: Path, tmp_path: Path, model: str) 
         await node.luoctl("prepare")
         assert "[LUO_NOT_NORMAL]" in await node.luoctl("unpreserve", str(token), code=3)
         await kexec(node, digest)
-        assert (await node.luoctl("list")).split() == [
-            "TOKEN",
-            "KIND",
-            "STATE",
-            str(token),
-            "memfd",
-            "arrived",
+        listed = (await node.luoctl("list")).splitlines()
+        assert [line.split() for line in listed] == [
+            ["TOKEN", "KIND", "STATE", "SESSION"],
+            [str(token), "memfd", "arrived", "-"],
         ]
         await node.luoctl("restore", str(token), "--to", str(back))
         assert back.read_bytes() == CONTENT

@@ -32,15 +32,23 @@ async def test_reserve_mem_needs_no_more_than_prepare(kind: str) -> None:
 async def test_a_memfd_there_and_back(kind: str) -> None:
     async with luo_node(kind) as node:
         token = await node.preserve_bytes(CONTENT)
-        assert await node.ask("list") == [{"token": token, "kind": "memfd", "state": "registered"}]
+        assert await node.ask("list") == [
+            {"token": token, "kind": "memfd", "state": "registered", "session": ""}
+        ]
         await node.ask("prepare")
-        assert await node.ask("list") == [{"token": token, "kind": "memfd", "state": "prepared"}]
+        assert await node.ask("list") == [
+            {"token": token, "kind": "memfd", "state": "prepared", "session": ""}
+        ]
         await node.ask("freeze")
-        assert await node.ask("list") == [{"token": token, "kind": "memfd", "state": "frozen"}]
+        assert await node.ask("list") == [{"token": token, "kind": "memfd", "state": "frozen", "session": ""}]
         await node.kexec()
-        assert await node.ask("list") == [{"token": token, "kind": "memfd", "state": "arrived"}]
+        assert await node.ask("list") == [
+            {"token": token, "kind": "memfd", "state": "arrived", "session": ""}
+        ]
         assert await node.restore(token) == CONTENT
-        assert await node.ask("list") == [{"token": token, "kind": "memfd", "state": "restored"}]
+        assert await node.ask("list") == [
+            {"token": token, "kind": "memfd", "state": "restored", "session": ""}
+        ]
         assert await node.restore(token) == CONTENT, "until it is finished it can be had again"
         await node.ask("finish")
         assert await node.ask("list") == []
@@ -166,7 +174,10 @@ async def test_an_attempt_that_is_under_way_is_not_disturbed(kind: str) -> None:
         assert (lab.held(), node.state) == (held, "prepared")
         assert descriptors() == before
         assert (await node.ask("state"))["attempt"] == "PRESERVED"
-        assert {row["state"] for row in await node.ask("list")} == {"prepared"}
+        files = await node.ask("list")
+        assert {row["state"] for row in files} == {"prepared"}
+        assert lab.runner.attempt is not None
+        assert {row["session"] for row in files} == set(lab.runner.attempt.tokens)
         assert "ByHand" not in " ".join(node.story())
 
 
@@ -218,3 +229,15 @@ async def test_no_attempt_begins_over_what_came_in_by_hand(kind: str) -> None:
         assert lab.problem() == "LUO_NOT_NORMAL"
         assert await node.restore(token) == CONTENT
         await node.ask("finish")
+
+
+async def test_a_node_that_is_not_well_goes_on_saying_why(kind: str) -> None:
+    async with luo_node(kind) as node:
+        lab = node.lab
+        lab.hooks.health = lambda: (False, "its probe fails")
+        assert await lab.update() is Phase.AWAITING_ROLLBACK
+        problem = lab.runner.status().problem
+        assert problem is not None
+        await node.ask("prepare")
+        assert node.story()[-1] == "ByHandPrepare"
+        assert list(lab.runner.reports())[-1].problem == problem
