@@ -132,12 +132,13 @@ async def test_by_hand_without_an_orchestrator(state: Path, tmp_path: Path) -> N
 
 
 async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> None:
-    async with orchestrated(FakeOrchestrator(artifact(tmp_path))) as orchestrator:
+    async with orchestrated(FakeOrchestrator()) as orchestrator:
         metrics = ("--metrics-listen", "127.0.0.1:0")
         async with running(
             state, "--orchestrator", orchestrator.address, "--label", "zone=a", *metrics
         ) as node:
-            await node.until("fresh start")
+            await node.until("fresh start")  # who has not subscribed by then is not preserved
+            orchestrator.artifact = artifact(tmp_path)
             await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 1))
             seen = orchestrator.nodes["n1"]
             assert (await node.status())["link"] == "up"

@@ -81,10 +81,11 @@ async def test_by_hand_there_and_back(state: Path, tmp_path: Path, coupling: str
 
 async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> None:
     """The seed thread: "and controled via "liveupdated" the userspace agent"."""
-    async with orchestrated(FakeOrchestrator(artifact(tmp_path, "6.16.5", "rfc-v2"))) as orchestrator:
+    async with orchestrated(FakeOrchestrator()) as orchestrator:
         link = ("--orchestrator", orchestrator.address)
         async with running(state, *RFC2, "rfc-v2", *link) as node:
-            await node.until("fresh start")
+            await node.until("fresh start")  # who has not subscribed by then is not preserved
+            orchestrator.artifact = artifact(tmp_path, "6.16.5", "rfc-v2")
             await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 1))
             seen = orchestrator.nodes["n1"]
     assert "luo-rfc-v2" in seen.hello.capabilities
