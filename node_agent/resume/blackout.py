@@ -148,6 +148,8 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
             fd = made.pop(name, -1) if tokens else _retrieve(handover, root, name)
             if fd >= 0:
                 fresh[name] = fd
+            else:
+                handover.errors.setdefault(name, "ENOENT")
         return fd
 
     handover.agent_session_fd = one(handover.agent_session)

@@ -250,13 +250,16 @@ def start(root: str, sessions: Mapping[str, Mapping[int, int]]) -> dict[str, int
 
 def main(words: Sequence[str]) -> None:
     """The server as a program, for an agent whose threads forbid it to fork one: the node's root, and JSON of
-    name → [the server's end, {its own token: the kernel's}]."""
+    name → [the server's end, {its own token: the kernel's}]. Exit status: the errno that it fails with."""
     said = scan(words[1].encode())
     ours = {
         name: _socket.socket(_socket.AF_UNIX, fdpass.KIND, 0, fileno=fd) for name, (fd, _) in said.items()
     }
     sessions = {name: {int(mine): token for mine, token in told.items()} for name, (_, told) in said.items()}
-    fork(syncclient.open_device(words[0]), ours, sessions)
+    try:
+        fork(syncclient.open_device(words[0]), ours, sessions)
+    except OSError as error:
+        raise SystemExit(error.errno) from None
 
 
 def fork(device: int, ours: Mapping[str, _socket.socket], sessions: Mapping[str, Mapping[int, int]]) -> None:

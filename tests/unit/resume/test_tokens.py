@@ -5,58 +5,23 @@ from __future__ import annotations
 
 import errno
 import os
+import posix
+import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from node_agent.kernel import abi, rfc2_abi
 from node_agent.kernel.emulated import syncclient, wire
+from node_agent.resume import fdpass, tokens
 from node_agent.resume.tokens import TokenServer
+from node_agent.runtime import keeper_process
+from tests.unit.resume.rfc2_device import WAIT_S, Kernel
 
 VM, OTHER = "lr.7-a.vm", "lr.7-a.other"
-WAIT_S = 10.0
-
-
-class Kernel(threading.Thread):
-    """The other end of the device: files by token, each given out once. Waits where it is told to."""
-
-    def __init__(self, files: dict[int, bytes]) -> None:
-        super().__init__()
-        self.sock, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.device = device.detach()
-        self.asked: list[int] = []
-        self.go = threading.Event()
-        self.go.set()
-        self.was_asked = threading.Semaphore(0)
-        self._files = files
-        self._given: set[int] = set()
-
-    def run(self) -> None:
-        while (request := wire.receive(self.sock)) is not None:
-            (number,) = wire.NUMBER.unpack_from(request.body)
-            assert number == rfc2_abi.FD_RESTORE
-            _, flags, token = rfc2_abi.FD_STRUCT.unpack(request.body[wire.NUMBER.size :])
-            assert flags == 0
-            self.asked.append(token)
-            self.was_asked.release()
-            self.go.wait(WAIT_S)
-            self._answer(request, token)
-
-    def _answer(self, request: wire.Request, token: int) -> None:
-        if token not in self._files or token in self._given:
-            request.answer(-(errno.EINVAL if token in self._given else errno.ENOENT))
-            return
-        self._given.add(token)
-        fd = os.memfd_create("restored")
-        os.write(fd, self._files[token])
-        request.answer(0, request.body[wire.NUMBER.size :], fd)
-        os.close(fd)
-
-    def close(self) -> None:
-        """The kernel ends."""
-        self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class Node:
@@ -64,7 +29,7 @@ class Node:
 
     def __init__(self) -> None:
         self.kernel = Kernel({50: b"vm's memory", 51: b"vm's state", 60: b"other's"})
-        self.server = TokenServer(self.kernel.device)
+        self.server = TokenServer(self.kernel.open())
         self.fds = {
             VM: self._session(VM, {0: 50, 7: 51, 8: 99}),
             OTHER: self._session(OTHER, {0: 60}),
@@ -80,18 +45,12 @@ class Node:
     def vm(self) -> int:
         return self.fds[VM]
 
-    def start(self) -> None:
-        self.kernel.start()
-        self.thread.start()
-
     def end(self) -> None:
         self.kernel.go.set()
         while self.fds:
             os.close(self.fds.popitem()[1])
         self.ended()
         self.kernel.close()
-        self.kernel.join(WAIT_S)
-        self.kernel.sock.close()
 
     def ended(self) -> None:
         """The server's end, by itself."""
@@ -104,7 +63,7 @@ def node() -> Iterator[Node]:
     """Counts descriptors: nothing may be left of it."""
     before = len(os.listdir("/proc/self/fd"))
     node = Node()
-    node.start()
+    node.thread.start()
     yield node
     node.end()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -178,7 +137,7 @@ def test_it_ends_with_the_last_copy_of_the_last_session(node: Node) -> None:
 
 
 def test_it_ends_with_its_kernel(node: Node) -> None:
-    node.kernel.close()
+    node.kernel.end()
     node.ended()
     assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "ESHUTDOWN"
 
@@ -286,3 +245,64 @@ def test_whoever_breaks_the_rules_hurts_nobody(node: Node) -> None:
         session.send(b"")
         session.send(b"x" * 40_000)
         assert text(syncclient.retrieve_fd(node.vm, 0)) == b"vm's memory"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Kernel]:
+    """It listens below tmp_path. What was forked must not keep anything of ours, nor we of its."""
+    before = len(os.listdir("/proc/self/fd"))
+    kernel = Kernel({50: b"vm's memory", 60: b"other's"})
+    kernel.listen(tmp_path)
+    yield kernel
+    kernel.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+Start = Callable[[str, Mapping[str, Mapping[int, int]]], dict[str, int]]
+SESSIONS = {VM: {0: 50}, OTHER: {0: 60}}
+
+
+@pytest.mark.parametrize("start", [tokens.start, keeper_process.serve_tokens], ids=["forked", "program"])
+def test_a_process_of_its_own_serves_them(kernel: Kernel, tmp_path: Path, start: Start) -> None:
+    fds = start(str(tmp_path), SESSIONS)
+    assert set(fds) == set(SESSIONS)
+    assert not any(os.get_inheritable(fd) for fd in fds.values())
+    with socket.socket(fileno=os.dup(fds[VM])) as session:
+        poll = select.poll()
+        poll.register(session, select.POLLHUP)
+        assert text(syncclient.retrieve_fd(fds[VM], 0)) == b"vm's memory"
+        assert text(syncclient.retrieve_fd(fds[OTHER], 0)) == b"other's"
+        for fd in fds.values():
+            syncclient.finish(fd)
+            os.close(fd)
+        # Its end is seen at the other ends.
+        assert poll.poll(WAIT_S * 1000)
+
+
+@pytest.mark.parametrize("start", [tokens.start, keeper_process.serve_tokens], ids=["forked", "program"])
+def test_a_starter_that_dies_before_anybody_asked_loses_nothing(
+    kernel: Kernel, tmp_path: Path, start: Start
+) -> None:
+    """The window in which a session of a kernel's own would be lost."""
+    fdpass.close_all(list(start(str(tmp_path), SESSIONS).values()))
+    again = start(str(tmp_path), SESSIONS)
+    assert kernel.asked == []
+    assert text(syncclient.retrieve_fd(again[VM], 0)) == b"vm's memory"
+    fdpass.close_all(list(again.values()))
+
+
+def test_without_files_that_came_in_nothing_is_started(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.state = rfc2_abi.NORMAL
+    assert errno_of(tokens.start, str(tmp_path), SESSIONS) == "ENOENT"
+    assert errno_of(tokens.start, str(tmp_path / "gone"), SESSIONS) == "ENOENT"
+    assert errno_of(keeper_process.serve_tokens, str(tmp_path / "gone"), SESSIONS) == "ENOENT"
+
+
+def test_what_cannot_be_forked_leaves_nothing_open(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise OSError(errno.EAGAIN, "fork")
+
+    monkeypatch.setattr(posix, "fork", fork)
+    assert errno_of(tokens.start, str(tmp_path), SESSIONS) == "EAGAIN"
