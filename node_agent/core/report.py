@@ -48,7 +48,7 @@ class Report:
 
     seq: int
     event: str
-    """An event's class name, or Prepared, Staged, CommandRefused."""
+    """An event's class name, or Prepared, Staged, CommandRefused, FloorRaised, ByHand and luoctl's verb."""
     phase: Phase
     """The phase after the event."""
     stamp: BootStamp

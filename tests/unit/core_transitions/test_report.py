@@ -566,6 +566,15 @@ def test_a_report_of_the_node_at_rest() -> None:
     assert isinstance(seen.change.writes[0], NodeRow)
 
 
+def test_an_operators_hand_on_the_node_is_told_and_makes_no_problem_of_it() -> None:
+    f = made()
+    problem = Problem("LUO_BY_HAND", Retry.NEVER, "luoctl prepare: somebody drives LUO by hand")
+    seen = take(f, report("ByHandPrepare", Phase.IDLE, 1, attempt=None, problem=problem))
+    assert [(e.kind, e.fields["problem"]) for e in seen.change.events] == [("node.reported", "LUO_BY_HAND")]
+    assert f.nodes["n00"].problem is None
+    assert not f.nodes["n00"].desired
+
+
 def test_health_edges_while_baking_restart_the_bake() -> None:
     """By whatever message they come."""
     f = made(attempt(phase=Phase.BAKING, verdict=Verdict.LIVE_UPDATED, settled_at=NOW, healthy_since=NOW))
