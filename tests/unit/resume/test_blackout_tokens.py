@@ -14,8 +14,10 @@ import pytest
 from node_agent.kernel import rfc2_abi
 from node_agent.kernel.emulated import syncclient
 from node_agent.ports import JournalRecord
-from node_agent.resume import blackout, fdpass, parking
+from node_agent.resume import blackout, early, fdpass, parking
 from node_agent.resume.handover import Handover
+from node_agent.resume.parameters import Parameters
+from node_agent.resume.take import take
 from node_agent.runtime.journal_format import MAGIC, encode_record
 from tests.unit.resume.rfc2_device import Kernel
 from tests.unit.resume.test_blackout import CLAIM, RESUMED, Script
@@ -143,12 +145,40 @@ def test_what_an_earlier_process_made_is_parked_and_given_out_again(node: Node) 
     assert handover.errors == {}
     assert json.loads(handover.token) == {"attempt": "7-a"}
     assert (node.kernel.asked, node.kernel.opens) == ([50, 40], opens)
+    finish_all(handover)
+    die(handover)
+    wait_gone(node.keeper)
+
+
+def test_an_early_init_serves_them_and_hands_all_over(node: Node) -> None:
+    parameters = Parameters(str(node.path / "journal"), node.socket)
+    environ = {b"LIVEROLL_RESUME": f"{parameters.journal}:{parameters.socket}".encode()}
+    pid = os.fork()
+    if pid == 0:
+        try:
+            early.run(parameters, root=str(node.path))
+        finally:
+            os._exit(0)
+    vm = Workload(node)
+    vm.start()
+    vm.join()
+    assert vm.memory == b"memory"
+    handover = take(str(node.path), environ)
+    assert handover is not None
+    assert (handover.errors, handover.token) == ({}, b'{"attempt":"7-a"}')
+    assert content(handover.agent_session_fd, 1) == b"marks"
+    finish_all(handover)
+    os.waitpid(pid, 0)
+    assert node.kernel.asked == [50, 40, 41]
+    die(handover)
+
+
+def finish_all(handover: Handover) -> None:
+    """As the full agent does it."""
     assert handover.parking is not None
     for name, fd in ((VM, handover.sessions["vm"][1]), (AGENT, handover.agent_session_fd)):
         syncclient.finish(fd)
         handover.parking.drop(name)
-    die(handover)
-    wait_gone(node.keeper)
 
 
 def wait_gone(path: str) -> None:
