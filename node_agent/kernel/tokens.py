@@ -4,13 +4,7 @@ There the kernel chooses a token for each file, and one state holds for the mach
 it, what the seed calls liveupdated: it keeps, by session name, which token of the session's owner is which of
 the kernel's. prepare() tells it all for the journal, and recall() brings it back in the next boot.
 
-| step of the saga | sessions as merged | here |
-|---|---|---|
-| PRESERVING | CREATE_SESSION, PRESERVE_FD | FD_PRESERVE each, then PREPARE |
-| JUMPING | reboot(KEXEC), which freezes | the same; the state must be PREPARED |
-| UNWINDING | close the sessions | CANCEL, then FD_UNPRESERVE each |
-| RETRIEVING | RETRIEVE_SESSION, RETRIEVE_FD | FD_RESTORE each |
-| FINISHING | SESSION_FINISH, close | FINISH |
+Which step of the saga calls what is in docs/luo-models.md (luo_calls).
 
 Rules
 1. A token that its session gives up while the kernel takes no FD_UNPRESERVE is given up by cancel(). So it
@@ -35,6 +29,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from node_agent.errors import KernelError, Retry
@@ -68,7 +63,7 @@ class TokenSession:
         self.finished = False
         self.holders = 1
         """This process's own handle, and the fd that it gave out, whoever has copies of that."""
-        self._closed = False
+        self._closed = self._dead = False
         self._fd = -1
         self._export: TokenExport | None = None
         self._turn = asyncio.Lock()
@@ -156,7 +151,7 @@ class TokenSession:
 
     def die(self) -> None:
         """Its process has: nothing of it is left, and nothing is undone."""
-        self._closed, self.holders = True, 0
+        self._closed, self._dead, self.holders = True, True, 0
         self.drop()
         if self._export is not None:
             self._export.end()
@@ -165,7 +160,8 @@ class TokenSession:
     def _fd_closed(self) -> None:
         """The last copy of its fd is."""
         if self._let_go():
-            self._owner.own(self._owner.given_up(self))
+            self._owner.forget(self)
+            self._owner.own(self._owner.let_go_or_later())
 
     def _is_finished(self) -> bool:
         """By now, that is."""
@@ -183,7 +179,14 @@ class TokenSession:
             assert self._export is not None
             self._export.reap()
 
+    def reap(self) -> None:
+        """A closed fd counts at once, not when the loop gets round to it."""
+        if self._export is not None:
+            self._export.reap()
+
     def _check(self, call: str) -> None:
+        if self._dead:
+            raise KernelError(errno.ESHUTDOWN, call, "this process died with its boot", reason="BOOT_OVER")
         if self._closed:
             raise KernelError(errno.EBADF, call)
 
@@ -206,6 +209,7 @@ class TokenSessions:
         """See ports.Kernel. Nothing is asked of the kernel but whether it can."""
         if not 0 < len(name.encode()) < SESSION_NAME_BYTES:
             raise calls.failure(OSError(errno.EINVAL, calls.CREATE))
+        self._reap()
         if name in self._outgoing:
             raise calls.failure(OSError(errno.EEXIST, calls.CREATE))
         state = await self.device.state()
@@ -216,6 +220,7 @@ class TokenSessions:
 
     async def retrieve_session(self, name: str) -> TokenSession:
         """See ports.Kernel."""
+        self._reap()
         if name in self._incoming:
             raise calls.failure(OSError(errno.EINVAL, calls.RETRIEVE))
         if name not in self._recalled or await self.device.state() != UPDATED:
@@ -225,7 +230,8 @@ class TokenSessions:
 
     async def prepare(self) -> Tokens:
         """See ports.Kernel."""
-        await self._let_go()
+        self._reap()
+        await self.let_go()
         told = {
             session.name: {str(mine): token for mine, token in session.tokens.items()}
             for session in self._outgoing.values()
@@ -235,18 +241,20 @@ class TokenSessions:
 
     async def cancel(self) -> None:
         """See ports.Kernel."""
+        self._reap()
         if await self.device.state() in READY:
             await self._unless_done(self.device.cancel)
         if await self.device.state() != NORMAL:
             return
         held = self._held()
         self._given_up.update(token for token in await self.device.registered() if token not in held)
-        await self._let_go()
+        await self.let_go()
         if self._given_up:
             raise not_normal(await self.device.state(), calls.FD_UNPRESERVE)
 
     async def finish(self) -> None:
         """See ports.Kernel."""
+        self._reap()
         unfinished = sorted(name for name, session in self._incoming.items() if not session.finished)
         if unfinished:
             raise KernelError(
@@ -270,7 +278,13 @@ class TokenSessions:
 
     async def ready_to_jump(self) -> None:
         """Rule 5. Raises KernelError."""
-        state = await self.device.state()
+        try:
+            state = await self.device.state()
+        except KernelError as error:
+            if error.reason == "LUO_OFF" and not self._held():
+                # Nothing is preserved that could be lost.
+                return
+            raise
         if state not in READY:
             raise _not_prepared(f"LUO is {state}, not prepared")
         gone = self._held() - set(await self.device.registered())
@@ -288,6 +302,10 @@ class TokenSessions:
         self._outgoing, self._incoming, self._recalled = {}, {}, {}
         self._given_up = set()
 
+    def _reap(self) -> None:
+        for session in (*self._outgoing.values(), *self._incoming.values()):
+            session.reap()
+
     # --- for sessions
 
     def own(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -299,13 +317,23 @@ class TokenSessions:
 
     async def register(self, fd: int) -> int:
         """FD_PRESERVE, after what waits to be given up."""
-        await self._let_go()
+        await self.let_go()
         if len(self._held()) >= FILES_MAX:
             raise calls.failure(OSError(errno.ENOSPC, calls.PRESERVE_FD))
         return await self.device.preserve(fd)
 
     async def given_up(self, session: TokenSession) -> None:
         """The last holder has closed it."""
+        self.forget(session)
+        await self.let_go()
+
+    async def let_go_or_later(self) -> None:
+        """let_go() where nobody waits for it: what cannot be given up now is by the next call (rule 1)."""
+        with suppress(KernelError):
+            await self.let_go()
+
+    def forget(self, session: TokenSession) -> None:
+        """Its name is free again; its files wait for let_go()."""
         session.drop()
         if session.incoming:
             if self._incoming.get(session.name) is session:
@@ -315,7 +343,6 @@ class TokenSessions:
         if self._outgoing.get(session.name) is session:
             del self._outgoing[session.name]
         self._given_up.update(session.tokens.values())
-        await self._let_go()
 
     async def _unless_done(self, event: Callable[[], Awaitable[None]]) -> None:
         """An event that leads to NORMAL; once that is reached, whoever sent it, an error does not matter.
@@ -330,7 +357,8 @@ class TokenSessions:
         """The kernel's tokens of all that is to cross."""
         return {token for session in self._outgoing.values() for token in session.tokens.values()}
 
-    async def _let_go(self) -> None:
+    async def let_go(self) -> None:
+        """Give up what waits for it, where the kernel takes that. Raises KernelError."""
         async with self._letting_go:
             await self._unpreserve_what_is_given_up()
 

@@ -28,11 +28,11 @@ from typing import Any
 from node_agent.errors import KernelError
 from node_agent.kernel.emulated import syncclient, wire
 from node_agent.kernel.emulated.client import ProcessKernel
-from node_agent.kernel.emulated.image import FileImages
+from node_agent.kernel.emulated.image import EmulatedImage, FileImages
 from node_agent.kernel.emulated.model import Machine
 from node_agent.kernel.emulated.node import Boot, EmulatedNode
 from node_agent.kernel.faults import FaultPlan
-from node_agent.ports import Kernel, KexecImage, Session
+from node_agent.ports import Kernel, KexecImage, Session, Tokens
 
 ON = "kho=on liveupdate=on"
 
@@ -208,10 +208,14 @@ class Backend(ABC):
 class InProcess(Backend):
     """EmulatedNode in the test's own process and loop."""
 
+    first: EmulatedImage | None = None
+    """Of the first boot, and what a kernel file is like; None: a healthy one with sessions."""
+
     async def start(self) -> None:
         self.boots: asyncio.Queue[Boot] = asyncio.Queue()
         self.node = EmulatedNode(
-            images=FileImages(),
+            image=self.first,
+            images=FileImages(self.first) if self.first is not None else FileImages(),
             faults=FaultPlan.parse(self.faults),
             machine=Machine(memory_bytes=self.memory_bytes, scratch_bytes=self.scratch_bytes),
         )
@@ -328,4 +332,42 @@ class Process(Backend):
         return int(syncclient.control(self.root, "descriptors"))
 
 
+class OfTokens(InProcess):
+    """RFC v2's model: sessions made of tokens. Around each kexec it does what the runner does.
+
+    Where LUO cannot be prepared there is no kexec: test_kernel_models tells these differences.
+    """
+
+    async def jump(self) -> Kernel:
+        told = await self._ready()
+        try:
+            await super().jump()
+        except KernelError:
+            await self.kernel.cancel()
+            raise
+        await self.kernel.recall(told)
+        return self.kernel
+
+    async def vanish(self) -> None:
+        await self._ready()
+        await super().vanish()
+
+    async def _ready(self) -> Tokens:
+        """Whatever came in is finished, and what is to cross is prepared."""
+        if not (await self.kernel.facts()).luo:
+            return {}
+        await self.kernel.finish()
+        return await self.kernel.prepare()
+
+
+class LuoDriven(OfTokens):
+    first = EmulatedImage.rfc2("6.16.0-rfc2", coupling="luo-driven")
+
+
+class Notifier(OfTokens):
+    first = EmulatedImage.rfc2("6.16.0-rfc2", coupling="notifier")
+
+
 BACKENDS: dict[str, type[Backend]] = {"inprocess": InProcess, "process": Process}
+OF_TOKENS: dict[str, type[Backend]] = {"luo-driven": LuoDriven, "notifier": Notifier}
+"""What of the contract holds there, and what does not, is test_kernel_models'."""

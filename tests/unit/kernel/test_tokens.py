@@ -453,7 +453,7 @@ async def test_a_dead_process_undoes_nothing() -> None:
     session = sessions._outgoing["one"]
     sessions.die()
     await session.close()
-    await refused(session.preserve_fd(0, 3), "KERNEL_CALL_FAILED", errno.EBADF)
+    await refused(session.preserve_fd(0, 3), "BOOT_OVER", errno.ESHUTDOWN)
     assert (device.now, device.tokens) == (PREPARED, {101, 102, 103})
     device, sessions = await arrived()
     came = await sessions.retrieve_session("one")
