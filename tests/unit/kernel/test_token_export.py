@@ -204,6 +204,8 @@ class Slow:
         self.go_on = asyncio.Event()
         self.asked = asyncio.Event()
         self.unpreserved: list[int] = []
+        self.refuses = False
+        self.refused = 0
 
     async def state(self) -> str:
         return self._state
@@ -215,6 +217,9 @@ class Slow:
         return await self._later(os.open("/dev/null", os.O_RDWR))
 
     async def unpreserve(self, token: int) -> None:
+        if self.refuses:
+            self.refused += 1
+            raise KernelError(errno.EIO, "LIVEUPDATE_IOCTL_FD_UNPRESERVE")
         self.unpreserved.append(token)
 
     async def _later(self, result: int) -> int:
@@ -250,3 +255,22 @@ async def test_what_is_restored_while_the_session_ends_is_closed() -> None:
     device.go_on.set()
     with pytest.raises(KernelError, match="ENOENT"):
         await late
+
+
+async def test_what_cannot_be_given_up_when_a_copy_is_closed_waits() -> None:
+    """Nobody is there to hear of it; a later call tries again."""
+    device = Slow("normal")
+    device.go_on.set()
+    sessions = TokenSessions(cast(TokenDevice, device))
+    session = await sessions.create_session("s")
+    copy = os.dup(session.fileno())
+    await session.preserve_fd(0, 1)
+    await session.close()
+    device.refuses = True
+    os.close(copy)
+    while not device.refused:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    device.refuses = False
+    await (await sessions.create_session("s")).preserve_fd(0, 1)
+    assert device.unpreserved == [7]
