@@ -119,7 +119,8 @@ def agent_arguments(part: Part, seed: int) -> list[str]:
     """One part's agent process."""
     return [
         "--nodes", str(NODES_EACH), "--zones", "1", "--label", "pool=demo", "--releases", part.release,
-        "--luo-model", part.model, "--workloads", "2", "--mib", "1", "--kexec-s", "0.6", "--seed", str(seed),
+        "--luo-model", part.model, "--workloads", "2", "--devices", "1", "--mib", "1", "--kexec-s", "0.6",
+        "--seed", str(seed),
         "--image", f"{RFC2_TARGET}=rfc-v2", "--image", f"{MERGED_TARGET}=sessions",
     ]  # fmt: skip
 
@@ -156,6 +157,7 @@ async def a_target_of_their_own(fleet: LocalFleet) -> bool:
     """RFC v2's nodes, of both couplings, into a kernel of RFC v2's."""
     name = f"kernel-{RFC2_TARGET}"
     say(f"A target of their own: {RFC2_TARGET}, for luo_model=rfc-v2, from both couplings.")
+    print("On p-… and d-… one workload each drives a device that goes on writing into its memory meanwhile.")
     file = write(fleet, name, RFC2_TARGET, "luo_model=rfc-v2")
     status = await foreground(fleet, "create", str(file), "--watch")
     rollout = await asyncio.to_thread(get, fleet, name)

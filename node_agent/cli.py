@@ -303,6 +303,14 @@ def _simulate_parser(parser: argparse.ArgumentParser) -> None:
         "rfc-v2/notifier",
     )
     parser.add_argument("--workloads", type=int, default=1, metavar="K", help="on each node (default 1)")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=0,
+        metavar="D",
+        help="PCI devices of each node, each driven by a workload and preserved with it, writing into its "
+        "memory all the while; rfc-v2 only (default 0)",
+    )
     parser.add_argument("--mib", type=float, default=0.25, metavar="M", help="memory of each (default 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="of boot ids, memory patterns and jitter")
     parser.add_argument(

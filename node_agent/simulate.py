@@ -162,7 +162,9 @@ class SimulatedNode:
             image=images.named(self._default_release()),
             images=images,
             faults=spec.faults,
-            machine=Machine(spec.model),
+            machine=Machine(
+                spec.model, pci_devices=tuple(f"0000:{n:02x}:00.0" for n in range(1, options.devices + 1))
+            ),
             phases=options.phases,
             base=base,
             seed=random.SystemRandom().getrandbits(63),
@@ -249,6 +251,7 @@ class SimulatedNode:
             clock=boot.clock,
             count=self.options.workloads,
             size_bytes=self.options.memory_bytes,
+            devices=lambda: self.emulated.model.objects,
             seed=zlib.crc32(f"{self.options.seed}/{self.spec.node_id}".encode()),
         )
         return self._workloads

@@ -51,6 +51,8 @@ class SimulateOptions:
     tls: TlsFiles | None
     kernels: Kernels
     workloads: int
+    devices: int
+    """PCI devices of each node; the n-th is the n-th workload's, where the kernel is RFC v2's."""
     memory_bytes: int
     seed: int
     phases: PhaseTimes
@@ -80,6 +82,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
     within("--nodes", 1, NODES_MAX)
     within("--zones", 1, 1000)
     within("--workloads", 0, 64)
+    within("--devices", 0, 64)
     within("--mib", 0.004, 4096)
     within("--kexec-s", 0, 3600)
     within("--drain-s", 0, 3600)
@@ -122,6 +125,7 @@ def read_options(args: argparse.Namespace) -> SimulateOptions:
         tls=tls,
         kernels=kernels,
         workloads=args.workloads,
+        devices=args.devices,
         memory_bytes=max(int(args.mib * 1024 * 1024) // 4096, 1) * 4096,
         seed=args.seed,
         # Shares of a bare kexec as they were measured: purgatory's checksum and decompression

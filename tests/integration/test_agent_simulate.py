@@ -104,7 +104,7 @@ async def test_all_models_of_luo_go_all_the_way(tmp_path: Path, models: str) -> 
     model = models.partition("/")[0]
     async with (
         orchestrated(FakeOrchestrator(artifact(tmp_path, model=model))) as orchestrator,
-        simulated(orchestrator, "--nodes", "4", "--workloads", "2", "--luo-model", models),
+        simulated(orchestrator, "--nodes", "4", "--workloads", "2", "--devices", "1", "--luo-model", models),
     ):
         await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 4))
         nodes = orchestrator.nodes

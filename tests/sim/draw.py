@@ -56,6 +56,8 @@ class NodeDraw:
     """When it is first powered on."""
     luo: str = SESSIONS
     """Of which model its kernels are."""
+    devices: int = 0
+    """Of its first workloads, where the kernel takes devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +203,14 @@ def draw(seed: int) -> Scenario:
         for more_faults in (draw_luo.faults(luo, model, likely=profile in ("nodes", "storm")),)
     )
     policy, rates = _policy(rng), _more_rates(more, profile, _rates(rng, profile), replicas)
+    rates = replace(rates, luo_by_hand_s=draw_luo.by_hand_s(luo, likely=profile in ("nodes", "storm")))
+    couplings = draw_luo.couplings(luo, (*OLD, *NEW))
+    only = draw_luo.of_one_model(luo, rollouts[-1][1].target.artifact, of_nodes)
     return Scenario(
         seed=seed,
-        nodes=nodes,
+        nodes=tuple(replace(node, devices=luo.choice((0, 0, 1))) for node in nodes),
         policy=policy,
-        rates=replace(rates, luo_by_hand_s=draw_luo.by_hand_s(luo, likely=profile in ("nodes", "storm"))),
+        rates=rates,
         rollouts=tuple(rollouts),
         phases=PhaseTimes(
             shutdown_s=0.3, purgatory_s=0.2, boot_s=rng.uniform(0.5, 5), panic_s=5, firmware_s=40
@@ -214,8 +219,8 @@ def draw(seed: int) -> Scenario:
         same_holder=rng.random() < 0.5 and replicas == 1,
         replicas=replicas,
         fair_after_s=more.choice((0.0, 0.0, 0.0, 1200.0)),
-        couplings=draw_luo.couplings(luo, (*OLD, *NEW)),
-        only=draw_luo.of_one_model(luo, rollouts[-1][1].target.artifact, of_nodes),
+        couplings=couplings,
+        only=only,
     )
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from node_agent.runtime.supervisor_log import Log
+
 if TYPE_CHECKING:
     from tests.sim.world import World
 
@@ -69,3 +71,13 @@ class _Handler(logging.Handler):
             error = record.exc_info[1]
             text = "".join(traceback.format_exception(error)) if error is not None else ""
             self._world.violated("LOG", f"{record.getMessage()}\n{text}")
+
+
+class QuietLog(Log):
+    """The journal tells the story already."""
+
+    def __init__(self) -> None:
+        super().__init__("console", "error")
+
+    def _write(self, level: str, event: str, fields: Any) -> None:
+        return

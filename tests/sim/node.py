@@ -31,10 +31,10 @@ from node_agent.runtime.runner_boot import Boot as BootFound
 from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor import NodeLife, _floor, corrupt_problem
-from node_agent.runtime.supervisor_log import Log
 from node_agent.workloads.inprocess import WorkloadFaults, _Workload
 from tests.sim import draw_luo, preserved
 from tests.sim.draw import NodeDraw
+from tests.sim.logs import QuietLog
 from tests.sim.node_ports import (
     SimArtifacts,
     SimFirmware,
@@ -57,16 +57,6 @@ MEMORY_BYTES = 8192
 RECORDS = 10
 RESTART_S = 1.0
 """How long a service manager takes to start a dead agent again."""
-
-
-class QuietLog(Log):
-    """The journal tells the story already."""
-
-    def __init__(self) -> None:
-        super().__init__("console", "error")
-
-    def _write(self, level: str, event: str, fields: Any) -> None:
-        return
 
 
 class SimNode:
@@ -104,7 +94,7 @@ class SimNode:
             image=images.named(spec.release),
             images=images,
             faults=spec.faults,
-            machine=Machine(spec.model),
+            machine=Machine(spec.model, pci_devices=("0000:01:00.0",) * spec.devices),
             phases=world.scenario.phases,
             base=VirtualBase(),
             seed=zseed(world.scenario.seed, self.name),
@@ -353,7 +343,12 @@ class SimNode:
             self.workloads.node_died()
         seed = zseed(self.world.scenario.seed, self.node_id)
         self.workloads = SimWorkloads(
-            clock=boot.clock, count=self.spec.workloads, size_bytes=MEMORY_BYTES, tick_s=1.0, seed=seed
+            clock=boot.clock,
+            count=self.spec.workloads,
+            size_bytes=MEMORY_BYTES,
+            tick_s=1.0,
+            seed=seed,
+            devices=lambda: self.emulated.model.objects,
         )
         self.workloads.node = self
         for number in range(self.spec.workloads):

@@ -259,8 +259,8 @@ def test_a_third_of_all_nodes_are_of_rfc_v2_and_what_else_is_drawn_stays_as_it_w
     assert any(scenario.only for scenario in drawn)
     with patch.object(draw_luo, "models", lambda rng, count: [SESSIONS] * count):
         bare = draw(7)
-    assert [replace(node, luo=SESSIONS, faults=FaultPlan()) for node in draw(7).nodes] == [
-        replace(node, faults=FaultPlan()) for node in bare.nodes
+    assert [replace(node, luo=SESSIONS, devices=0, faults=FaultPlan()) for node in draw(7).nodes] == [
+        replace(node, devices=0, faults=FaultPlan()) for node in bare.nodes
     ]
     assert (bare.rates, bare.rollouts, bare.policy) == (draw(7).rates, draw(7).rollouts, draw(7).policy)
 
