@@ -6,7 +6,6 @@ by its token.
 
 from __future__ import annotations
 
-from node_agent.kernel.emulated.files import PreservedFile
 from node_agent.kernel.emulated.model import LuoModel
 from node_agent.kernel.emulated.rfc2.states import LuoState
 
@@ -31,10 +30,8 @@ def left(model: LuoModel) -> tuple[str, ...]:
     if model.rfc2 is not None and model.rfc2.luo is not None:
         if (state := model.rfc2.luo.state) is not LuoState.NORMAL:
             found.append(f"LUO in [{state}]")
-        elif leaked := sum(
-            1 for thing in model.rfc2.memory._kept.values() if isinstance(thing, PreservedFile)
-        ):
-            found.append(f"{leaked} files in memory that nobody can find")
+        elif leaked := len(model.rfc2.memory):
+            found.append(f"{leaked} things in memory that nobody can find")
     return tuple(found)
 
 
