@@ -272,13 +272,14 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
         case ev.Unhealthy(problem) | ev.Relapsed(problem):
             return replace(attempt, healthy=False, problem=problem)
         case ev.Finished(marks, brownout_s):
-            return replace(attempt, marks=attempt.marks + marks, brownout_s=brownout_s)
+            # Nothing has these tokens any more: later records need not carry them.
+            return replace(attempt, marks=attempt.marks + marks, brownout_s=brownout_s, tokens={})
         case ev.CommitRequested():
             return replace(attempt, committing=True)
         case ev.Committed():
             return replace(attempt, committing=False, problem=None)
         case ev.Unwound():
-            return attempt
+            return replace(attempt, tokens={})
         case ev.BootClassified(verdict, boot_id, _, marks, problem):
             # A restart within the boot says nothing about how the boot came about.
             known = attempt.verdict if verdict is Verdict.SAME_BOOT else verdict

@@ -14,7 +14,7 @@ from node_agent.core.phases import SETTLED, Phase, Verdict
 from node_agent.core.saga import CROSSED, TABLE, IllegalTransition, Signal, signal_of, transition
 from node_agent.core.steps import STEPS, Effect
 from node_agent.errors import Retry
-from tests.unit.agent_core.make import EVENTS, NOW, PROBLEM, attempt, mark
+from tests.unit.agent_core.make import EVENTS, NOW, PROBLEM, attempt, classified, mark
 
 P, E = Phase, Effect
 
@@ -180,6 +180,24 @@ def test_what_the_attempt_learns_on_the_way() -> None:
     crossed = transition(crossed, ev.Finished(marks[4:], 2.5)).attempt
     assert crossed.marks == marks
     assert (crossed.samples, crossed.memory, crossed.brownout_s) == ((sample,), check, 2.5)
+
+
+def test_the_kernels_tokens_are_known_while_anything_has_them() -> None:
+    told = {"lr.7-abcdef01.vm": {"1": 5}}
+    state = transition(attempt(P.PRESERVING), ev.Preserved(tokens=told)).attempt
+    for event in (ev.Proceeded(Lease(NOW, 5.0)), ev.Suspended(), ev.JumpIntentRecorded()):
+        state = transition(state, event).attempt
+        assert state.tokens == told
+    refused = transition(state, ev.RebootRefused(PROBLEM)).attempt
+    assert (refused.phase, refused.tokens) == (P.UNWINDING, told)
+    assert transition(refused, ev.Unwound()).attempt.tokens == {}
+    stuck = transition(refused, ev.StepFailed(PROBLEM)).attempt
+    assert (stuck.phase, stuck.tokens) == (P.QUARANTINED, told)
+    crossed = transition(state, classified(Verdict.LIVE_UPDATED)).attempt
+    for event in (ev.Retrieved(), ev.Resumed(), ev.Healthy()):
+        crossed = transition(crossed, event).attempt
+        assert crossed.tokens == told
+    assert transition(crossed, ev.Finished()).attempt.tokens == {}
 
 
 def test_the_release_of_a_local_attempt_comes_with_its_artifact() -> None:
