@@ -156,13 +156,21 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "no file handler of this kernel takes this kind of file; drain this workload instead",
     ),
     (FD_UNPRESERVE, errno.EBUSY): _NOT_NORMAL,
-    (FD_UNPRESERVE, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
+    (FD_UNPRESERVE, errno.ENOENT): (
+        "TOKEN_NOT_FOUND",
+        Retry.NEVER,
+        "no file has this token; `luoctl list` shows which there are",
+    ),
     (FD_RESTORE, errno.EBUSY): (
         "LUO_NOT_UPDATED",
         Retry.NEVER,
         "nothing came in with a live update, or it is finished; its state is lost",
     ),
-    (FD_RESTORE, errno.ENOENT): ("TOKEN_NOT_FOUND", Retry.NEVER, "no file has this token"),
+    (FD_RESTORE, errno.ENOENT): (
+        "TOKEN_NOT_FOUND",
+        Retry.NEVER,
+        "no file has this token; `luoctl list` shows which there are",
+    ),
     (FD_RESTORE, errno.EINVAL): (
         "ALREADY_RESTORED",
         Retry.NEVER,

@@ -15,6 +15,7 @@ from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
 from node_agent.kernel.faults import FaultPlan
 from node_agent.luoctl_view import RENDER
 from node_agent.ports import LiveUpdateAbi
+from node_agent.runtime.runner import INBOX
 from tests.unit.agent_app.luo_node import COUPLINGS, NEW_DIGEST, luo_node
 from tests.unit.runner.lab import NOTIFIER, OLD
 
@@ -157,3 +158,62 @@ async def test_telemetry_is_told_wherever_a_kernel_tells(kind: str) -> None:
         lines = RENDER["telemetry"](told)
         assert lines[-1] == "source: telemetry"
         assert len(lines) == 7
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_deed_waits_for_its_turn_behind_an_attempt_that_begins(kind: str) -> None:
+    async with luo_node(kind) as node:
+        node.lab.runner.submit(node.lab.prepare())
+        assert await node.refused(node.ask("prepare")) == "ATTEMPT_UNDER_WAY"
+        assert await node.lab.reach(Phase.PRESERVED)
+        assert "ByHandPrepare" not in node.story()
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_an_attempt_waits_for_a_deed_that_was_there_first(kind: str) -> None:
+    async with luo_node(kind) as node:
+        asked = asyncio.create_task(node.ask("prepare"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        node.lab.runner.submit(node.lab.prepare())
+        assert (await asked)["state"] == "prepared"
+        assert await node.lab.settle() is Phase.ABORTED
+        assert node.lab.problem() == "LUO_NOT_NORMAL"
+        assert node.state == "prepared", "and it is not undone"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_whoever_went_away_before_his_turn_gets_nothing_done(kind: str) -> None:
+    async with luo_node(kind, faults=FaultPlan.parse("hang=finish")) as node:
+        hangs = asyncio.create_task(node.ask("finish"))
+        await node.lab.base.until(lambda: node.story()[-1] == "ByHandFinish")
+        waits = asyncio.create_task(node.ask("freeze"))
+        await node.lab.base.until(lambda: not node.lab.runner._inbox.empty())
+        waits.cancel()
+        await node.lab.base.until(hangs.done)
+        assert await node.refused(hangs) == "BY_HAND_TIMEOUT"
+        await node.lab.base.until(node.lab.runner._inbox.empty)
+        assert "ByHandFreeze" not in node.story()
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_an_inbox_that_is_full(kind: str) -> None:
+    async with luo_node(kind, faults=FaultPlan.parse("hang=finish")) as node:
+        hangs = asyncio.create_task(node.ask("finish"))
+        await node.lab.base.until(lambda: node.story()[-1] == "ByHandFinish")
+        others = [asyncio.create_task(node.ask("freeze")) for _ in range(INBOX)]
+        await node.lab.base.until(node.lab.runner._inbox.full)
+        assert await node.refused(node.ask("freeze")) == "AGENTBUSY"
+        for task in (hangs, *others):
+            task.cancel()
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_journal_that_fails_halts_the_agent_before_the_deed(kind: str) -> None:
+    async with luo_node(kind) as node:
+        node.lab.disk.fail_sync = True
+        assert await node.refused(node.ask("prepare")) == "JOURNAL_UNAVAILABLE"
+        assert node.state == "normal"
+        assert node.lab.phase is Phase.QUARANTINED
+        assert await node.refused(node.ask("prepare")) == "JOURNAL_UNAVAILABLE", "for as long as it lives"
+        assert (await node.ask("state"))["state"] == "normal"
