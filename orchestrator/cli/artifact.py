@@ -89,7 +89,11 @@ def emulated_command(
     name: Annotated[str, typer.Option("--name", help="Default: linux-<release>")] = "",
     abi: Annotated[
         list[str] | None,
-        typer.Option("--abi", help="Other ABI strings than an emulated kernel's: luo=luo-v9 is refused"),
+        typer.Option(
+            "--abi",
+            help="Other ABI strings than Linux 7.2's: luo=luo-v9 is refused; "
+            "kho=kho-v1,luo=luo-v1,memfd=memfd-v1 is a kernel of RFC v2's model",
+        ),
     ] = None,
     output: Output = "table",
 ) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from node_agent.errors import ArtifactError
+from node_agent.kernel.emulated.image import FileImages
+from node_agent.kernel.luo_models import model_of
+from node_agent.ports import KexecImage
 from node_agent.runtime.artifacts_manifest import parse_manifest
 from node_agent.runtime.artifacts_verify import verify_directory
-from orchestrator.artifacts.build import build
+from orchestrator.artifacts.build import build, build_emulated
 from orchestrator.artifacts.manifest import parse
 from orchestrator.errors import Blocked
 from tests.unit.artifacts.packed import KERNEL, bzimage, packed
@@ -43,6 +46,22 @@ def both(tree: object) -> tuple[object, object]:
 
 def _plain(abi: Any) -> object:
     return None if abi is None else (abi.kho, abi.luo, dict(abi.handlers))
+
+
+@pytest.mark.parametrize(
+    ("said", "model"),
+    [((), "sessions"), (("kho=kho-v1,luo=luo-v1", "memfd=memfd-v1"), "rfc-v2"), (("luo=luo-v9",), "")],
+)
+def test_an_artifact_says_of_which_model_of_luo_its_kernel_is(
+    tmp_path: Path, said: tuple[str, ...], model: str
+) -> None:
+    """`liveroll artifact emulated --abi` writes it; the agent's preflight, and the emulated kernel, read it."""
+    manifest = build_emulated(tmp_path, release="6.16.2", abi=said)
+    staged = verify_directory(tmp_path / manifest.name)
+    assert staged.live_update is not None
+    assert model_of(staged.live_update.luo) == model
+    opened = FileImages().open(KexecImage(staged.kernel_path, "", "", staged.release))
+    assert opened.model == (model or "sessions")
 
 
 @pytest.mark.parametrize(
