@@ -55,7 +55,7 @@ def _plain(abi: Any) -> object:
 def test_an_artifact_says_of_which_model_of_luo_its_kernel_is(
     tmp_path: Path, said: tuple[str, ...], model: str
 ) -> None:
-    """`liveroll artifact emulated --abi` writes it; the agent's preflight, and the emulated kernel, read it."""
+    """`liveroll artifact emulated --abi` writes it; preflight and the emulated kernel read it."""
     manifest = build_emulated(tmp_path, release="6.16.2", abi=said)
     staged = verify_directory(tmp_path / manifest.name)
     assert staged.live_update is not None
