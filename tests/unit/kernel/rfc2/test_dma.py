@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -376,3 +377,10 @@ def test_hardware_resets_all_but_what_it_is_told() -> None:
         device.bus_master = True
     hardware.reset(but=[GPU])
     assert [device.bus_master for device in hardware.devices.values()] == [False, True]
+
+
+def test_the_page_says_how_many_writes_there_are() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "rfc-v2.md").read_text()
+    assert f"shutdown ({SHUTDOWN_WRITES} writes), purgatory ({PURGATORY_WRITES}) and boot ({BOOT_WRITES})" in page
+    assert f"| all preserved | {PHASES} | {PHASES} |" in page
+    assert f"| {PHASES} | {SHUTDOWN_WRITES + PURGATORY_WRITES}: the table was gone" in page
