@@ -381,6 +381,9 @@ def test_hardware_resets_all_but_what_it_is_told() -> None:
 
 def test_the_page_says_how_many_writes_there_are() -> None:
     page = (Path(__file__).parents[4] / "docs" / "rfc-v2.md").read_text()
-    assert f"shutdown ({SHUTDOWN_WRITES} writes), purgatory ({PURGATORY_WRITES}) and boot ({BOOT_WRITES})" in page
+    assert (
+        f"shutdown ({SHUTDOWN_WRITES} writes), purgatory ({PURGATORY_WRITES}) and boot ({BOOT_WRITES})"
+        in page
+    )
     assert f"| all preserved | {PHASES} | {PHASES} |" in page
     assert f"| {PHASES} | {SHUTDOWN_WRITES + PURGATORY_WRITES}: the table was gone" in page
