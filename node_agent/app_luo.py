@@ -110,9 +110,9 @@ class LuoByHand:
     async def telemetry(self, _request: Mapping[str, object]) -> object:
         """What the kernels told of the kexec that started this boot."""
         told = await self._ports.kernel.telemetry()
-        if told is not None:
-            return _phases(told)
         facts = await self._ports.kernel.facts()
+        if told is not None:
+            return {**_phases(told), "emulated": facts.emulated}
         if facts.luo_model != RFC2:
             raise unknown_here("telemetry")
         raise CommandRefused(
@@ -256,7 +256,7 @@ _JUMP_S = 60.0
 def unknown_here(verb: str) -> CommandRefused:
     """A kernel with sessions has no such verb."""
     return CommandRefused(
-        f"luoctl {verb} is LUO's of RFC v2, and this kernel has sessions",
+        f"{verb} is a verb of RFC v2's LUO, and this kernel has sessions",
         reason="VERB_UNKNOWN_HERE",
         remedy=INSTEAD[verb],
         verb=verb,
@@ -270,7 +270,7 @@ def _token(request: Mapping[str, object]) -> int:
     return token
 
 
-def _phases(told: KexecTelemetry) -> object:
+def _phases(told: KexecTelemetry) -> dict[str, object]:
     stamps = asdict(told)
     hz = stamps.pop("tsc_hz")
     edges = (

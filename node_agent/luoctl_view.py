@@ -123,7 +123,7 @@ def _telemetry(result: Mapping[str, Any]) -> list[str]:
     rows += [(name, f"{ms:.3f}", str(tsc[starts[name]])) for name, ms in result["phases_ms"].items()]
     rows.append(("userspace", "", str(tsc["userspace_tsc"])))
     rows.append(("all", f"{result['total_ms']:.3f}", f"at {result['tsc_hz']:.0f} Hz"))
-    return [*table(rows), f"source: {result['source']}"]
+    return [*table(rows), f"source: {result['source']}" + (" (emulated)" if result["emulated"] else "")]
 
 
 def restored(result: Mapping[str, Any], where: str, count: int) -> str:

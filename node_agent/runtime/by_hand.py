@@ -108,7 +108,7 @@ async def _perform(deed: Deed, ledger: Ledger, clock: Clock) -> object:
         return await within(clock, LIMIT_S if deed.bounded else None, deed.do())
     except TimeoutError:
         error = CommandRefused(
-            f"luoctl {deed.verb} was not done within {LIMIT_S:g} s",
+            f"{deed.verb} was not done within {LIMIT_S:g} s",
             reason="BY_HAND_TIMEOUT",
             retry=Retry.FIX_STATE,
             remedy="The kernel may hang in it: see `luoctl state` and its log; if so, reboot in full (cold).",
@@ -133,7 +133,7 @@ def _told(verb: str, what: str) -> Problem:
 def under_way(verb: str, phase: Phase) -> CommandRefused:
     """LUO belongs to an attempt."""
     return CommandRefused(
-        f"luoctl {verb} would disturb the attempt that is under way ({phase.value})",
+        f"{verb} would disturb the attempt that is under way ({phase.value})",
         reason="ATTEMPT_UNDER_WAY",
         retry=Retry.FIX_STATE,
         remedy="Undo the attempt with `luoctl cancel`, or let it come to its end.",

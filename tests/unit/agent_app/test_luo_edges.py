@@ -156,7 +156,7 @@ async def test_telemetry_is_told_wherever_a_kernel_tells(kind: str) -> None:
         assert stamps == sorted(stamps)
         assert node.lab.node.model.release != OLD
         lines = RENDER["telemetry"](told)
-        assert lines[-1] == "source: telemetry"
+        assert lines[-1] == "source: telemetry (emulated)"
         assert len(lines) == 7
 
 
