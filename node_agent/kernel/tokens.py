@@ -323,9 +323,13 @@ class TokenSessions:
         return await self.device.preserve(fd)
 
     async def given_up(self, session: TokenSession) -> None:
-        """The last holder has closed it."""
+        """The last holder has closed it. Nothing has to be undone in a kernel that is gone."""
         self.forget(session)
-        await self.let_go()
+        try:
+            await self.let_go()
+        except KernelError as error:
+            if error.reason != "BOOT_OVER":
+                raise
 
     async def let_go_or_later(self) -> None:
         """let_go() where nobody waits for it: what cannot be given up now is by the next call (rule 1)."""

@@ -35,6 +35,7 @@ from node_agent.kernel.faults import FaultPlan
 from node_agent.ports import Kernel, KexecImage, Session, Tokens
 
 ON = "kho=on liveupdate=on"
+RFC2_RELEASE = "6.16.0-rfc2"
 
 
 class Holder(ABC):
@@ -274,6 +275,8 @@ class InProcess(Backend):
 class Process(Backend):
     """A kernel process; its userspace is `sleep`, the test stands outside."""
 
+    options: tuple[str, ...] = ()
+
     async def start(self) -> None:
         self.root = str(self.tmp_path / "node")
         told, tell = os.pipe()
@@ -281,7 +284,7 @@ class Process(Backend):
         command += ["--root", self.root, "--notify-fd", str(tell), "--faults", self.faults]
         command += ["--memory-bytes", str(self.memory_bytes), "--scratch-bytes", str(self.scratch_bytes)]
         self.process = await asyncio.create_subprocess_exec(
-            *command, "--", "sleep", "600", pass_fds=[tell], stdin=subprocess.DEVNULL
+            *command, *self.options, "--", "sleep", "600", pass_fds=[tell], stdin=subprocess.DEVNULL
         )
         os.close(tell)
         self.lines = asyncio.StreamReader()
@@ -332,11 +335,13 @@ class Process(Backend):
         return int(syncclient.control(self.root, "descriptors"))
 
 
-class OfTokens(InProcess):
+class OfTokens(Backend):
     """RFC v2's model: sessions made of tokens. Around each kexec it does what the runner does.
 
     Where LUO cannot be prepared there is no kexec: test_kernel_models tells these differences.
     """
+
+    coupling = "luo-driven"
 
     async def jump(self) -> Kernel:
         told = await self._ready()
@@ -360,14 +365,29 @@ class OfTokens(InProcess):
         return await self.kernel.prepare()
 
 
-class LuoDriven(OfTokens):
-    first = EmulatedImage.rfc2("6.16.0-rfc2", coupling="luo-driven")
+class LuoDriven(OfTokens, InProcess):
+    first = EmulatedImage.rfc2(RFC2_RELEASE)
 
 
-class Notifier(OfTokens):
-    first = EmulatedImage.rfc2("6.16.0-rfc2", coupling="notifier")
+class Notifier(OfTokens, InProcess):
+    coupling = "notifier"
+    first = EmulatedImage.rfc2(RFC2_RELEASE, coupling="notifier")
+
+
+class ProcessLuoDriven(OfTokens, Process):
+    options = ("--luo-model", "rfc-v2", "--release", RFC2_RELEASE)
+
+
+class ProcessNotifier(OfTokens, Process):
+    coupling = "notifier"
+    options = (*ProcessLuoDriven.options, "--coupling", "notifier")
 
 
 BACKENDS: dict[str, type[Backend]] = {"inprocess": InProcess, "process": Process}
-OF_TOKENS: dict[str, type[Backend]] = {"luo-driven": LuoDriven, "notifier": Notifier}
+OF_TOKENS: dict[str, type[OfTokens]] = {
+    "luo-driven": LuoDriven,
+    "notifier": Notifier,
+    "process-luo-driven": ProcessLuoDriven,
+    "process-notifier": ProcessNotifier,
+}
 """What of the contract holds there, and what does not, is test_kernel_models'."""

@@ -259,7 +259,7 @@ async def test_an_earlier_boots_session_is_a_dead_end(node: Backend) -> None:
     old = await node.preserved()
     await node.kexec()
     with pytest.raises(KernelError) as caught:
-        await old.preserve_fd(0, 1)
+        await old.preserve_fd(0, 2)
     assert caught.value.reason == "BOOT_OVER"
     await old.close()
     assert await content_of(node, "s") == b"memory"

@@ -19,7 +19,7 @@ import pytest
 
 from tests.contract import test_kernel_contract, test_kernel_lifecycle, test_kernel_targets
 from tests.contract.conftest import StartNode
-from tests.contract.kernel_backends import OF_TOKENS, Backend, Notifier
+from tests.contract.kernel_backends import OF_TOKENS, Backend, OfTokens
 from tests.contract.test_kernel_contract import refused
 from tests.contract.test_kernel_lifecycle import content_of
 
@@ -27,12 +27,16 @@ MODULES: tuple[ModuleType, ...] = (test_kernel_contract, test_kernel_lifecycle, 
 Test = Callable[..., Awaitable[None]]
 
 SHARED = "the device is for as many as open it"
+OTHER_CALLS = "the device has other calls, whose numbers hold their size (test_kernel_rfc2_process)"
 UNREADABLE = "what cannot be read panics, or is left alone file by file: there is no device that answers EIO"
 AT_PREPARE = "files are serialised at PREPARE, not when they are registered"
 ONE_UPDATE = "an update is finished as a whole before anything is preserved again"
 OTHERWISE: Mapping[str, str] = {
     "open_is_ebusy_while_another_has_the_device": SHARED,
     "open_is_ebusy_n_times_by_fault": f"{SHARED}; and in this process nobody opens it anew for each call",
+    "create_is_einval_for_an_unterminated_name": OTHER_CALLS,
+    "an_unknown_ioctl_on_the_device": OTHER_CALLS,
+    "size_rule_on_the_device": OTHER_CALLS,
     "open_is_eio_for_a_whole_boot_where_deserialisation_failed": UNREADABLE,
     "open_is_eio_by_fault_until_a_cold_boot": UNREADABLE,
     "a_target_without_the_memfd_handler_and_nothing_preserved_is_fine": "handlers are built in",
@@ -230,6 +234,7 @@ async def test_an_eventfd_crosses_with_its_count(start: StartNode) -> None:
 
 async def test_a_file_that_changes_after_prepare_refuses_the_freeze(start: StartNode) -> None:
     node = await start()
+    assert isinstance(node, OfTokens)
     session, fd = await node.kernel.create_session("s"), node.memfd(b"memory")
     await session.preserve_fd(fd, 1)
     node.os.ftruncate(fd, 100)
@@ -238,7 +243,7 @@ async def test_a_file_that_changes_after_prepare_refuses_the_freeze(start: Start
     await node.kernel.load(node.image())
     await refused(node.kernel.reboot_kexec(), errno.EPERM, "FREEZE_REFUSED")
     facts = await node.kernel.facts()
-    assert (facts.luo_state, facts.kho_finalized) == ("normal", isinstance(node, Notifier))
+    assert (facts.luo_state, facts.kho_finalized) == ("normal", node.coupling == "notifier")
     if facts.kho_finalized:
         await refused(node.kernel.prepare(), errno.EEXIST, "KHO_FINALIZED")
     else:

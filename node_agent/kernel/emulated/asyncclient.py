@@ -19,15 +19,15 @@ from node_agent.kernel.emulated import syncclient
 T = TypeVar("T")
 
 
-async def open_device(root: str) -> int:
-    """syncclient.open_device()."""
+async def open_device(root: str) -> tuple[int, str]:
+    """syncclient.open_device(), and the id of the boot that it is of."""
     try:
         device = syncclient.connect(f"{root}/dev/liveupdate")
     except OSError as cause:
         raise calls.failure(OSError(cause.errno, calls.OPEN)) from cause
     try:
-        await _answered(device, lambda: syncclient.opened(device))
-        return device.detach()
+        boot_id = await _answered(device, lambda: syncclient.opened(device))
+        return device.detach(), boot_id
     finally:
         device.close()
 
@@ -80,8 +80,12 @@ async def _answered(sock: _socket.socket, take: Callable[[], T]) -> T:
         raise _failure(cause) from cause
 
 
+def boot_over(call: str) -> KernelError:
+    """Whoever answered was another kernel, or nobody did."""
+    return KernelError(errno.ESHUTDOWN, call, "that boot of the node is over", reason="BOOT_OVER")
+
+
 def _failure(cause: OSError) -> KernelError:
     if cause.errno == errno.ESHUTDOWN:
-        call = cause.strerror or "unknown call"
-        return KernelError(errno.ESHUTDOWN, call, "that boot of the node is over", reason="BOOT_OVER")
+        return boot_over(cause.strerror or "unknown call")
     return calls.failure(cause)

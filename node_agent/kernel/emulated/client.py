@@ -148,7 +148,7 @@ class ProcessKernel:
         call = abi.CALL_NAMES[number]
         if len(name.encode()) >= abi.SESSION_NAME_BYTES:
             raise calls.failure(OSError(errno.EINVAL, call))
-        device = await open_device(self._root)
+        device, _ = await open_device(self._root)
         try:
             argument = abi.pack_session(name)
             await ioctl(device, number, argument)

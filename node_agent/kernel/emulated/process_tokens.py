@@ -1,6 +1,7 @@
 """ProcessTokens: ports.TokenDevice over the sockets of a kernel process of RFC v2's time.
 
-The device is opened for each call: nothing is kept for as long as it is open.
+The device is opened for each call: nothing is kept for as long as it is open. It is that of one boot, the
+first that was called: a token means nothing to any other.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated import synctokens
-from node_agent.kernel.emulated.asyncclient import control, ioctl, open_device
+from node_agent.kernel.emulated.asyncclient import boot_over, control, ioctl, open_device
 from node_agent.ports import TokenFile
 
 
@@ -19,6 +21,7 @@ class ProcessTokens:
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._boot_id = ""
 
     async def state(self) -> str:
         argument = bytearray(abi.STATE_STRUCT.size)
@@ -27,6 +30,10 @@ class ProcessTokens:
 
     async def preserve(self, fd: int) -> int:
         argument = bytearray(abi.FD_STRUCT.pack(fd, 0, 0))
+        try:  # before the device takes the number of an fd that is not open
+            os.fstat(fd)
+        except OSError as cause:
+            raise calls.failure(OSError(cause.errno, calls.FD_PRESERVE)) from cause
         await self._call(abi.FD_PRESERVE, argument, fd)
         return int(abi.FD_STRUCT.unpack(argument)[2])
 
@@ -59,9 +66,12 @@ class ProcessTokens:
         return [TokenFile(int(token), kind, state) for token, kind, state in rows]
 
     async def _call(self, number: int, argument: bytearray, passed_fd: int | None = None) -> None:
-        device = await open_device(self._root)
+        name = abi.CALL_NAMES[number]
+        device, boot_id = await open_device(self._root)
         try:
-            name = abi.CALL_NAMES[number]
+            self._boot_id = self._boot_id or boot_id
+            if boot_id != self._boot_id:
+                raise boot_over(name)
             await ioctl(device, number, argument, passed_fd, call=name, fd_at=synctokens.FD_AT)
         finally:
             os.close(device)

@@ -2,7 +2,7 @@
 
 Rules:
 - `<root>/dev/liveupdate` (mode 0600, there only if this boot has LUO): connecting is opening;
-  the first message from the kernel is the open's result.
+  the first message from the kernel is the open's result, and which boot this is.
 - session fds are socketpair ends: the end of one is the close of its last copy, anywhere.
 - `<root>/dev/kexec`: one connection a call, words separated by NUL; see control.
 - within a round, ends are seen before requests: what a process closed before it asked is closed.
@@ -205,7 +205,7 @@ class KernelServer:
             return True
         serve = self._serve_device if self._model.rfc2 is None else self._serve_tokens
         self._add(device, serve, self._model.close_device)
-        _tell(device, 0)
+        _tell(device, 0, self._model.boot_id.encode())
         return True
 
     def _serve_tokens(self, sock: socket.socket) -> bool:

@@ -86,9 +86,9 @@ def open_device(root: str) -> int:
         device.close()
 
 
-def opened(device: _socket.socket) -> None:
-    """Wait for what an emulated kernel says to a fresh connection to its device."""
-    _receive(device, OPEN)
+def opened(device: _socket.socket) -> str:
+    """Wait for what an emulated kernel says to a fresh connection to its device: its boot id."""
+    return _receive(device, OPEN)[0].decode()
 
 
 def ioctl(
