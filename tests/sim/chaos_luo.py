@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from node_agent.core.phases import Phase
 from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.kernel.emulated.rfc2.states import LuoState
+
+PHASES = (
+    Phase.PRESERVING,
+    Phase.PRESERVED,
+    Phase.SUSPENDING,
+    Phase.JUMPING,
+    Phase.RETRIEVING,
+    Phase.RESUMING,
+    Phase.VERIFYING,
+    Phase.FINISHING,
+    Phase.UNWINDING,
+)
+KEPT = 4
+"""People who wait at the same time."""
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -22,27 +37,34 @@ def _luo(node: SimNode) -> Luo | None:
 
 
 def by_hand(world: World, rng: random.Random) -> None:
-    """Somebody undoes or ends what is under way on a node, or prepares while files are being registered."""
-    open_there = {row.node_id for row in world.checks.open_attempts()} & set(world.nodes)
-    names = [name for name in sorted(open_there) if _luo(world.nodes[name]) is not None]
-    if names:
-        use(world.nodes[rng.choice(names)])
+    """Somebody means to use LUO by hand, at the worst moment: as the agent of some node passes in a phase."""
+    world.hands.append(rng.choice(PHASES))
+    del world.hands[:-KEPT]
 
 
-def use(node: SimNode) -> None:
-    """What the state admits. Nothing where the agent holds still: nobody could tell it from the agent's."""
-    luo = _luo(node)
-    if luo is None:
-        return
+def passing(node: SimNode) -> None:
+    """A node's agent is at a point; somebody may have waited for it."""
+    hands, phase = node.world.hands, node.phase
+    if phase in hands and node.world.chaos and (luo := _luo(node)) is not None and _use(node, luo):
+        hands.remove(phase)
+
+
+def _use(node: SimNode, luo: Luo) -> bool:
+    """Undoes, ends or prepares, as the state admits; whether it admits anything."""
     if luo.state in (LuoState.PREPARED, LuoState.FROZEN):
         _did(node, "cancel")
         luo.cancel()
     elif luo.state is LuoState.UPDATED:
         _did(node, "finish")
         luo.finish()
-    elif node.phase is Phase.PRESERVING and not node.emulated.model.rfc2.kho.finalized:  # type: ignore[union-attr]
+    elif node.phase is Phase.PRESERVING and not node.emulated.model.facts().kho_finalized:
         _did(node, "prepare")
-        luo.prepare()
+        with suppress(OSError):
+            # As refused as the agent's own would be.
+            luo.prepare()
+    else:
+        return False
+    return True
 
 
 def _did(node: SimNode, what: str) -> None:

@@ -56,7 +56,7 @@ def _faults(rng: random.Random) -> Iterator[Fault]:
 
 def by_hand_s(rng: random.Random, *, likely: bool) -> float:
     """How often somebody uses LUO by hand."""
-    every_s = rng.choice((0.0, 0.0, 60.0, 200.0))
+    every_s = rng.choice((0.0, 0.0, 20.0, 60.0))
     return every_s if likely else 0.0
 
 

@@ -32,7 +32,7 @@ from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor import NodeLife, _floor, corrupt_problem
 from node_agent.workloads.inprocess import WorkloadFaults, _Workload
-from tests.sim import draw_luo, preserved
+from tests.sim import chaos_luo, draw_luo, preserved
 from tests.sim.draw import NodeDraw
 from tests.sim.logs import QuietLog
 from tests.sim.node_ports import (
@@ -218,6 +218,7 @@ class SimNode:
         rates = self.world.rates
         self.world.checks.standing(self)
         self.world.ambushes.passing(self)
+        chaos_luo.passing(self)
         if rates.step_s and not at_once:
             await asyncio.sleep(self.rng.uniform(0, rates.step_s))
         # Records are few, and each is a row of the saga: they are struck more often.

@@ -69,6 +69,11 @@ def _together(number: int, seen: set[str], factory: pytest.TempPathFactory) -> s
 
 
 SOMETIMES = (
+    "LUO is frozen after reboot, luo-driven",
+    "LUO is frozen after reboot, notifier",
+    "LUO used by hand: cancel",
+    "LUO used by hand: finish",
+    "PREPARE refused: NOT_ENOUGH_MEMORY",
     "agent crashed",
     "agent crashed at journal",
     "agent crashed at journal done",
@@ -215,6 +220,7 @@ SOMETIMES = (
     "slow hook",
     "spell of ill health",
     "staging failed",
+    "stage refused: TARGET_MODEL_DIFFERS",
     "stale command delivered",
     "stalled without a fair operator, and told who must do what",
     "store conflict",

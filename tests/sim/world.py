@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from node_agent.core.phases import Phase
 from node_agent.kernel.faults import FaultPlan
 from orchestrator.core.model import FleetRow
 from orchestrator.errors import LiverollError
@@ -76,6 +77,8 @@ class World:
         self.nodes = {spec.node_id: SimNode(self, spec) for spec in scenario.nodes}
         self.watcher = Watcher(self)
         self.ambushes = Ambushes(self)
+        self.hands: list[Phase] = []
+        """Phases in which somebody will use LUO by hand (chaos_luo.py)."""
         self.mallory = Operator(self, "mallory")
         self._started: set[asyncio.Task[object]] = set()
         self._clones = 0
