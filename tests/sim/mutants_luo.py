@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from node_agent.core.attempt import Attempt
-from node_agent.kernel.tokens import READY, TokenSessions
+from node_agent.kernel.tokens import TokenSessions
 from node_agent.ports import Tokens
 from node_agent.runtime import preflight
 from node_agent.runtime.runner_effects import Effects
@@ -19,10 +19,14 @@ from tests.sim.mutant import mutant
 def cancel_forgets_what_nobody_holds() -> Iterator[None]:
     """unwinding lets go of tokens that an agent took before it died"""
 
+    real = TokenSessions.cancel
+
+    async def nothing() -> tuple[int, ...]:
+        return ()
+
     async def mistaken(self: TokenSessions) -> None:
-        if await self.device.state() in READY:
-            await self.device.cancel()
-        await self._let_go()
+        with patch.object(self.device, "registered", nothing):
+            await real(self)
 
     with patch.object(TokenSessions, "cancel", mistaken):
         yield
