@@ -109,12 +109,13 @@ def resume(
     again = bool(handover.parked)
     fresh = retrieve(handover, root)
     try:
-        parking.park(fresh, keeper.start)
+        parking.park(fresh, lambda path, sessions: keeper.start(path, sessions, handover.forked))
     except OSError as error:
         handover.errors["parking"] = _name(error)
     if handover.sessions and listen(handover, socket_path, socket_mode, socket_gid):
         serve(handover, deadline_s, again=again)
     read_token(handover)
+    keeper.reap(handover.forked)
     return handover
 
 
@@ -170,7 +171,7 @@ def _make(handover: Handover, root: str, tokens: Mapping[str, Mapping[int, int]]
     from node_agent.resume.tokens import start
 
     try:
-        return _when_free(handover, lambda: start(root, missing))
+        return _when_free(handover, lambda: start(root, missing, handover.forked))
     except OSError as error:
         handover.errors |= dict.fromkeys(missing, _name(error))
         return {}

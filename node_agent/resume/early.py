@@ -114,4 +114,5 @@ def run(parameters: Parameters, root: str = "") -> None:
             if fd >= 0
         ]
     )
+    keeper.reap(handover.forked)
     keeper.Keeper(listener, sessions, offer).run()

@@ -60,6 +60,7 @@ class Handover:
     parking: where the sessions are parked, for broker_handover.HandoverKernel; None without one.
     parked: session name → fd, of sessions that an earlier process of this boot has parked, where
         this process holds the journal.
+    forked: children of this process, for keeper.reap().
     marks: kernel_start, userspace_start, retrieved, resume: whichever was reached.
     errors: what failed, by session name (or step) → errno name or sentence.
     """
@@ -71,6 +72,7 @@ class Handover:
         "bindings",
         "clients",
         "errors",
+        "forked",
         "journal_fd",
         "jump",
         "listener_fd",
@@ -95,6 +97,7 @@ class Handover:
         self.token_fd = -1
         self.parking: Parking | None = None
         self.parked: dict[str, int] = {}
+        self.forked: list[int] = []
         self.clients: list[ClientLeft] = []
         self.marks: dict[str, Mark] = {}
         self.errors: dict[str, str] = {}

@@ -194,14 +194,14 @@ def make_place(path: str) -> None:
         posix.mkdir(directory, 0o755)
 
 
-def start(path: str, sessions: Mapping[str, int]) -> None:
+def start(path: str, sessions: Mapping[str, int], forked: list[int] | None = None) -> None:
     """Fork a keeper of these sessions; the fds stay the caller's too. Raises OSError.
 
-    Only for a process of one thread. The socket answers when this returns.
+    Only for a process of one thread. The socket answers when this returns. forked: see fork_away().
     """
     listener = listen(path)
     try:
-        _fork(listener, sessions)
+        _fork(listener, sessions, forked)
     finally:
         listener.close()
 
@@ -213,23 +213,32 @@ def main(words: Sequence[str]) -> None:
     _fork(listener, {name: int(fd) for fd, _, name in pairs})
 
 
-def _fork(listener: _socket.socket, sessions: Mapping[str, int]) -> None:
+def _fork(listener: _socket.socket, sessions: Mapping[str, int], forked: list[int] | None = None) -> None:
     def keep() -> None:
         # Who listens is whom SO_PEERCRED names to the other end.
         listener.listen(BACKLOG)
         Keeper(listener, sessions).run()
 
-    fork_away(keep, [listener.fileno(), *sessions.values()])
+    fork_away(keep, [listener.fileno(), *sessions.values()], forked=forked)
 
 
-def fork_away(work: Callable[[], None], keep: Iterable[int], comm: bytes = COMM) -> None:
+def fork_away(
+    work: Callable[[], None], keep: Iterable[int], comm: bytes = COMM, forked: list[int] | None = None
+) -> None:
     """Do it in a process that nobody waits for, which has these fds alone. Raises OSError.
 
     Twice forked, so that it is init's child: its end must leave the agent nothing to wait for.
+
+    Args:
+        forked: gets the pid of the child between the two, for reap(); None: it is waited for here. On a
+            machine that is busy booting that wait takes longer than the rest of the blackout path.
     """
     pid = posix.fork()
     if pid:
-        posix.waitpid(pid, 0)
+        if forked is None:
+            posix.waitpid(pid, 0)
+        else:
+            forked.append(pid)
         return
     try:
         if posix.fork():
@@ -240,8 +249,15 @@ def fork_away(work: Callable[[], None], keep: Iterable[int], comm: bytes = COMM)
         posix._exit(0)
 
 
+def reap(forked: list[int]) -> None:
+    """Wait for children that have forked and end at once."""
+    while forked:
+        posix.waitpid(forked.pop(), 0)
+
+
 def settle(keep: Iterable[int], comm: bytes = COMM) -> None:
     """Make this process one that nobody waits for: no fd but these, nothing on the terminal."""
+    name_and_shield(comm)
     posix.setsid()
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)
@@ -256,7 +272,6 @@ def settle(keep: Iterable[int], comm: bytes = COMM) -> None:
         last = fd
     posix.closerange(last + 1, 1 << 20)
     posix.chdir("/")
-    name_and_shield(comm)
 
 
 def name_and_shield(comm: bytes = COMM) -> None:

@@ -223,12 +223,15 @@ def _answer(reply: int, result: int, argument: bytes = b"", fd: int = -1) -> Non
         sock.close()
 
 
-def start(root: str, sessions: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
+def start(
+    root: str, sessions: Mapping[str, Mapping[int, int]], forked: list[int] | None = None
+) -> dict[str, int]:
     """Fork a server of these; session fds by name, the caller's. Only for a process of one thread.
 
     Args:
         root: of an emulated node.
         sessions: name → its own token → the kernel's.
+        forked: see keeper.fork_away().
 
     Raises OSError: what the device says; ENOENT where no file came in with the last kexec.
     """
@@ -239,7 +242,7 @@ def start(root: str, sessions: Mapping[str, Mapping[int, int]]) -> dict[str, int
             raise OSError(errno.ENOENT, RESTORE)
         for name in sessions:
             pairs[name] = _socket.socketpair(_socket.AF_UNIX, fdpass.KIND, 0)
-        fork(device, {name: ours for name, (ours, _) in pairs.items()}, sessions)
+        fork(device, {name: ours for name, (ours, _) in pairs.items()}, sessions, forked)
         return {name: theirs.detach() for name, (_, theirs) in pairs.items()}
     finally:
         for pair in pairs.values():
@@ -262,7 +265,12 @@ def main(words: Sequence[str]) -> None:
         raise SystemExit(error.errno) from None
 
 
-def fork(device: int, ours: Mapping[str, _socket.socket], sessions: Mapping[str, Mapping[int, int]]) -> None:
+def fork(
+    device: int,
+    ours: Mapping[str, _socket.socket],
+    sessions: Mapping[str, Mapping[int, int]],
+    forked: list[int] | None = None,
+) -> None:
     """The server, of these ends of its sessions' fds. All fds stay the caller's too. Raises OSError."""
 
     def serve() -> None:
@@ -271,4 +279,4 @@ def fork(device: int, ours: Mapping[str, _socket.socket], sessions: Mapping[str,
             server.serve(name, sock, sessions[name])
         server.run()
 
-    keeper.fork_away(serve, [device, *(sock.fileno() for sock in ours.values())], COMM)
+    keeper.fork_away(serve, [device, *(sock.fileno() for sock in ours.values())], COMM, forked)

@@ -34,9 +34,10 @@ class RealNode:
 
     @property
     def agent(self) -> int:
-        """The agent's pid; 0 while there is none. What it forked has its command line, but not its name."""
+        """The agent's pid; 0 while there is none. What it forked has its command line, but its session until
+        it has a name of its own."""
         for pid, command in descendants(self.kernel.process.pid).items():
-            if command.split()[1:3] == ["-m", "node_agent.cli"] and _name(pid) not in FORKED:
+            if command.split()[1:3] == ["-m", "node_agent.cli"] and _leads(pid) and _name(pid) not in FORKED:
                 return pid
         return 0
 
@@ -108,3 +109,11 @@ def _name(pid: int) -> bytes:
         return Path(f"/proc/{pid}/comm").read_bytes().strip()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+def _leads(pid: int) -> bool:
+    """A session, as every service of the node does."""
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
