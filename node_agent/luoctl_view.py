@@ -99,6 +99,8 @@ def _state(result: Mapping[str, Any]) -> list[str]:
     ]
     if result["attempt"]:
         rows.append(("attempt", f"{result['attempt']}: the agent drives LUO; see luoctl status"))
+    elif result["state"] == "normal" and result["kho_finalized"]:
+        rows.append(("next", "reboot in full (cold): a freeze that was refused has left KHO finalized"))
     else:
         rows.append(("next", NEXT[result["state"]]))
     return table(rows)

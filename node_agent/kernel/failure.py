@@ -203,15 +203,23 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
 }
 
 
+_FREEZE = ("FREEZE_REFUSED", Retry.REPLAN, "something preserved cannot be frozen now; try again later")
+_REFUSED: dict[str, tuple[str, Retry, str]] = {
+    REBOOT: _FREEZE,
+    FREEZE: _FREEZE,
+    PREPARE: ("PREPARE_REFUSED", Retry.REPLAN, "something cannot be preserved now; try again later"),
+}
+"""Of each call, what a participant makes it return."""
+
+
 def failure(cause: OSError) -> KernelError:
     """The KernelError of an OSError whose strerror is the call's name (see the constants).
 
-    Anything reboot returns that is not in the table is a refused freeze.
+    Anything that is not in the table and was returned by reboot, or by an event of RFC v2's LUO, is a
+    participant's refusal.
     """
     number, call = cause.errno or errno.EIO, cause.strerror or "unknown call"
-    row = _TABLE.get((call, number))
-    if row is None and call == REBOOT:
-        row = ("FREEZE_REFUSED", Retry.REPLAN, "something preserved cannot be frozen now; try again later")
+    row = _TABLE.get((call, number)) or _REFUSED.get(call)
     if row is None:
         return KernelError(number, call)
     reason, retry, remedy = row

@@ -217,3 +217,31 @@ async def test_a_journal_that_fails_halts_the_agent_before_the_deed(kind: str) -
         assert node.lab.phase is Phase.QUARANTINED
         assert await node.refused(node.ask("prepare")) == "JOURNAL_UNAVAILABLE", "for as long as it lives"
         assert (await node.ask("state"))["state"] == "normal"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_freeze_that_is_refused(kind: str) -> None:
+    """Where the couplings differ: with the notifier KHO stays finalized, and nothing else can be prepared."""
+    async with luo_node(kind, faults=FaultPlan.parse("refuse_freeze@1")) as node:
+        token = await node.preserve_bytes(CONTENT)
+        await node.ask("prepare")
+        assert await node.refused(node.ask("freeze")) == "FREEZE_REFUSED"
+        told = await node.ask("state")
+        assert (told["state"], told["kho_finalized"]) == ("normal", kind == NOTIFIER)
+        assert [file["token"] for file in await node.ask("list")] == [token]
+        following = RENDER["state"](told)[-1]
+        if kind == NOTIFIER:
+            assert following.startswith("next      reboot in full")
+            assert await node.refused(node.ask("prepare")) == "KHO_FINALIZED"
+        else:
+            assert following.startswith("next      luoctl preserve")
+            await node.ask("prepare")
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_prepare_that_is_refused(kind: str) -> None:
+    async with luo_node(kind, faults=FaultPlan.parse("refuse_prepare=EIO@1")) as node:
+        await node.preserve_bytes(CONTENT)
+        assert await node.refused(node.ask("prepare")) == "PREPARE_REFUSED"
+        assert (await node.ask("state"))["kho_finalized"] is False
+        assert [file["state"] for file in await node.ask("list")] == ["registered"]
