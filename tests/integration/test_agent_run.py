@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from tests.unit.agent_link.fake_orchestrator import FakeOrchestrator
 from tests.unit.artifacts_agent.publish import publish
 
 pytestmark = pytest.mark.integration
+
+PROGRAM = ("-m", "node_agent.cli")
 
 
 @dataclass
@@ -70,13 +72,15 @@ def state() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running(state: Path, *arguments: str, workload: bool = True) -> AsyncIterator[RunningNode]:
+async def running(
+    state: Path, *arguments: str, workload: bool = True, program: Sequence[str] = PROGRAM
+) -> AsyncIterator[RunningNode]:
     service = [
         *(sys.executable, "-m", "node_agent.workloads.example", "--socket", str(state / "liveupdate.sock")),
         *("--id", "vm-1", "--mib", "1"),
     ]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "node_agent.cli", "run", "--state-dir", str(state), "--node-id", "n1"),
+        *(sys.executable, *program, "run", "--state-dir", str(state), "--node-id", "n1"),
         *("--kexec-s", "0.05", *(("--service", shlex.join(service)) if workload else ()), *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -8,9 +8,11 @@ that dies while prepared, somebody else's kexec.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from liveroll.v1 import rollout_pb2 as pb
@@ -18,9 +20,11 @@ from liveroll.v1 import rollout_pb2 as pb
 from deploy.local import local_fleet
 from node_agent.kernel.emulated import syncclient
 from orchestrator.artifacts.build import build_emulated
-from tests.integration.conftest import NEW, OLD, Operator, alive, descendants
+from tests.integration import mortal
+from tests.integration.conftest import NEW, OLD, Operator, alive, descendants, module, run
+from tests.integration.mortal_fleet import mortal_command
 from tests.integration.real_node import RealNode
-from tests.integration.test_agent_run import RunningNode, running, state
+from tests.integration.test_agent_run import PROGRAM, RunningNode, running, state
 from tests.integration.test_rfc2_kill9 import DRIVEN, NOTIFIER, RFC2_ABI
 from tests.integration.test_rfc2_node import loaded, luo
 from tests.integration.test_run_node_update import SPY, check_blackout_path, check_marks
@@ -120,22 +124,42 @@ async def test_a_workload_that_dies_while_prepared_stops_the_jump(
     assert "1048576 bytes intact" in await node.until("resumed at tick")
 
 
-@pytest.mark.parametrize("model", [DRIVEN, NOTIFIER])
+async def settled(node: RunningNode, fate: Path) -> dict[str, Any]:
+    """Its status once it stands still and nobody is to die any more; an agent that is dead says nothing."""
+    async with asyncio.timeout(60):
+        while True:
+            command = module("node_agent.luoctl", "--socket", str(node.state / "control.sock"), "-o", "json")
+            done = await asyncio.to_thread(run, [*command, "status"])
+            status = json.loads(done.out) if done.status == 0 else {}
+            if status.get("phase") == "QUARANTINED" and not mortal.armed(fate):
+                return status
+
+
+@pytest.mark.parametrize(
+    ("model", "deaths"),
+    [(DRIVEN, ()), (NOTIFIER, ("BootClassified", "Retrieved", "Resumed", "luo.finish", "Finished"))],
+)
 async def test_somebody_elses_kexec_brings_the_memory_back_and_quarantines(
-    state: Path, tmp_path: Path, model: str
+    state: Path, tmp_path: Path, model: str, deaths: tuple[str, ...]
 ) -> None:
-    """No JumpIntent, so the blackout path leaves it alone: the full agent makes the sessions of the tokens
-    that the journal has of PRESERVED."""
-    async with running(state, "--release", "6.16.0", "--luo-model", model) as node:
+    """No JumpIntent, so the blackout path leaves it alone: the full agent has the sessions made of the tokens
+    that the journal has of PRESERVED. It dies before and after each of its records, or never."""
+    fate = tmp_path / "fate"
+    mortal.arm(fate, ())
+    program = mortal_command("node", fate)[1:] if deaths else PROGRAM
+    async with running(state, "--release", "6.16.0", "--luo-model", model, program=program) as node:
         await node.until("fresh start")
         await node.until("BootClassified")
         digest = await loaded(node, tmp_path / "k")
         await node.luoctl("prepare", digest)
+        # Armed now: the next boot's agent is the first that reads it.
+        mortal.arm(fate, deaths)
         with pytest.raises(OSError, match="KEXEC"):
-            await asyncio.to_thread(syncclient.control, str(node.state / "root"), "reboot")
-        assert "FOREIGN_KEXEC" in await node.until("phase=QUARANTINED")
-        status = await node.status()
-        assert (status["verdict"], status["phase"]) == ("FOREIGN_KEXEC", "QUARANTINED")
+            await asyncio.to_thread(syncclient.control, str(state / "root"), "reboot")
+        await node.until("resumed at tick")
+        status = await settled(node, fate)
+        assert (status["problem"]["reason"], status["release"]) == ("FOREIGN_KEXEC", "6.16.5")
         assert (luo(node), files(node)) == ("normal", "")
     assert "1048576 bytes intact" in await node.until("resumed at tick")
     assert sum("fresh start" in line for line in node.lines) == 1
+    assert sum("claimed" in line for line in node.lines) == 1
