@@ -24,18 +24,22 @@ PREPARING = [
     ("kernel.load", 1),
     ("hooks.drain", 1),
     ("workloads.preserve", 1),
+    ("kernel.prepare", 1),
     ("journal.append", 6),
 ]
+CREATING = [("kernel.create_session", 1), ("kernel.create_session", 3)]
+"""A workload's session, and the agent's own. What was made is the caller's at once: nothing comes between."""
 JUMPING = [("workloads.suspend", 1), ("kernel.reboot_kexec", 1)]
 RETURNING = [("workloads.retrieve", 1), ("workloads.resume", 1)]
-SETTLING = [("hooks.healthy", 1), ("workloads.finish", 1), ("hooks.undrain", 1)]
+SETTLING = [("hooks.healthy", 1), ("workloads.finish", 1), ("kernel.finish", 1), ("hooks.undrain", 1)]
 UNWINDING = [
     ("workloads.resume", 1),
     ("workloads.release", 1),
+    ("kernel.cancel", 1),
     ("hooks.undrain", 1),
     ("kernel.unload", 1),
 ]
-CALLS = [*JOURNAL, *PREPARING, *JUMPING, *RETURNING, *SETTLING]
+CALLS = [*JOURNAL, *PREPARING, *CREATING, *JUMPING, *RETURNING, *SETTLING]
 MOMENTS = ["before", "after"]
 
 
@@ -85,9 +89,15 @@ async def test_the_power_fails(call: tuple[str, int], moment: str) -> None:
         check(lab)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("action", ["fail", "hang"])
-@pytest.mark.parametrize("call", [*PREPARING[1:-1], JUMPING[0]], ids=lambda call: f"{call[0]}-{call[1]}")
+@pytest.mark.parametrize(
+    ("call", "moment"),
+    [
+        *((call, moment) for call in (*PREPARING[1:-1], JUMPING[0]) for moment in MOMENTS),
+        *((call, "before") for call in CREATING),
+    ],
+    ids=str,
+)
 async def test_a_step_before_the_jump_fails_or_hangs(call: tuple[str, int], action: str, moment: str) -> None:
     async with Lab(Trouble(*call, moment, action)) as lab:
         assert await lab.update() is P.ABORTED
@@ -124,7 +134,7 @@ async def test_a_probe_that_fails_or_hangs_is_unhealthy(action: str) -> None:
         check(lab)
 
 
-@pytest.mark.parametrize("call", ["workloads.finish", "hooks.undrain"])
+@pytest.mark.parametrize("call", ["workloads.finish", "kernel.finish", "hooks.undrain"])
 async def test_finishing_is_tried_again_and_not_for_ever(call: str) -> None:
     async with Lab(*[Trouble(call, n, "before", "fail") for n in (1, 2)]) as lab:
         assert await lab.update() is P.BAKING
