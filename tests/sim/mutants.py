@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.sim import (
     mutants_agent,
+    mutants_devices,
     mutants_journal,
     mutants_luo,
     mutants_planner,
@@ -23,5 +24,6 @@ WHERE = (
     mutants_agent,
     mutants_journal,
     mutants_luo,
+    mutants_devices,
 )
 """Importing a module enlists its mutants."""

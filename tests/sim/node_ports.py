@@ -218,6 +218,8 @@ class SimWorkloads(InProcessWorkloads):
     """Workloads that tell what became of their memory."""
 
     node: SimNode
+    spoilt: bool = False
+    """The world has flipped bits in this boot."""
 
     def _running(self) -> dict[str, _Workload]:
         fresh = not self._started
@@ -245,11 +247,18 @@ class SimWorkloads(InProcessWorkloads):
         await self.node.passing("retrieve", lambda: call(kernel, sessions))
         for workload in self._workloads.values():
             if self.node.take_chance(self.node.world.rates.memory_spoilt):
+                self.spoilt = True
                 self.node.spoil(workload)
 
     async def resume(self) -> Sequence[WorkloadPause]:
         pauses = await self.node.passing("resume", super().resume)
         intact = all(w.memory.verify().intact for w in self._workloads.values())
+        for pause in pauses:
+            if not pause.memory_intact and not self.spoilt:
+                what = (
+                    f"memory of {pause.workload} on {self.node.name} is not what it was, and nobody spoilt it"
+                )
+                self.node.world.violated("I8", what, self.node.node_id)
         crossed = sum(1 for w in self._workloads.values() if w.crossed)
         self.node.world.checks.resumed(self.node, crossed=crossed, intact=intact)
         return pauses

@@ -14,6 +14,12 @@ def rfc2_undisturbed(scenario: Scenario) -> Scenario:
     return replace(scenario, nodes=tuple(replace(node, luo=RFC2) for node in scenario.nodes))
 
 
+def rfc2_devices(scenario: Scenario) -> Scenario:
+    """The calm world, where every node has a device that writes to its first workload's memory."""
+    calm = rfc2_undisturbed(scenario)
+    return replace(calm, nodes=tuple(replace(node, devices=1) for node in calm.nodes))
+
+
 def rfc2_dying_agents(scenario: Scenario) -> Scenario:
     """Agents are killed again and again, between any two ioctls."""
     return rfc2_undisturbed(provocations.dying_agents(scenario))
