@@ -49,11 +49,17 @@ class _Workload:
     crossed: bool = False
     """Its memory came out of a session in this boot."""
     device: WorkloadDevice | None = None
+    restored: list[int] = field(default_factory=list)
+    """Of a device that is not all there yet."""
+    waits_for_device: bool = False
+    """It may have one that is not all there."""
 
     def close(self) -> None:
         self.memory.close()
         if self.device is not None:
             self.device.close()
+        while self.restored:
+            os.close(self.restored.pop())
 
 
 @dataclass(slots=True)
@@ -237,20 +243,35 @@ class InProcessWorkloads:
         try:
             fd = await session.retrieve_fd(MEMORY_TOKEN)
         except BaseException as error:
-            await session.close()
             if known is not None and known.crossed and _already_restored(error):
+                await self._retrieve_device(known, session)
+                await session.close()
                 return
+            await session.close()
             raise
         try:
             memory = GuestMemory.attach(fd)
-            device = await WorkloadDevice.retrieve(session) if self._objects() is not None else None
-        except BaseException:
+        except BrokerError:
             os.close(fd)
             await session.close()
             raise
         if known is not None:
             known.close()
-        self._workloads[id] = _Workload(id, memory, session, crossed=True, device=device)
+        workload = self._workloads[id] = _Workload(id, memory, crossed=True)
+        await self._retrieve_device(workload, session)
+        workload.session = session
+
+    async def _retrieve_device(self, workload: _Workload, session: Session) -> None:
+        """What was restored stays the workload's when this fails, or the agent dies: the next try goes on."""
+        if workload.device is not None or self._objects() is None:
+            return
+        workload.waits_for_device = True
+        try:
+            workload.device = await WorkloadDevice.retrieve(session, workload.restored)
+        except BaseException:
+            await session.close()
+            raise
+        workload.restored, workload.waits_for_device = [], False
 
     async def _resume(self, workload: _Workload) -> WorkloadPause:
         if workload.pause is not None:
@@ -258,7 +279,7 @@ class InProcessWorkloads:
         if self._fault(workload, "hang_resume"):
             await self._hang(workload, "RESUMED")
         verified = workload.memory.verify()
-        landed = True
+        landed = not workload.waits_for_device
         if workload.device is not None and (objects := self._objects()) is not None:
             landed = workload.device.landed(objects)
         now = self._stamp()

@@ -64,16 +64,18 @@ class WorkloadDevice:
         return device
 
     @classmethod
-    async def retrieve(cls, session: Session) -> WorkloadDevice | None:
-        """What crossed in the session; None: it has no device. Raises KernelError."""
-        fds: list[int] = []
+    async def retrieve(cls, session: Session, fds: list[int]) -> WorkloadDevice | None:
+        """What crossed in the session; None: it has no device. Raises KernelError.
+
+        Args:
+            fds: what was restored before, in the order of TOKENS, and gets what is restored now: a kernel may
+                restore a file only once.
+        """
         try:
-            for token in TOKENS:
+            for token in TOKENS[len(fds) :]:
                 fds.append(await session.retrieve_fd(token))
-        except BaseException as error:
-            for fd in fds:
-                os.close(fd)
-            if not fds and isinstance(error, KernelError) and error.reason == "TOKEN_NOT_FOUND":
+        except KernelError as error:
+            if not fds and error.reason == "TOKEN_NOT_FOUND":
                 return None
             raise
         device = cls._of(fds)

@@ -183,7 +183,10 @@ async def test_a_device_that_somebody_has_open_cannot_be_used() -> None:
     assert open_fds() == fds
 
 
-async def test_a_retrieve_that_fails_half_way_leaves_no_descriptor() -> None:
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_retrieve_that_fails_half_way_goes_on_where_it_was(again: bool) -> None:
+    """This kernel restores a file once: what was restored stays the workload's. It is not intact until all is
+    there."""
     fds, emulated = open_fds(), node()
     hops = Hops(emulated)
 
@@ -199,6 +202,12 @@ async def test_a_retrieve_that_fails_half_way_leaves_no_descriptor() -> None:
         with pytest.raises(KernelError) as caught:
             await workloads.retrieve(boot.kernel, hops.sessions)
         assert caught.value.errno == 5
+        if again:
+            vfio.errno = 0
+            await boot.kernel.recall(hops.tokens)
+            await workloads.retrieve(boot.kernel, hops.sessions)
+        (pause,) = await workloads.resume()
+        assert pause.memory_intact is again
         workloads.node_died()
 
     await emulated.run(userspace)
