@@ -264,6 +264,13 @@ async def test_all_that_luo_has_is_lost_or_nothing(start: StartNode) -> None:
         await session.close()
 
 
+async def while_others_ask(node: Backend) -> None:
+    """What was asked before is answered, or hangs, by the time that all of this is answered."""
+    for _ in range(10):
+        await node.kernel.facts()
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("call", ["fd_preserve", "prepare", "reboot"])
 async def test_a_call_that_hangs_keeps_the_lock_that_all_others_take(start: StartNode, call: str) -> None:
     node = await start(f"hang={call}@1")
@@ -279,9 +286,9 @@ async def test_a_call_that_hangs_keeps_the_lock_that_all_others_take(start: Star
         hung = asyncio.ensure_future(
             node.kernel.prepare() if call == "prepare" else node.kernel.reboot_kexec()
         )
+    await while_others_ask(node)  # a kernel process is asked this and that before it hangs
     other = asyncio.ensure_future(session.preserve_fd(fd, 2))
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await while_others_ask(node)
     assert not hung.done()
     assert not other.done()
     assert (await node.kernel.facts()).luo_state in {"normal", "prepared"}, "GET_STATE never waits"
