@@ -87,6 +87,9 @@ async def test_what_is_bad_is_refused_by_its_name_and_leaves_nothing(kind: str) 
         token = await node.preserve(memory)
         before = descriptors()
         assert await node.refused(node.preserve(memory)) == "FILE_ALREADY_PRESERVED"
+        again = os.open(f"/proc/self/fd/{memory}", os.O_RDWR)  # as the shell's 3<>/proc/PID/fd/N
+        assert await node.refused(node.preserve(again)) == "FILE_ALREADY_PRESERVED"
+        os.close(again)
         assert await node.refused(node.ask("restore", token=token)) == "LUO_NOT_UPDATED"
         assert await node.refused(node.ask("freeze")) == "LUO_STATE"
         assert await node.refused(node.ask("cancel")) == "LUO_STATE"
