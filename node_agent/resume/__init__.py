@@ -7,6 +7,7 @@ init         the early init (init=/usr/lib/liveroll/init), which does it before 
 early        what that does as process 1
 blackout     lock the journal, retrieve the sessions, park them, answer the CLAIMs
 claims       the broker's protocol, as much of it as is needed there
+tokens       sessions made of tokens, where the kernel has none: a process for it (RFC v2)
 parking      where session fds wait out the agent's death until FINISH; keeper: the process for it
 offer        what an early init keeps for the agent beside them; handover_wire: how it gets there
 parameters   where the journal is: environment, or resume.conf
