@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NoReturn
 
 from node_agent.core import events as ev
@@ -299,17 +300,10 @@ class Effects:
         """Every undo that the attempt needs, also after one of them has failed.
 
         Raises:
-            AgentError: the first failure.
+            AgentError: the first failure, or whatever nobody foresaw.
         """
-        failed: AgentError | None = None
-        for undo in undo_plan(attempt.furthest):
-            try:
-                await self._undo(undo)
-            except AgentError as error:
-                failed = failed or error
-        await self._ports.disks.let_go()
-        if failed is not None:
-            raise failed
+        plan = undo_plan(attempt.furthest)
+        await _each([*(partial(self._undo, undo) for undo in plan), self._ports.disks.let_go])
 
     async def _undo(self, undo: Undo) -> None:
         match undo:
@@ -323,15 +317,7 @@ class Effects:
                 await self._ports.kernel.unload()
 
     async def _release(self) -> None:
-        """All three, also after one of them has failed. Raises the first failure."""
-        failed: AgentError | None = None
-        for letting_go in (self.session.close, self._ports.workloads.release, self._ports.kernel.cancel):
-            try:
-                await letting_go()
-            except AgentError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        await _each([self.session.close, self._ports.workloads.release, self._ports.kernel.cancel])
 
     async def make_safe(self, attempt: Attempt) -> None:
         """Without a journal: undo what was begun before the jump, bring back what stands still
@@ -348,6 +334,19 @@ class Effects:
 
     async def _bring_back(self, _: Attempt) -> None:
         await self._ports.workloads.resume()
+
+
+async def _each(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Every call in turn, also after one has failed in whatever way: none may keep the others from being
+    done. Raises the first failure."""
+    failed: Exception | None = None
+    for call in calls:
+        try:
+            await call()
+        except Exception as error:  # noqa: BLE001 - raised below
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 async def _at_best(work: Awaitable[object]) -> None:

@@ -148,6 +148,26 @@ async def test_a_step_that_fails_in_a_way_nobody_foresaw_is_undone() -> None:
         assert (problem.reason, problem.fields["error"]) == ("INTERNAL", "surprise")
 
 
+@pytest.mark.parametrize("broken", ["workloads.resume", "workloads.release", "hooks.undrain", "disks.let_go"])
+async def test_an_undo_that_fails_in_a_way_nobody_foresaw_keeps_no_other_from_being_done(broken: str) -> None:
+    async with Lab(Trouble("workloads.suspend", 1, "after", "fail")) as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+
+        async def breaks() -> None:
+            raise ZeroDivisionError("surprise")
+
+        port, _, name = broken.partition(".")
+        setattr(getattr(lab.runner._ports, port), name, breaks)
+        lab.runner.submit(lab.proceed())
+        assert await lab.settle() is P.QUARANTINED
+        assert lab.problem() == "INTERNAL"
+        assert not lab.node.model.loaded
+        assert lab.hooks.drained is (broken == "hooks.undrain")
+        assert bool(lab.suspended()) is (broken == "workloads.resume")
+        assert bool(lab.held()) is (broken == "workloads.release")
+
+
 async def test_over_a_real_journal(tmp_path: Path) -> None:
     """What one agent wrote, the next one knows."""
     async with Lab() as lab:
