@@ -183,8 +183,6 @@ class LuoFiles:
         """The kernel is gone, and its open files with it; what is kept of them is not."""
         while self.outgoing:
             os.close(self.outgoing.popitem()[1].fd)
-        self._inodes.clear()
-        self._prepared.clear()
         self.incoming = {}
 
 

@@ -186,6 +186,7 @@ def test_notifier_finalize_by_hand_fails_as_a_participant_does(memory: int) -> N
     with raises(errno.EAGAIN):
         finalize(model)
     assert (luo_of(model).state, shown(model), len(rfc2_of(model).memory)) == (NORMAL, "0\n", 0)
+    assert f"KHO: Failed to convert KHO state tree: {-errno.EAGAIN}" in model.log
     model.power_off()
 
 

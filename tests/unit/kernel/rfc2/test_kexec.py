@@ -154,6 +154,7 @@ def test_files_that_nobody_restores_go_with_finish(coupling: Coupling, memory: i
     assert len(rfc2_of(model).memory) == 1
     luo_of(model).finish()
     assert len(rfc2_of(model).memory) == 0
+    assert rfc2_of(model).files.incoming == {}
     with raises(errno.EBUSY):
         luo_of(model).fd_restore(0)
     model.power_off()
@@ -377,6 +378,8 @@ def test_no_end_of_a_boot_leaks(coupling: Coupling, memory: int, state: LuoState
         elif how == "kexec":
             corebench.kexec(model, "6.16-c")
         model.power_off()
+        files = rfc2_of(model).files
+        assert (files.outgoing, files.incoming, len(rfc2_of(model).memory)) == ({}, {}, 0)
 
 
 # --- the device
