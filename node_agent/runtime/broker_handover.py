@@ -12,6 +12,7 @@ with the agent.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -152,7 +153,11 @@ class HandoverKernel:
         session = self._wrap(name, fd)
         return session if self._parking is None else ParkedSession(session, self._parking, self._finished)
 
-    def _finished(self, name: str) -> None:
+    def _finished(self, name: str, failed: KernelError | None) -> None:
+        """Where whoever served a session made of tokens is gone, its copies are, too: what is left of it is
+        for the kernel's own FINISH. Raises what it failed with otherwise."""
+        if failed is not None and (failed.errno != errno.ESHUTDOWN or name not in self._tokens):
+            raise failed
         self._tokens.pop(name, None)
 
     async def _make_sessions(self, parking: Parking) -> None:
@@ -193,10 +198,12 @@ class HandoverKernel:
 class ParkedSession:
     """ports.Session of an earlier kernel, with a copy of its fd parked until it is finished.
 
-    finished: told its name then.
+    finished: told its name then, and what finishing it failed with; raises that if it counts.
     """
 
-    def __init__(self, session: Session, parking: Parking, finished: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: Session, parking: Parking, finished: Callable[[str, KernelError | None], None]
+    ) -> None:
         self._session = session
         self._parking = parking
         self._finished = finished
@@ -216,9 +223,13 @@ class ParkedSession:
 
     async def finish(self) -> None:
         """The parked copy goes with it, so that the name is free when the others are closed."""
-        await self._session.finish()
+        failed: KernelError | None = None
+        try:
+            await self._session.finish()
+        except KernelError as error:
+            failed = error
+        self._finished(self.name, failed)
         await _call(self._parking.drop, self.name, otherwise=None)
-        self._finished(self.name)
 
     async def close(self) -> None:
         """Idempotent. Unfinished, it stays parked."""

@@ -37,14 +37,18 @@ class RealNode:
         """The agent's pid; 0 while there is none. What it forked has its command line, but its session until
         it has a name of its own."""
         for pid, command in descendants(self.kernel.process.pid).items():
-            if command.split()[1:3] == ["-m", "node_agent.cli"] and _leads(pid) and _name(pid) not in FORKED:
+            if (
+                command.split()[1:3] == ["-m", "node_agent.cli"]
+                and _leads(pid)
+                and name_of(pid) not in FORKED
+            ):
                 return pid
         return 0
 
     @property
     def forked(self) -> set[bytes]:
         """Names of the processes that keep something for the agent."""
-        return {_name(pid) for pid in descendants(self.kernel.process.pid)} & FORKED
+        return {name_of(pid) for pid in descendants(self.kernel.process.pid)} & FORKED
 
     @property
     def workloads(self) -> set[int]:
@@ -104,7 +108,8 @@ class RealNode:
         return json.loads(done.out)
 
 
-def _name(pid: int) -> bytes:
+def name_of(pid: int) -> bytes:
+    """Of a process; empty once it is gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_bytes().strip()
     except (FileNotFoundError, ProcessLookupError):

@@ -19,11 +19,12 @@ from liveroll.v1 import rollout_pb2 as pb
 
 from deploy.local import local_fleet
 from node_agent.kernel.emulated import syncclient
+from node_agent.resume import tokens
 from orchestrator.artifacts.build import build_emulated
 from tests.integration import mortal
 from tests.integration.conftest import NEW, OLD, Operator, alive, descendants, module, run
 from tests.integration.mortal_fleet import mortal_command
-from tests.integration.real_node import RealNode
+from tests.integration.real_node import RealNode, name_of
 from tests.integration.test_agent_run import PROGRAM, RunningNode, running, state
 from tests.integration.test_rfc2_kill9 import DRIVEN, NOTIFIER, RFC2_ABI
 from tests.integration.test_rfc2_node import loaded, luo
@@ -120,6 +121,28 @@ async def test_a_workload_that_dies_while_prepared_stops_the_jump(
         await node.luoctl("prepare", digest)
         await node.luoctl("kexec")
         await node.until("Finished")
+        assert (luo(node), files(node)) == ("normal", "")
+    assert "1048576 bytes intact" in await node.until("resumed at tick")
+
+
+async def test_a_killed_server_of_sessions_costs_nobody_who_has_its_memory(
+    state: Path, tmp_path: Path
+) -> None:
+    """It is as good as the keeper: what it had restored is with the workloads by then."""
+    config = tmp_path / "agent.toml"
+    held = f"! grep -q VERIFYING {state}/journal || test -e {state}/go"
+    config.write_text(f"[hooks.health]\ncommand = ['/bin/sh', '-c', '{held}']\ntimeout_s = 10\n")
+    model = ("--release", "6.16.0", "--luo-model", DRIVEN, "--config", str(config))
+    async with running(state, *model) as node:
+        await node.until("fresh start")
+        await node.until("BootClassified")
+        await node.luoctl("prepare", await loaded(node, tmp_path / "k"))
+        await node.luoctl("kexec")
+        await node.until("phase=VERIFYING")
+        (server,) = (pid for pid in descendants(node.process.pid) if name_of(pid) == tokens.COMM)
+        os.kill(server, signal.SIGKILL)
+        (state / "go").touch()
+        await node.until("phase=BAKING")
         assert (luo(node), files(node)) == ("normal", "")
     assert "1048576 bytes intact" in await node.until("resumed at tick")
 

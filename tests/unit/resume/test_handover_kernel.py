@@ -25,6 +25,8 @@ class Held:
 
     def __init__(self, name: str, fd: int) -> None:
         self.name, self.fd, self.finished = name, fd, False
+        self.gone = 0
+        """Errno of whatever is asked of it."""
 
     def fileno(self) -> int:
         return self.fd
@@ -36,6 +38,8 @@ class Held:
         return token
 
     async def finish(self) -> None:
+        if self.gone:
+            raise KernelError(self.gone, "LIVEUPDATE_SESSION_FINISH")
         self.finished = True
 
     async def close(self) -> None:
@@ -209,6 +213,35 @@ async def test_what_this_process_finished_is_not_made_again(place: Place, kernel
     await other.finish()
     await other.close()
     used.close()
+
+
+async def test_one_whose_server_was_killed_is_left_to_the_kernels_finish(
+    place: Place, kernel: Kernel
+) -> None:
+    used, _ = await made_of_tokens(place, kernel)
+    vm, other = [await used.retrieve_session(name) for name in ("lr.7-a.vm", "lr.7-a.other")]
+    for held in kernel.wrapped:
+        held.gone = errno.ESHUTDOWN
+    await vm.finish()
+    kernel.wrapped[1].gone = errno.EBUSY
+    with pytest.raises(KernelError) as refused:
+        await other.finish()
+    assert refused.value.errno == errno.EBUSY
+    assert "lr.7-a.vm" not in place.names()
+    assert "lr.7-a.other" in place.names()
+    await vm.close()
+    await other.close()
+    used.close()
+
+
+async def test_a_kernels_own_session_that_is_gone_is_told(place: Place, kernel: Kernel) -> None:
+    used = over(kernel, handed_over(place))
+    vm = await used.retrieve_session("lr.7-a.vm")
+    kernel.wrapped[0].gone = errno.ESHUTDOWN
+    with pytest.raises(KernelError):
+        await vm.finish()
+    assert place.names() == {"lr.7-a.vm"}
+    await vm.close()
 
 
 @pytest.mark.parametrize("why", ["normal", "no server", "broken"])
