@@ -272,6 +272,15 @@ def test_an_address_space_that_maps_the_memory_of_its_own_device_is_a_cycle(mach
     node.luo.prepare()
 
 
+def test_a_device_is_prepared_after_its_address_space_only(machine: Machine) -> None:
+    """Whatever the order was that its caller thought of."""
+    files = machine.node.rfc2.files
+    (vfio,) = [handler for handler in files.handlers if handler.kind == "vfiofd"]
+    with raises(errno.ENOENT):
+        vfio.prepare(machine.dma.vfio)
+    assert len(machine.node.rfc2.memory) == 0
+
+
 def test_closing_a_cycle_frees_both(machine: Machine) -> None:
     node, dma = machine.node, machine.dma
     node.objects.map(dma.iommufd, 2 * IOVA, PAGE, dma.vfio)
