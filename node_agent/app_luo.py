@@ -173,8 +173,12 @@ class LuoByHand:
         if await device.state() != UPDATED:
             self.close()  # it was finished past luoctl
         if token not in self._kept:
-            self._kept[token] = await self._by_hand("restore", lambda: device.restore(token))
+            await self._by_hand("restore", lambda: self._restore(device, token))
         return WithFd({"token": token, "kind": kind}, os.dup(self._kept[token]))
+
+    async def _restore(self, device: TokenDevice, token: int) -> None:
+        if token not in self._kept:  # somebody else's turn may have come first
+            self._kept[token] = await device.restore(token)
 
     def close(self) -> None:
         """Give up the copies of what was restored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -129,6 +130,16 @@ async def test_a_second_agent_of_the_same_boot_cannot_restore_again(kind: str) -
         node.lab.crash()
         await node.lab.base.until(lambda: node.lab.runner is not before and node.lab.runner.ready.is_set())
         assert await node.refused(node.restore(token)) == "ALREADY_RESTORED"
+        await node.ask("finish")
+
+
+async def test_two_who_restore_the_same_file_at_once_both_have_it(kind: str) -> None:
+    async with luo_node(kind) as node:
+        token = await node.preserve_bytes(CONTENT)
+        await node.ask("prepare")
+        await node.kexec()
+        found = await asyncio.gather(*(node.restore(token) for _ in range(3)))
+        assert found == [CONTENT] * 3
         await node.ask("finish")
 
 
