@@ -74,6 +74,8 @@ class SimNode:
         self.set_aside = 0
         """Journals that were corrupt."""
         self.flipped = False
+        self.spoilt = False
+        """Bits of its workloads' memory have flipped; that crosses, too."""
         self.forgotten: set[str] = set()
         """Sessions that were in the kernel when the journal that knew them was lost."""
         self.row = ""
@@ -201,6 +203,7 @@ class SimNode:
         """A bit flips in the new kernel."""
         self.world.story.count("memory spoilt")
         self.tell(f"memory of {workload.id} is spoilt")
+        self.spoilt = True
         size = os.fstat(workload.memory.fd).st_size
         os.pwrite(workload.memory.fd, b"\xff" * 8, size - 8)
 

@@ -218,13 +218,12 @@ class SimWorkloads(InProcessWorkloads):
     """Workloads that tell what became of their memory."""
 
     node: SimNode
-    spoilt: bool = False
-    """The world has flipped bits in this boot."""
 
     def _running(self) -> dict[str, _Workload]:
         fresh = not self._started
         found = super()._running()
         if fresh:
+            self.node.spoilt = False
             self.node.tell("workloads start with fresh memory")
         return found
 
@@ -247,14 +246,13 @@ class SimWorkloads(InProcessWorkloads):
         await self.node.passing("retrieve", lambda: call(kernel, sessions))
         for workload in self._workloads.values():
             if self.node.take_chance(self.node.world.rates.memory_spoilt):
-                self.spoilt = True
                 self.node.spoil(workload)
 
     async def resume(self) -> Sequence[WorkloadPause]:
         pauses = await self.node.passing("resume", super().resume)
         intact = all(w.memory.verify().intact for w in self._workloads.values())
         for pause in pauses:
-            if not pause.memory_intact and not self.spoilt:
+            if not pause.memory_intact and not self.node.spoilt:
                 what = (
                     f"memory of {pause.workload} on {self.node.name} is not what it was, and nobody spoilt it"
                 )
