@@ -187,8 +187,8 @@ class LuoFiles:
 
 
 def _in_order(files: Iterable[LuoFile]) -> list[LuoFile]:
-    """Dependencies first, else by token. Raises OSError: ENOENT, ELOOP."""
-    waiting = sorted(files, key=lambda file: file.token)
+    """Dependencies first, else as given: by token. Raises OSError: ENOENT, ELOOP."""
+    waiting = list(files)
     known = {file.inode for file in waiting}
     needs = {file.token: set(file.handler.depends_on(file.fd)) for file in waiting}
     if any(need - known for need in needs.values()):
