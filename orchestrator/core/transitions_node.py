@@ -5,7 +5,8 @@ Rules
 2. `desired` is cleared once answered; clearing raises command_serial like any other change.
 3. A refused PREPARE ends an attempt that the node has not acknowledged; any other refusal is
    recorded on the attempt and leaves its phase alone. What was refused is not wanted again at once:
-   PROCEED after a beat (it brings a newer stamp), COMMIT once the node's health has turned.
+   PROCEED after a beat (it brings a newer stamp), COMMIT once the node's health has turned. A CANCEL
+   before the jump stays wanted, and is sent again by and by: the node has no choice, once it can.
 """
 
 from __future__ import annotations
@@ -125,8 +126,10 @@ def refused_command(
     if isinstance(desired, DesiredStage):
         failed = StageResult(desired.artifact.digest, False, problem)
         return _staged(node, failed, now), None
-    node = clear_desired(node)
     meant = fleet.attempts.get((node.node_id, desired.generation)) or attempt
+    if isinstance(desired, DesiredCancel) and meant is not None and meant.phase in BEFORE_JUMP:
+        return node, Learnt(replace(meant, problem=problem), ())
+    node = clear_desired(node)
     if meant is None or meant.generation != desired.generation:
         return node, None
     if isinstance(desired, DesiredPrepare) and meant.phase is Phase.LOADING and not meant.acknowledged:

@@ -441,6 +441,23 @@ def test_a_refused_proceed_is_recorded_and_may_be_sent_again() -> None:
     assert newest(f).proceed_until == LATER + timedelta(seconds=5), "not before the next beat's stamp"
 
 
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.PRESERVED])
+def test_a_refused_cancel_stays_wanted_as_it_is(phase: Phase) -> None:
+    """Cleared, it would be planned anew at once, and refused again: some thirty times a second by an agent
+    whose journal had stalled (simulation, brief seed 278)."""
+    f = made(attempt(phase=phase, cancel_cause="pause"), desired=CANCEL, command_serial=5)
+    seen = take(f, refusal())
+    assert (newest(f).phase, newest(f).problem) == (phase, REFUSED)
+    assert (f.nodes["n00"].desired, f.nodes["n00"].command_serial) == (CANCEL, 5)
+    assert [e.kind for e in seen.change.events] == ["node.refused"]
+
+
+def test_a_refused_cancel_after_the_jump_is_done_with() -> None:
+    f = made(attempt(phase=Phase.VERIFYING, acknowledged=True), desired=CANCEL, command_serial=5)
+    take(f, refusal())
+    assert f.nodes["n00"].desired is None
+
+
 def test_a_refused_commit_is_recorded_and_not_wanted_again_at_once() -> None:
     f = made(
         attempt(phase=Phase.BAKING, acknowledged=True, healthy_since=NOW), desired=COMMIT, command_serial=5
