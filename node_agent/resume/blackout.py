@@ -58,6 +58,10 @@ if TYPE_CHECKING:
 DEADLINE_S = 10.0
 """Beyond it the orchestrator should rather hear who is missing than wait for them in silence."""
 
+LOCK_S = 0.5
+"""What an agent forked just before its death (keeper, tokens) has its lock, too, until it first runs; on a
+busy machine the next agent may be faster. Whoever holds it for longer is another agent."""
+
 BUSY_S = 2.0
 """systemd opens /dev/liveupdate at boot too: EBUSY for that long is normal."""
 
@@ -209,7 +213,7 @@ def _lock(path: str) -> int:
             raise
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(fd)
         if posix.stat(path).st_ino != posix.fstat(fd).st_ino:
             # Compacted between open and lock, so by a process that lives and holds the new file.
             raise OSError(errno.EAGAIN, "flock")
@@ -217,6 +221,19 @@ def _lock(path: str) -> int:
         posix.close(fd)
         raise
     return fd
+
+
+def _flock(fd: int) -> None:
+    give_up = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EAGAIN or time.monotonic() >= give_up:
+                raise
+            time.sleep(0.001)
+        else:
+            return
 
 
 def _retrieve(handover: Handover, root: str, name: str) -> int:

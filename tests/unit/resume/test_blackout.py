@@ -341,6 +341,27 @@ def test_without_the_lock_nothing_is_touched(node: Node) -> None:
     assert node.sessions.ends == {}
 
 
+def test_a_lock_that_only_outlives_its_agent_is_waited_for(node: Node) -> None:
+    """A keeper that was forked a moment before has it too, until it first runs."""
+    held = os.open(node.path / "journal", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    tries = threading.Semaphore(0)
+    sleep = time.sleep
+
+    def slept(seconds: float) -> None:
+        tries.release()
+        sleep(seconds)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(time, "sleep", slept)
+        child = threading.Thread(target=lambda: (tries.acquire(), os.close(held)))
+        child.start()
+        node.boot_id = "old"
+        handover = node.resume()
+        child.join()
+    assert (handover.journal_fd >= 0, handover.errors) == (True, {})
+
+
 def test_a_new_node_has_no_journal(node: Node) -> None:
     (node.path / "journal").unlink()
     handover = node.resume()
