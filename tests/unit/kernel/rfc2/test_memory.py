@@ -34,6 +34,13 @@ def test_what_is_kept_is_found_and_given_back_once() -> None:
             call(address)
 
 
+def test_what_is_discarded_is_given_back() -> None:
+    memory, things = Memory(), [Thing(), Thing()]
+    addresses = [memory.keep(thing) for thing in things]
+    memory.discard([addresses[0], 7, addresses[0]])
+    assert ([thing.closed for thing in things], len(memory)) == ([1, 0], 1)
+
+
 def test_no_address_is_used_twice_not_even_by_the_next_kernel() -> None:
     memory = Memory()
     first = memory.keep(Thing())
