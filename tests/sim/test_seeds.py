@@ -263,12 +263,14 @@ def test_a_third_of_all_nodes_are_of_rfc_v2_and_what_else_is_drawn_stays_as_it_w
     assert 0.25 < sum(node.luo == RFC2 for node in nodes) / len(nodes) < 0.45
     assert {c for scenario in drawn for c in scenario.couplings.values()} == {"notifier", "luo-driven"}
     assert any(scenario.only for scenario in drawn)
+    whole = draw(7)
     with patch.object(draw_luo, "models", lambda rng, count: [SESSIONS] * count):
         bare = draw(7)
-    assert [replace(node, luo=SESSIONS, devices=0, faults=FaultPlan()) for node in draw(7).nodes] == [
+    assert [replace(node, luo=SESSIONS, devices=0, faults=FaultPlan()) for node in whole.nodes] == [
         replace(node, devices=0, faults=FaultPlan()) for node in bare.nodes
     ]
-    assert (bare.rates, bare.rollouts, bare.policy) == (draw(7).rates, draw(7).rollouts, draw(7).policy)
+    assert replace(bare.rates, luo_by_hand_s=0.0) == replace(whole.rates, luo_by_hand_s=0.0)
+    assert (bare.rollouts, bare.policy, bare.phases) == (whole.rollouts, whole.policy, whole.phases)
 
 
 def test_two_runs_of_a_seed_are_one_run() -> None:
