@@ -72,8 +72,6 @@ SOMETIMES = (
     "LUO is frozen after reboot, luo-driven",
     "LUO is frozen after reboot, notifier",
     "LUO used by hand: cancel",
-    "LUO used by hand: finish",
-    "PREPARE refused: NOT_ENOUGH_MEMORY",
     "agent crashed",
     "agent crashed at journal",
     "agent crashed at journal done",
