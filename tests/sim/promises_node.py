@@ -109,7 +109,11 @@ class NodePromises:
         model, attempt = node.emulated.model, _attempt_of(node)
         truth = self.world.checks.truths.get((node.name, attempt))
         whole = truth is not None and truth.boot == node.boots and truth.arrived
-        excused = node.flipped or model.faults.at(FaultKind.RETRIEVE_ERROR, model.reboots)
+        excused = (
+            node.flipped
+            or model.faults.at(FaultKind.RETRIEVE_ERROR, model.reboots)
+            or _restored_by_the_dead(node)
+        )
         if verdict == Verdict.STATE_LOST and whole and preserved.came_in(model) and not excused:
             text = f"{node.node_id} gives up {', '.join(sorted(preserved.came_in(model)))}, which has crossed"
             self.world.violated("I8", text, node.node_id)
@@ -143,6 +147,14 @@ class NodePromises:
         if not node.flipped:
             text = f"{node.node_id} sets its journal aside, and no bit of it was ever changed"
             self.world.violated("I10", text, node.node_id)
+
+
+def _restored_by_the_dead(node: SimNode) -> bool:
+    """A kernel of RFC v2 restores a file once: what an earlier agent of this boot restored of its own, and
+    died before it said so, cannot be shown again (docs/luo-models.md). Its workloads are brought back."""
+    rfc2 = node.emulated.model.rfc2
+    earlier = node.emulated._starts > 1
+    return earlier and rfc2 is not None and any(f.reclaimed for f in rfc2.files.incoming.values())
 
 
 def _attempt_of(node: SimNode) -> int:
