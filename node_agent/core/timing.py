@@ -141,18 +141,31 @@ def phases(marks: Sequence[Mark], tsc_hz: float) -> dict[str, tuple[Span, str]]:
     return found
 
 
-def told_marks(told: KexecTelemetry, before: Mark | None, now: Mark) -> tuple[Mark, ...]:
+REBOOT_CALL_S = 5.0
+"""At most so long lies between the mark before reboot(2) and the kernel's first reading in it: a later one is
+of another kexec, with a boot in between."""
+HZ_TOLERANCE = 0.01
+"""Between what the kernels and the node's own clock say of the TSC: calibrations differ by a thousandth."""
+
+
+def told_marks(told: KexecTelemetry, before: Mark | None, now: Mark, *, tsc_hz: float) -> tuple[Mark, ...]:
     """The marks that kexec telemetry makes: kernel_left, kernel_start, init_start.
 
     Args:
         before: the last mark of the old boot.
         now: one of this boot.
+        tsc_hz: by the node's own clock.
 
     Returns:
-        Empty where it cannot be of the kexec between these two: one that came before it, or a TSC that
-        was set back.
+        Empty where it cannot be of the kexec between these two: one before or after it, a TSC that was set
+        back, or another frequency than the node's.
     """
-    if before is None or not before.tsc or not now.tsc or told.tsc_hz <= 0:
+    if before is None or not before.tsc or not now.tsc or tsc_hz <= 0:
+        return ()
+    # Said so that a frequency that is no number fails it.
+    if not abs(told.tsc_hz / tsc_hz - 1) <= HZ_TOLERANCE:
+        return ()
+    if told.shutdown_tsc - before.tsc > REBOOT_CALL_S * told.tsc_hz:
         return ()
     order = (before.tsc, told.shutdown_tsc, told.purgatory_tsc, told.kernel_tsc, told.userspace_tsc, now.tsc)
     if list(order) != sorted(order):

@@ -12,6 +12,7 @@ Not here: which deeds there are (app_luo).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -25,6 +26,7 @@ from node_agent.runtime.runner_ledger import Ledger
 from node_agent.runtime.runner_step import within
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 LIMIT_S = 120.0
 """Preparing is the slowest: the lab's 48 GiB took half a second."""
@@ -107,17 +109,27 @@ async def _perform(deed: Deed, ledger: Ledger, clock: Clock) -> object:
     try:
         return await within(clock, LIMIT_S if deed.bounded else None, deed.do())
     except TimeoutError:
-        error = CommandRefused(
+        late = CommandRefused(
             f"{deed.verb} was not done within {LIMIT_S:g} s",
             reason="BY_HAND_TIMEOUT",
             retry=Retry.FIX_STATE,
             remedy="The kernel may hang in it: see `luoctl state` and its log; if so, reboot in full (cold).",
         )
-        await _failed(deed, ledger, error)
-        raise error from None
+        await _failed(deed, ledger, late)
+        raise late from None
     except AgentError as error:
         await _failed(deed, ledger, error)
         raise
+    except Exception as cause:
+        log.exception("luoctl %s failed in a way nobody foresaw", deed.verb)
+        unforeseen = CommandRefused(
+            f"{deed.verb} failed with {type(cause).__name__}",
+            reason="INTERNAL",
+            retry=Retry.FIX_STATE,
+            remedy="Read the agent's log for the traceback, and report it.",
+        )
+        await _failed(deed, ledger, unforeseen)
+        raise unforeseen from cause
 
 
 async def _failed(deed: Deed, ledger: Ledger, error: AgentError) -> None:

@@ -5,6 +5,7 @@ Only a process that holds the journal's lock may get here (JournalLocked otherwi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,9 +17,11 @@ from node_agent.core.history import History, replay
 from node_agent.core.model import KexecTelemetry, Mark, Problem
 from node_agent.core.phases import Phase, Verdict
 from node_agent.core.recovery import BootView, SessionFinding, classify
-from node_agent.errors import JournalCorrupt, Retry
+from node_agent.errors import JournalCorrupt, KernelError, Retry
 from node_agent.ports import BootFacts, Clock, JournalRecord, Kernel, Session
 from node_agent.runtime.runner_session import AgentSession, Found
+
+log = logging.getLogger(__name__)
 
 MAY_HAVE_CROSSED = frozenset(
     {Phase.PRESERVING, Phase.PRESERVED, Phase.SUSPENDING, Phase.JUMPING, Phase.UNWINDING}
@@ -73,9 +76,18 @@ async def classify_boot(
     if attempt is not None and new_boot:
         crossed = _unknown(attempt, found.marks)
         before = timing.find((*attempt.marks, *crossed), timing.PRE_REBOOT)
-        marks = (*crossed, *_start_marks(boot, clock, await kernel.telemetry(), before))
+        marks = (*crossed, *_start_marks(boot, clock, await _told(kernel), before))
     problem = _problem(verdict, attempt, facts, found)
     return ev.BootClassified(verdict, facts.boot_id, facts.release, marks, problem), found.tsc_hz
+
+
+async def _told(kernel: Kernel) -> KexecTelemetry | None:
+    """Telemetry is evidence of time: a kernel that cannot give it does not keep the boot from being named."""
+    try:
+        return await kernel.telemetry()
+    except KernelError as error:
+        log.warning("no kexec telemetry: %s", error.message)
+        return None
 
 
 def _unknown(attempt: Attempt, marks: Sequence[Mark]) -> tuple[Mark, ...]:
@@ -98,7 +110,7 @@ def _start_marks(
         at = now.realtime_at - timedelta(seconds=back_s)
         marks[timing.KERNEL_START] = Mark(timing.KERNEL_START, at, 0.0, tsc, now.boot_id)
     if told is not None:
-        marks.update({mark.name: mark for mark in timing.told_marks(told, before, now)})
+        marks.update({mark.name: mark for mark in timing.told_marks(told, before, now, tsc_hz=clock.tsc_hz)})
     order = (timing.KERNEL_LEFT, timing.KERNEL_START, timing.INIT_START, timing.USERSPACE_START)
     return tuple(marks[name] for name in order if name in marks)
 

@@ -110,7 +110,7 @@ def told(**changed: float) -> KexecTelemetry:
 def test_the_kernels_own_word_goes_before_the_agents_marks() -> None:
     """The seed: "precise time information about kexec, including shutdown, purgatory, boot"."""
     marks = {m.name: m for m in crossing()}
-    made = timing.told_marks(told(), marks["pre_reboot"], marks["userspace_start"])
+    made = timing.told_marks(told(), marks["pre_reboot"], marks["userspace_start"], tsc_hz=HZ)
     assert [m.name for m in made] == ["kernel_left", "kernel_start", "init_start"]
     assert [m.boot_id for m in made] == ["boot-a", "boot-b", "boot-b"]
     assert [m.boottime_s for m in made] == pytest.approx([21.0, 0.0, 0.9])
@@ -126,16 +126,32 @@ def test_the_kernels_own_word_goes_before_the_agents_marks() -> None:
 )
 def test_telemetry_of_another_kexec_is_not_used(changed: dict[str, float]) -> None:
     marks = {m.name: m for m in crossing()}
-    assert timing.told_marks(told(**changed), marks["pre_reboot"], marks["userspace_start"]) == ()
+    assert timing.told_marks(told(**changed), marks["pre_reboot"], marks["userspace_start"], tsc_hz=HZ) == ()
 
 
 def test_telemetry_needs_a_tsc_and_a_mark_before() -> None:
     marks = {m.name: m for m in crossing()}
     before, now = marks["pre_reboot"], marks["userspace_start"]
-    assert timing.told_marks(told(), None, now) == ()
-    assert timing.told_marks(told(), replace(before, tsc=0), now) == ()
-    assert timing.told_marks(told(), before, replace(now, tsc=0)) == ()
-    assert timing.told_marks(replace(told(), tsc_hz=0.0), before, now) == ()
+    assert timing.told_marks(told(), None, now, tsc_hz=HZ) == ()
+    assert timing.told_marks(told(), replace(before, tsc=0), now, tsc_hz=HZ) == ()
+    assert timing.told_marks(told(), before, replace(now, tsc=0), tsc_hz=HZ) == ()
+    assert timing.told_marks(told(), before, now, tsc_hz=0.0) == ()
+
+
+@pytest.mark.parametrize("hz", [float("nan"), float("inf"), 0.0, 0.001, 1.0, 1.02e9])
+def test_telemetry_of_another_frequency_is_not_used(hz: float) -> None:
+    marks = {m.name: m for m in crossing()}
+    strange = replace(told(), tsc_hz=hz)
+    before, now = marks["pre_reboot"], marks["userspace_start"]
+    assert timing.told_marks(strange, before, now, tsc_hz=HZ) == ()
+
+
+def test_telemetry_of_a_later_kexec_is_not_used() -> None:
+    """Somebody else's, after ours: a whole boot would count as shutdown."""
+    marks = {m.name: m for m in crossing()}
+    later = told(shutdown=26.0, purgatory=26.2, kernel=26.4, userspace=27.0)
+    now = replace(marks["finish"], tsc=round(30 * HZ))
+    assert timing.told_marks(later, marks["pre_reboot"], now, tsc_hz=HZ) == ()
 
 
 def test_the_newest_mark_of_a_name_counts() -> None:
