@@ -29,6 +29,7 @@ from node_agent.ports import KexecImage, StagedArtifact, TokenDevice
 from node_agent.runtime.control import ControlError, FdHandler, Handler, WithFd
 from node_agent.runtime.preflight import preflight_staged
 from node_agent.runtime.runner_effects import Ports
+from node_agent.runtime.runner_step import within
 from node_agent.runtime.supervisor import NodeLife
 
 T = TypeVar("T")
@@ -220,6 +221,7 @@ class LuoByHand:
         )
         try:
             await ports.disks.settle()
+            await within(ports.clock, _JUMP_S, ports.kernel.ready_to_jump())
             await ports.disks.jump(ports.kernel, lambda: None, _JUMP_S)
         except (AgentError, TimeoutError):
             await ports.disks.let_go()
@@ -254,7 +256,8 @@ class LuoByHand:
 
 
 _JUMP_S = 60.0
-"""How long filesystems may take to come to rest, with nobody's blackout to keep short."""
+"""How long LUO may take to say that it is ready, and filesystems to come to rest, with nobody's blackout to
+keep short."""
 
 
 def unknown_here(verb: str) -> CommandRefused:

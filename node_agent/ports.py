@@ -204,9 +204,16 @@ class Kernel(Protocol):
 
     async def unload(self) -> None: ...
     async def loaded(self) -> bool: ...
+    async def ready_to_jump(self) -> None:
+        """Does the kernel still have all that prepare() has told? To be asked before the jump's last look at
+        the lease, for it may take as long as the device does. KernelError (NOT_PREPARED): a kexec would lose
+        it. Sessions as merged are frozen by reboot itself, or refuse it: nothing is asked."""
+        ...
+
     async def reboot_kexec(self) -> NoReturn:
-        """reboot(LINUX_REBOOT_CMD_KEXEC). Returns only by raising KernelError (refused); on
-        success this process ends (emulated in-process: the caller's task is cancelled)."""
+        """reboot(LINUX_REBOOT_CMD_KEXEC), and nothing before it that takes time. Returns only by raising
+        KernelError (refused); on success this process ends (emulated in-process: the caller's task is
+        cancelled)."""
         ...
 
 

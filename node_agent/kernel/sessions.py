@@ -21,6 +21,9 @@ class SessionModel:
     async def recall(self, tokens: Tokens) -> None:
         """Sessions are found by their names."""
 
+    async def ready_to_jump(self) -> None:
+        """reboot(KEXEC) freezes every session, or is refused."""
+
     async def telemetry(self) -> KexecTelemetry | None:
         """Mainline has none."""
         return None

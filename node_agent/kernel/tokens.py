@@ -17,7 +17,8 @@ Rules
 4. Nothing is begun beside another's update, and nobody else's is finished: not prepared, not updated.
 5. reboot() only where LUO is ready and still has every file that a session here holds: a kexec in any other
    state loses all, and FD_RESTORE would say so when it is too late. What somebody does by hand between this
-   look and the reboot nobody sees.
+   look and the reboot nobody sees. The look may take as long as the device does, so that it comes before the
+   lease is judged: the reboot itself asks nothing.
 6. FINISH waits for every session that is open here: the kernel gives back what nobody has restored.
 7. One process, one TokenSessions. When it dies, its sessions are as they are: the kernel of RFC v2 undoes
    nothing at a close.

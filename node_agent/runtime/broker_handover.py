@@ -146,6 +146,9 @@ class HandoverKernel:
     async def loaded(self) -> bool:
         return await self._kernel.loaded()
 
+    async def ready_to_jump(self) -> None:
+        await self._kernel.ready_to_jump()
+
     async def reboot_kexec(self) -> NoReturn:
         await self._kernel.reboot_kexec()
 

@@ -92,8 +92,9 @@ class _Late(Exception):
 async def jump(effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable[[], BootStamp]) -> ev.Event:
     """All that comes after the JumpIntent; why there is still somebody to say so.
 
-    The write-back is cut short by the lease, because workloads stand still meanwhile. Nothing has
-    left this boot yet, so that every failure may unwind. The lease is judged last.
+    The write-back and the look at LUO are cut short by the lease, because workloads stand still meanwhile.
+    Nothing has left this boot yet, so that every failure may unwind. The lease is judged last: between that
+    and reboot nothing is waited for, and least of all while filesystems are frozen.
     """
     lease = attempt.lease
     assert lease is not None
@@ -109,13 +110,13 @@ async def jump(effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable
             raise _Late(late)
 
     try:
-        await within(ports.clock, left_s(), _written_back(ports))
+        await within(ports.clock, left_s(), _got_ready(ports))
         await ports.disks.jump(ports.kernel, last, left_s())
     except _Late as late:
         return ev.LeaseExpired(late.problem)
     except TimeoutError:
         return ev.LeaseExpired(
-            lease_problem(lease, stamp()) or _expired(attempt, "the disk was written back")
+            lease_problem(lease, stamp()) or _expired(attempt, "the node was ready to jump")
         )
     except AgentError as error:
         return ev.RebootRefused(Problem.of(error, step=Phase.JUMPING.value))
@@ -124,8 +125,9 @@ async def jump(effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable
         return ev.RebootRefused(_unforeseen(error, attempt))
 
 
-async def _written_back(ports: Ports) -> None:
+async def _got_ready(ports: Ports) -> None:
     await ports.disks.settle()
+    await ports.kernel.ready_to_jump()
 
 
 async def within(clock: Clock, limit_s: float | None, work: Coroutine[Any, Any, T]) -> T:

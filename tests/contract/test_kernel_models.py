@@ -161,7 +161,7 @@ async def test_a_session_that_is_open_and_not_finished_keeps_the_next_kexec(star
     session = await node.kernel.retrieve_session("s")
     await node.kernel.load(node.image())
     await refused(node.kernel.finish(), errno.EBUSY, "SESSION_UNFINISHED")
-    await refused(node.kernel.reboot_kexec(), errno.EINVAL, "NOT_PREPARED")
+    await refused(node.kernel.ready_to_jump(), errno.EINVAL, "NOT_PREPARED")
     fd = await session.retrieve_fd(1)
     assert node.os.pread(fd, 6, 0) == b"memory"
     node.os.close(fd)

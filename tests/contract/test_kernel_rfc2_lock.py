@@ -84,15 +84,13 @@ async def test_a_reboot_waits_for_the_lock_too(start_rfc2: StartRfc2) -> None:
     node = await start_rfc2("--faults", "hang=prepare@1")
     holder = await asker(node, "prepare", "prepare")
     node.load()
-    reboot = asyncio.ensure_future(node.kernel().reboot_kexec())
-    await asyncio.wait((reboot,), timeout=0)
     control = ask_control(node.root, "reboot")
     while not int(node.control("calls", "reboot")):
         await asyncio.sleep(0)
     control.close()
     await until_logged(node, "[freeze] event canceled by user")
     with pytest.raises(KernelError) as caught:
-        await reboot
+        await node.kernel().ready_to_jump()
     assert caught.value.reason == "NOT_PREPARED"
     holder.kill()
     await holder.wait()

@@ -193,6 +193,9 @@ class SimKernel:
     async def loaded(self) -> bool:
         return await self._node.passing("loaded", self._kernel.loaded)
 
+    async def ready_to_jump(self) -> None:
+        await self._kernel.ready_to_jump()
+
     async def reboot_kexec(self) -> NoReturn:
         node = self._node
         await node.point("reboot", at_once=True)

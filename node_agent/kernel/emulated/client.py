@@ -127,10 +127,12 @@ class ProcessKernel:
     async def loaded(self) -> bool:
         return await self._control("loaded") == "1"
 
-    async def reboot_kexec(self) -> NoReturn:
-        """On success this process is killed; one outside the node's userspace gets BOOT_OVER."""
+    async def ready_to_jump(self) -> None:
         if tokens := await self._tokens():
             await tokens.ready_to_jump()
+
+    async def reboot_kexec(self) -> NoReturn:
+        """On success this process is killed; one outside the node's userspace gets BOOT_OVER."""
         await self._control("reboot")
         raise AssertionError("a kernel answered a reboot with success")
 

@@ -142,15 +142,13 @@ class InProcessKernel:
     async def loaded(self) -> bool:
         return self.model.loaded
 
-    async def reboot_kexec(self) -> NoReturn:
-        """On success the caller is cancelled; what it does while it dies no longer counts."""
+    async def ready_to_jump(self) -> None:
         if self._tokens is not None:
             await self._tokens.ready_to_jump()
-        await self.kexec_by_hand()
 
-    async def kexec_by_hand(self) -> NoReturn:
-        """The same as another process of this node does it, which asks LUO nothing: on RFC v2 a plain kexec
-        in most states. Raises KernelError."""
+    async def reboot_kexec(self) -> NoReturn:
+        """On success the caller is cancelled; what it does while it dies no longer counts. LUO is asked
+        nothing: on RFC v2 it is a plain kexec in most states."""
         await self.enter("reboot", calls.REBOOT)
         try:
             self.model.freeze()

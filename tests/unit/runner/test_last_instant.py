@@ -11,7 +11,7 @@ from node_agent.core import commands as cmd
 from node_agent.core.phases import Phase
 from node_agent.core.report import Outcome
 from node_agent.runtime.runner_effects import HostedDisks
-from tests.unit.runner.lab import Lab
+from tests.unit.runner.lab import Lab, Trouble
 
 P = Phase
 
@@ -75,6 +75,30 @@ async def test_a_disk_that_is_never_written_back_costs_no_more_than_the_lease() 
         assert lab.calls["kernel.reboot_kexec"] == 0
         assert lab.suspended() == []
         assert lab.intact()
+
+
+async def test_a_kernel_that_answers_late_costs_no_more_than_the_lease() -> None:
+    """Whether it is ready is asked before the lease is judged: what comes after that nobody bounds."""
+    async with Lab(Trouble("kernel.ready_to_jump", 1, "before", "hang")) as lab:
+        lab.runner.submit(lab.prepare())
+        await lab.reach(P.PRESERVED)
+        lab.runner.submit(lab.proceed(valid_for_s=5.0))
+        await lab.base.until(lambda: lab.calls["kernel.ready_to_jump"] == 1)
+        asked_s = lab.base.now()
+        assert await lab.settle() is P.ABORTED
+        assert lab.base.now() - asked_s < 10.0
+        assert lab.problem() == "LEASE_EXPIRED"
+        assert lab.calls["kernel.reboot_kexec"] == 0
+        assert lab.suspended() == []
+        assert lab.intact()
+
+
+async def test_between_the_last_look_at_the_lease_and_reboot_the_kernel_is_asked_nothing() -> None:
+    async with Lab() as lab:
+        await lab.update()
+        calls = [call for call, _ in lab.log]
+        reboot = calls.index("kernel.reboot_kexec")
+        assert calls[reboot - 1] == "kernel.ready_to_jump"
 
 
 @pytest.mark.parametrize("error", [OSError(5, "sync"), ValueError("a mark that cannot be packed")])

@@ -43,7 +43,7 @@ async def told(
         if prepare:
             assert node.model.rfc2 is not None
             node.model.rfc2.the_luo("test").prepare()
-        await boot.kernel.kexec_by_hand()
+        await boot.kernel.reboot_kexec()
 
     node = EmulatedNode(
         image=image,
@@ -136,7 +136,7 @@ async def test_only_the_first_process_counts(image: EmulatedImage) -> None:
     async def userspace(boot: Boot) -> None:
         if boot.boots == 1:
             await boot.kernel.load(LIVE)
-            await boot.kernel.kexec_by_hand()
+            await boot.kernel.reboot_kexec()
         found.append((boot.starts, await boot.kernel.telemetry()))
         if boot.starts == 1:
             node.kill_userspace()
