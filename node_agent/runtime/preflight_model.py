@@ -75,7 +75,7 @@ def check_state(boot: BootFacts, registered: Sequence[int]) -> Iterator[Finding]
             "KHO is finalized though LUO is not prepared: a freeze that was refused has left it so",
             "Reboot the node in full (cold): this boot can prepare no other update.",
         )
-    elif registered:
+    if registered:
         tokens = ", ".join(str(token) for token in registered)
         yield Finding(
             "PRESERVED_BY_HAND",

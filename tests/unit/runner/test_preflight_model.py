@@ -121,6 +121,14 @@ def test_an_attempt_finds_luo_as_it_must_be(changes: dict[str, Any], expected: s
     assert reasons(ahead(boot(**changes))) == []
 
 
+@ONLY
+def test_files_that_somebody_prepared_by_hand_are_told_at_once() -> None:
+    """Mending it takes both: CANCEL, then giving each of them up."""
+    by_hand = replace(boot(luo_state="prepared", kho_finalized=True), registered=(3, 4))
+    assert reasons(findings(by_hand, ATTEMPT)) == ["LUO_NOT_NORMAL", "PRESERVED_BY_HAND"]
+    assert reasons(findings(replace(FACTS, registered=(3,)), ATTEMPT)) == ["PRESERVED_BY_HAND"]
+
+
 # --- on a node
 
 
