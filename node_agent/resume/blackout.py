@@ -10,6 +10,8 @@ Rules:
   boot, and a journal that is damaged, locked or silent, give an empty Handover;
 - where the kernel has tokens and no sessions (RFC v2), a process of its own makes sessions of them
   (tokens.py), and all else is the same;
+- with tokens, nothing is given out before the agent's own memfd has named the attempt: they count up from
+  nought in every boot, so those of a JumpIntent that a later boot finds may be of somebody else's files;
 - one session that did not cross stops none of the others; each failure is in Handover.errors;
 - a CLAIM is answered only to the uid, and service, that the JumpIntent binds the id to. Others
   are left to the broker, which refuses them with a reason.
@@ -116,9 +118,12 @@ def resume(
         parking.park(fresh, lambda path, sessions: keeper.start(path, sessions, handover.forked))
     except OSError as error:
         handover.errors["parking"] = _name(error)
+    # After the parking: the kernel gives the memfd out once, the token server as often as it is asked.
+    confirm(handover)
     if handover.sessions and listen(handover, socket_path, socket_mode, socket_gid):
         serve(handover, deadline_s, again=again)
-    read_token(handover)
+    if handover.token_fd < 0:
+        read_token(handover)
     keeper.reap(handover.forked)
     return handover
 
@@ -168,7 +173,9 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
 
 def _make(handover: Handover, root: str, tokens: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
     """Of tokens, the sessions that no earlier process of this boot has made; the errors noted."""
-    missing = {name: told for name, told in tokens.items() if name not in handover.parked}
+    # Nobody would close one that is none of the jump's.
+    wanted = {handover.agent_session, *session_names(handover.jump).values()} - handover.parked.keys()
+    missing = {name: told for name, told in tokens.items() if name in wanted}
     if not missing:
         return {}
     # An import that only such a kernel's node has to wait for.
@@ -260,8 +267,19 @@ def _when_free(handover: Handover, call: Callable[[], T]) -> T:
             time.sleep(0.001)
 
 
+def confirm(handover: Handover) -> None:
+    """With tokens: are they of the jump that they are said to be of? Else no workload gets any: their sessions
+    are the full agent's, which classifies the boot."""
+    if not session_tokens(handover.jump):
+        return
+    read_token(handover)
+    if scan(handover.token).get("attempt") != handover.attempt:
+        handover.parked |= dict(handover.sessions.values())
+        handover.sessions = {}
+
+
 def read_token(handover: Handover) -> None:
-    """After the hand-over: only the verdict waits for it."""
+    """With sessions after the hand-over: only the verdict waits for it."""
     if handover.agent_session_fd < 0:
         return
     try:

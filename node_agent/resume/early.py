@@ -105,12 +105,20 @@ def run(parameters: Parameters, root: str = "") -> None:
         # Nothing crossed: the agent finds that again, with the errors.
         posix.unlink(parameters.keeper)
         return
-    blackout.listen(handover, parameters.socket, parameters.mode, parameters.gid)
+    blackout.confirm(handover)
+    if handover.sessions:
+        blackout.listen(handover, parameters.socket, parameters.mode, parameters.gid)
     offer = Offer(handover, blackout.DEADLINE_S)
     keeper.settle(
         [
             fd
-            for fd in (listener.fileno(), handover.journal_fd, handover.listener_fd, *sessions.values())
+            for fd in (
+                listener.fileno(),
+                handover.journal_fd,
+                handover.listener_fd,
+                handover.token_fd,
+                *sessions.values(),
+            )
             if fd >= 0
         ]
     )

@@ -113,20 +113,80 @@ def test_a_workload_gets_its_memory_when_it_asks_and_the_agent_its_token(node: N
     assert handover.errors == {}
     assert (handover.attempt, json.loads(handover.token)) == ("7-a", {"attempt": "7-a"})
     assert list(handover.marks) == ["kernel_start", "userspace_start", "retrieved", "resume"]
-    assert node.kernel.asked == [50, 40]
+    assert node.kernel.asked == [40, 50]
     die(handover)
 
 
 def test_an_agent_that_dies_before_anybody_asked_leaves_all_to_the_next(node: Node) -> None:
-    die(node.resume(deadline_s=0.0))
-    node.kernel.asked.clear()
-    node.write({VM: {"0": 50}, AGENT: {"0": 41}})
+    die(node.resume(deadline_s=0.0, keeper_path=node.keeper))
+    vm = Workload(node)
+    vm.start()
+    handover = node.resume(keeper_path=node.keeper)
+    vm.join()
+    assert vm.memory == b"memory"
+    assert (handover.errors, node.kernel.asked) == ({}, [40, 50])
+    finish_all(handover)
+    die(handover)
+    wait_gone(node.keeper)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [
+        ({AGENT: {"0": 41}, VM: {"0": 50}}, {"token": "it names another attempt"}),
+        ({AGENT: {"0": 99}, VM: {"0": 50}}, {"token": "ENOENT"}),
+        ({VM: {"0": 50}}, {AGENT: "ENOENT"}),
+    ],
+    ids=["another", "none", "no session"],
+)
+def test_tokens_that_are_not_shown_to_be_of_the_jump_are_given_to_nobody(
+    node: Node, tokens: object, error: dict[str, str]
+) -> None:
+    """They count up from nought in every boot. A JumpIntent whose boot was left in another way is found by the
+    boot after that one, where its tokens are somebody else's files."""
+    node.write(tokens)
+    handover = node.resume(deadline_s=0.0)
+    assert (handover.errors, handover.sessions, handover.listener_fd) == (error, {}, -1)
+    assert 50 not in node.kernel.asked
+    # What is there is left to the full agent.
+    assert content(handover.parked[VM], 0) == b"memory"
+    die(handover)
+
+
+def test_an_early_init_gives_nobody_what_it_cannot_tell_to_be_theirs(node: Node) -> None:
+    node.write({AGENT: {"0": 41}, VM: {"0": 50}})
+    parameters = Parameters(str(node.path / "journal"), node.socket)
+    environ = {b"LIVEROLL_RESUME": f"{parameters.journal}:{parameters.socket}".encode()}
+    pid = os.fork()
+    if pid == 0:
+        try:
+            early.run(parameters, root=str(node.path))
+        finally:
+            os._exit(0)
+    # It is there, once it listens.
+    while (sock := parking.connect(parameters.keeper)) is None:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    sock.close()
+    handover = take(str(node.path), environ)
+    assert handover is not None
+    assert handover.errors == {"token": "it names another attempt"}
+    assert (handover.sessions, handover.listener_fd) == ({}, -1)
+    assert node.kernel.asked == [41]
+    assert handover.parking is not None
+    handover.sessions["vm"] = VM, handover.parking.copy(VM)
+    finish_all(handover)
+    os.waitpid(pid, 0)
+    die(handover)
+
+
+def test_a_session_that_only_the_tokens_name_is_not_made(node: Node) -> None:
+    """Whoever made it would have to close it: this fixture counts what is open."""
+    node.write({**TOKENS, "lr.7-a.nobody": {"0": 60}})
     vm = Workload(node)
     vm.start()
     handover = node.resume()
     vm.join()
-    assert vm.memory == b"memory"
-    assert handover.errors == {"token": "it names another attempt"}
+    assert (vm.memory, handover.errors) == (b"memory", {})
     die(handover)
 
 
@@ -144,7 +204,7 @@ def test_what_an_earlier_process_made_is_parked_and_given_out_again(node: Node) 
     assert (vm.memory, again.memory) == (b"memory", b"memory")
     assert handover.errors == {}
     assert json.loads(handover.token) == {"attempt": "7-a"}
-    assert (node.kernel.asked, node.kernel.opens) == ([50, 40], opens)
+    assert (node.kernel.asked, node.kernel.opens) == ([40, 50], opens)
     finish_all(handover)
     die(handover)
     wait_gone(node.keeper)
@@ -169,7 +229,7 @@ def test_an_early_init_serves_them_and_hands_all_over(node: Node) -> None:
     assert content(handover.agent_session_fd, 1) == b"marks"
     finish_all(handover)
     os.waitpid(pid, 0)
-    assert node.kernel.asked == [50, 40, 41]
+    assert node.kernel.asked == [40, 50, 41]
     die(handover)
 
 
@@ -199,17 +259,6 @@ def test_where_nothing_came_in_nobody_is_served(node: Node, state: int) -> None:
     handover = node.resume()
     assert handover.errors == {AGENT: "ENOENT", VM: "ENOENT"}
     assert (handover.attempt, handover.sessions, handover.listener_fd) == ("7-a", {}, -1)
-    die(handover)
-
-
-def test_a_session_without_tokens_stops_none_of_the_others(node: Node) -> None:
-    node.write({VM: {"0": 50}})
-    vm = Workload(node)
-    vm.start()
-    handover = node.resume()
-    vm.join()
-    assert vm.memory == b"memory"
-    assert handover.errors == {AGENT: "ENOENT"}
     die(handover)
 
 
