@@ -120,7 +120,7 @@ async def _start(
     meter = Meter()
     identity = Identity(
         node_id=settings.node_id,
-        labels={"hardware_model": facts.hardware_model, **settings.labels},
+        labels={"hardware_model": facts.hardware_model, "luo_model": facts.luo_model, **settings.labels},
         capabilities=(*machine.capabilities, *capabilities_of(facts)),
         agent_version=_version(),
         linked=bool(settings.orchestrator),

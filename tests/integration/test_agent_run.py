@@ -152,6 +152,7 @@ async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> 
     report = resumed(seen)
     assert (report.memory_check.intact, report.memory_check.bytes_checked) == (1, 1 << 20)
     assert seen.hello.labels["zone"] == "a"
+    assert seen.hello.labels["luo_model"] == "sessions"
     assert 'liveroll_agent_nodes{phase="COMMITTED"} 1.0' in text
     assert "liveroll_agent_links_up 1.0" in text
     assert 'liveroll_agent_attempts_total{reason="",result="COMMITTED"} 1.0' in text

@@ -89,6 +89,7 @@ async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> 
             await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 1))
             seen = orchestrator.nodes["n1"]
     assert "luo-rfc-v2" in seen.hello.capabilities
+    assert seen.hello.labels["luo_model"] == "rfc-v2", "as of a simulated node"
     report = resumed(seen)
     assert (report.memory_check.intact, report.memory_check.bytes_checked) == (1, 1 << 20)
 
