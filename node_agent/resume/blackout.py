@@ -268,8 +268,8 @@ def _when_free(handover: Handover, call: Callable[[], T]) -> T:
 
 
 def confirm(handover: Handover) -> None:
-    """With tokens: are they of the jump that they are said to be of? Else no workload gets any: their sessions
-    are the full agent's, which classifies the boot."""
+    """With tokens: are they of the jump that they are said to be of? Else no workload gets any: their
+    sessions are the full agent's, which classifies the boot."""
     if not session_tokens(handover.jump):
         return
     read_token(handover)

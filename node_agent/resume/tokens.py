@@ -13,6 +13,8 @@ Rules
 4. The process ends with its last session, or with its kernel.
 5. A caller gets an answer or the end of its reply socket. Nobody is waited for: not who reads no answers, and
    not the kernel, which may hang in one file while the others are asked for.
+6. The kernel is not asked for a file that there may be no descriptor for when it answers: it would be lost.
+   Who is refused (EMFILE, EBUSY) may ask again.
 
 The messages are wire's (kernel/emulated/wire.py); what they are refused with is the kernel's, too.
 Not here: sessions before the kexec, which are the agent's own (kernel/tokens.py).
@@ -39,6 +41,9 @@ COMM = b"liveroll-tokens"
 RESTORE = rfc2_abi.CALL_NAMES[rfc2_abi.FD_RESTORE]
 UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
 SERVED = (abi.SESSION_PRESERVE_FD, abi.SESSION_RETRIEVE_FD, abi.SESSION_FINISH, abi.SESSION_GET_NAME)
+WAITING_MAX = 16
+"""Requests of one session that wait for the kernel, each with a descriptor; beyond them EBUSY."""
+
 HEAD_BYTES = 8
 """u32 number of the ioctl, u32 size of its struct."""
 
@@ -71,8 +76,9 @@ class TokenServer:
         # No event is asked for: that the kernel is gone is told all the same.
         self._poll.register(device, 0)
         self._sessions: dict[int, _Session] = {}
-        self._asked: dict[int, tuple[_socket.socket, _Session, int]] = {}
-        """Reply sockets of FD_RESTORE under way, with whose it is and its own token."""
+        self._asked: dict[int, tuple[_socket.socket, _Session, int, int]] = {}
+        """Reply sockets of FD_RESTORE under way, with whose it is, its own token, and a spare fd: it keeps a
+        place free for the answer's."""
 
     def serve(self, name: str, sock: _socket.socket, tokens: Mapping[int, int]) -> None:
         """A session from now on: this is the server's end of its fd."""
@@ -95,7 +101,9 @@ class TokenServer:
         while self._sessions:
             self._end(next(iter(self._sessions)))
         while self._asked:
-            self._asked.popitem()[1][0].close()
+            sock, _, _, spare = self._asked.popitem()[1]
+            sock.close()
+            posix.close(spare)
         posix.close(self._device)
 
     def _hear(self, fd: int, *, hung_up: bool) -> None:
@@ -139,22 +147,35 @@ class TokenServer:
         if kept >= 0:
             _answer(reply, 0, argument, kept)
             return
+        if sum(map(len, session.waiting.values())) >= WAITING_MAX:
+            raise OSError(errno.EBUSY, RESTORE)
         if token not in session.waiting:
+            self._ask(session, token)
+        session.waiting.setdefault(token, []).append((reply, argument))
+
+    def _ask(self, session: _Session, token: int) -> None:
+        """Begin FD_RESTORE. Raises OSError: EMFILE, and the kernel was not asked."""
+        spare = posix.dup(self._device)
+        try:
             question = bytearray(rfc2_abi.FD_STRUCT.pack(-1, 0, session.tokens[token]))
             sock = syncclient.ask(self._device, rfc2_abi.FD_RESTORE, question, None, RESTORE)
-            self._asked[sock.fileno()] = sock, session, token
-            self._poll.register(sock.fileno(), select.POLLIN)
-        session.waiting.setdefault(token, []).append((reply, argument))
+        except OSError:
+            posix.close(spare)
+            raise
+        self._asked[sock.fileno()] = sock, session, token, spare
+        self._poll.register(sock.fileno(), select.POLLIN)
 
     def _take(self, fd: int) -> None:
         """The kernel has answered."""
-        sock, session, token = self._asked.pop(fd)
+        sock, session, token, spare = self._asked.pop(fd)
         self._poll.unregister(fd)
-        answer = bytearray(rfc2_abi.FD_STRUCT.size)
-        result, kept = 0, -1
+        answer = bytearray(rfc2_abi.FD_STRUCT.pack(-1, 0, 0))
+        result, kept = -errno.EIO, -1
+        posix.close(spare)
         try:
             syncclient.take(sock, answer, RESTORE, synctokens.FD_AT)
             kept = rfc2_abi.FD_STRUCT.unpack(answer)[0]
+            result = 0 if kept >= 0 else -errno.EIO
         except OSError as error:
             result = -(error.errno or errno.EIO)
         sock.close()

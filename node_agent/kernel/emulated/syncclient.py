@@ -235,14 +235,21 @@ def _session(root: str, number: int, name: str) -> int:
 
 def _receive(sock: _socket.socket, call: str) -> tuple[bytes, bytes]:
     """(what follows the result, a raw fd or nothing). Raises OSError for an answer that is an
-    error, and ESHUTDOWN for the connection's end: that boot, or that kernel, is over."""
+    error, EMFILE for one whose fd found no room here, and ESHUTDOWN for the connection's end: that
+    boot, or that kernel, is over."""
     try:
-        body, ancillary, _, _ = sock.recvmsg(MESSAGE_BYTES, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+        body, ancillary, flags, _ = sock.recvmsg(
+            MESSAGE_BYTES, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionResetError:
-        body, ancillary = b"", []
+        body, ancillary, flags = b"", [], 0
     if len(body) < 4:
         raise OSError(errno.ESHUTDOWN, call)
     result = int.from_bytes(body[:4], sys.byteorder, signed=True)
     if result < 0:
         raise OSError(-result, call)
+    # Source: scm_detach_fds() in net/core/scm.c: what cannot be installed is dropped, and this is all that
+    # tells it.
+    if flags & _socket.MSG_CTRUNC:
+        raise OSError(errno.EMFILE, call)
     return body[4:], ancillary[0][2][:4] if ancillary else b""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +115,22 @@ def test_an_errno_without_a_row_keeps_the_defaults() -> None:
     error = failure(OSError(errno.ENOTTY, "LIVEUPDATE_SESSION_FINISH"))
     assert (error.reason, error.errno) == ("KERNEL_CALL_FAILED", errno.ENOTTY)
     assert failure(OSError(errno.EAGAIN, "reboot(LINUX_REBOOT_CMD_KEXEC)")).reason == "FREEZE_REFUSED"
+
+
+def test_an_answer_whose_fd_finds_no_room_is_no_success() -> None:
+    """The kernel of the host drops it, and says so in a flag alone."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    argument = abi.pack_fd(-1, 9)
+    with ours, theirs:
+        socket.send_fds(theirs, [bytes(4), bytes(argument)], [theirs.fileno()])
+        free = os.dup(ours.fileno())
+        os.close(free)
+        with pytest.raises(OSError) as caught:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+                syncclient.take(ours, argument, "call")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (caught.value.errno, caught.value.strerror) == (errno.EMFILE, "call")
+    assert abi.unpack_fd(argument)[0] == -1

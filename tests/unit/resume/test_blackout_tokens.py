@@ -142,8 +142,8 @@ def test_an_agent_that_dies_before_anybody_asked_leaves_all_to_the_next(node: No
 def test_tokens_that_are_not_shown_to_be_of_the_jump_are_given_to_nobody(
     node: Node, tokens: object, error: dict[str, str]
 ) -> None:
-    """They count up from nought in every boot. A JumpIntent whose boot was left in another way is found by the
-    boot after that one, where its tokens are somebody else's files."""
+    """They count up from nought in every boot. A JumpIntent whose boot was left in another way is found by
+    the boot after that one, where its tokens are somebody else's files."""
     node.write(tokens)
     handover = node.resume(deadline_s=0.0)
     assert (handover.errors, handover.sessions, handover.listener_fd) == (error, {}, -1)

@@ -3,9 +3,11 @@ gives each file out once."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posix
+import resource
 import select
 import socket
 import threading
@@ -193,6 +195,37 @@ def test_who_dies_before_the_answer_has_lost_nothing(node: Node) -> None:
     assert node.kernel.asked == [50]
 
 
+def test_a_success_without_a_file_is_none(node: Node) -> None:
+    node.kernel.without_fd.add(50)
+    assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "EIO"
+
+
+def test_requests_that_wait_are_bounded_for_each_session(node: Node) -> None:
+    """Each of them is a descriptor of the server's."""
+    node.kernel.go.clear()
+    asked = [ask(node.vm, 0) for _ in range(tokens.WAITING_MAX)]
+    assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "EBUSY"
+    assert errno_of(syncclient.retrieve_fd, node.vm, 7) == "EBUSY"
+    other = ask(node.fds[OTHER], 0)
+    node.kernel.go.set()
+    assert [answer(reply) for reply in asked] == [(0, b"vm's memory")] * tokens.WAITING_MAX
+    assert answer(other) == (0, b"other's")
+    assert text(syncclient.retrieve_fd(node.vm, 7)) == b"vm's state"
+
+
+def test_without_room_for_the_answer_the_kernel_is_not_asked(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(posix, "dup", full)
+        assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "EMFILE"
+    assert node.kernel.asked == []
+    assert text(syncclient.retrieve_fd(node.vm, 0)) == b"vm's memory"
+
+
 def told(node: Node, body: bytes) -> int:
     """The result of a raw message."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -289,6 +322,38 @@ def test_a_starter_that_dies_before_anybody_asked_loses_nothing(
     assert kernel.asked == []
     assert text(syncclient.retrieve_fd(again[VM], 0)) == b"vm's memory"
     fdpass.close_all(list(again.values()))
+
+
+def test_a_table_that_is_full_when_the_kernel_answers_loses_nothing(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One workload fills it with requests that each bring a descriptor."""
+    run = TokenServer.run
+
+    def run_with_little_room(server: TokenServer) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        filled: list[int] = []
+        with contextlib.suppress(OSError):
+            while True:
+                filled.append(os.dup(0))
+        fdpass.close_all(filled[-8:])
+        run(server)
+
+    monkeypatch.setattr(TokenServer, "run", run_with_little_room)
+    fds = tokens.start(str(tmp_path), SESSIONS)
+    kernel.go.clear()
+    asked = [ask(fds[VM], 0) for _ in range(12)]
+    assert kernel.was_asked.acquire(timeout=WAIT_S)
+    # Nor is there room for this request's: so all that were before it have been heard.
+    assert errno_of(syncclient.session_name, fds[VM]) == "ESHUTDOWN"
+    kernel.go.set()
+    assert answer(asked[0]) == (0, b"vm's memory")
+    for reply in asked:
+        reply.close()
+    assert text(syncclient.retrieve_fd(fds[VM], 0)) == b"vm's memory"
+    assert kernel.asked == [50]
+    fdpass.close_all(list(fds.values()))
 
 
 def test_without_files_that_came_in_nothing_is_started(kernel: Kernel, tmp_path: Path) -> None:
