@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import fcntl
 import posix
 import select
 import sys
@@ -43,6 +44,9 @@ UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
 SERVED = (abi.SESSION_PRESERVE_FD, abi.SESSION_RETRIEVE_FD, abi.SESSION_FINISH, abi.SESSION_GET_NAME)
 WAITING_MAX = 16
 """Requests of one session that wait for the kernel, each with a descriptor; beyond them EBUSY."""
+
+FIONREAD = 0x541B
+"""Bytes that are waiting to be read. Source: include/uapi/asm-generic/ioctls.h; termios is an import."""
 
 HEAD_BYTES = 8
 """u32 number of the ioctl, u32 size of its struct."""
@@ -83,7 +87,7 @@ class TokenServer:
     def serve(self, name: str, sock: _socket.socket, tokens: Mapping[int, int]) -> None:
         """A session from now on: this is the server's end of its fd."""
         self._sessions[sock.fileno()] = _Session(name, sock, tokens)
-        self._poll.register(sock.fileno(), select.POLLIN)
+        self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
 
     def run(self) -> None:
         """Until no session is left, or the kernel has ended."""
@@ -94,7 +98,7 @@ class TokenServer:
                 if fd in self._asked:
                     self._take(fd)
                 elif fd in self._sessions:
-                    self._hear(fd, hung_up=bool(what & select.POLLHUP))
+                    self._hear(fd, what)
         self._close()
 
     def _close(self) -> None:
@@ -106,9 +110,9 @@ class TokenServer:
             posix.close(spare)
         posix.close(self._device)
 
-    def _hear(self, fd: int, *, hung_up: bool) -> None:
+    def _hear(self, fd: int, what: int) -> None:
         """One message. An empty one is an end only where the last copy is closed: whoever has a copy
-        can send one."""
+        can send one, or shut the whole session's way to here."""
         session = self._sessions[fd]
         try:
             data, sent = fdpass.receive(session.sock)
@@ -119,8 +123,11 @@ class TokenServer:
         if not data:
             if reply >= 0:
                 posix.close(reply)
-            if hung_up:
+            if what & select.POLLHUP:
                 self._end(fd)
+            elif what & select.POLLRDHUP and not _unread(fd):
+                # Nothing can come any more, and it would be readable for ever. Its end is told all the same.
+                self._poll.modify(fd, 0)
             return
         try:
             self._obey(session, data, reply)
@@ -193,6 +200,11 @@ class TokenServer:
         _drop(session)
         self._poll.unregister(fd)
         session.sock.close()
+
+
+def _unread(fd: int) -> int:
+    """Bytes. Raises OSError."""
+    return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _drop(session: _Session) -> None:

@@ -280,6 +280,47 @@ def test_whoever_breaks_the_rules_hurts_nobody(node: Node) -> None:
         assert text(syncclient.retrieve_fd(node.vm, 0)) == b"vm's memory"
 
 
+class Polls:
+    """A poll object that counts what it returns."""
+
+    def __init__(self, poll: select.poll) -> None:
+        self.poll_object, self.rounds = poll, 0
+        self.register, self.modify, self.unregister = poll.register, poll.modify, poll.unregister
+
+    def poll(self) -> list[tuple[int, int]]:
+        self.rounds += 1
+        return self.poll_object.poll()
+
+
+def test_a_session_that_is_shut_is_silent_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shut by one holder, it is shut for all, and readable for ever. What was sent before is answered."""
+    polls: list[Polls] = []
+    real = select.poll
+
+    def counted() -> Polls:
+        polls.append(Polls(real()))
+        return polls[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "poll", counted)
+        node = Node()
+    with socket.socket(fileno=os.dup(node.vm)) as session:
+        session.send(b"")
+        early = ask(node.vm, 0)
+        session.shutdown(socket.SHUT_WR)
+    node.thread.start()
+    assert answer(early) == (0, b"vm's memory")
+    assert errno_of(syncclient.retrieve_fd, node.vm, 0) == "ESHUTDOWN"
+    # The others' turns are counted: each is one question, and what the kernel answers.
+    for _ in range(10):
+        assert syncclient.session_name(node.fds[OTHER]) == OTHER
+    before = polls[0].rounds
+    for _ in range(50):
+        assert syncclient.session_name(node.fds[OTHER]) == OTHER
+    assert polls[0].rounds - before <= 51
+    node.end()
+
+
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
     """It listens below tmp_path. What was forked must not keep anything of ours, nor we of its."""
