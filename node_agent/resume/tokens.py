@@ -285,9 +285,13 @@ def start(
 
 
 def main(words: Sequence[str]) -> None:
-    """The server as a program, for an agent whose threads forbid it to fork one: the node's root, and JSON of
-    name → [the server's end, {its own token: the kernel's}]. Exit status: the errno that it fails with."""
-    said = scan(words[1].encode())
+    """The server as a program, for an agent whose threads forbid it to fork one: the node's root, and as
+    standard input JSON of name → [the server's end, {its own token: the kernel's}]. Exit status: the errno
+    that it fails with."""
+    text = b""
+    while part := posix.read(0, syncclient.MESSAGE_BYTES):
+        text += part
+    said = scan(text)
     ours = {
         name: _socket.socket(_socket.AF_UNIX, fdpass.KIND, 0, fileno=fd) for name, (fd, _) in said.items()
     }

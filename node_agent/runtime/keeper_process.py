@@ -48,12 +48,14 @@ def serve_tokens(root: str, sessions: Mapping[str, Mapping[int, int]]) -> dict[s
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours[name], theirs[name] = map(stack.enter_context, pair)
         fds = {name: sock.fileno() for name, sock in ours.items()}
-        _run("tokens", [root, json.dumps({n: [fds[n], told] for n, told in sessions.items()})], fds.values())
+        said = json.dumps({name: [fds[name], told] for name, told in sessions.items()})
+        _run("tokens", [root], fds.values(), said)
         return {name: sock.detach() for name, sock in theirs.items()}
 
 
-def _run(module: str, words: Sequence[str], fds: Iterable[int]) -> None:
-    """It daemonises itself, so that nobody has to wait for it."""
+def _run(module: str, words: Sequence[str], fds: Iterable[int], said: str = "") -> None:
+    """It daemonises itself, so that nobody has to wait for it. said: to its standard input, since a word of
+    its command line may have 128 KiB (Source: MAX_ARG_STRLEN in execve(2))."""
     place = str(Path(keeper.__file__).resolve().parents[2])
     try:
         subprocess.run(
@@ -62,7 +64,7 @@ def _run(module: str, words: Sequence[str], fds: Iterable[int]) -> None:
             check=True,
             env={},
             cwd="/",
-            stdin=subprocess.DEVNULL,
+            input=said.encode(),
         )
     except subprocess.CalledProcessError as error:
         raise OSError(error.returncode, os.strerror(5)) from error

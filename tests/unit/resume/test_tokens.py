@@ -354,6 +354,15 @@ def test_a_process_of_its_own_serves_them(kernel: Kernel, tmp_path: Path, start:
 
 
 @pytest.mark.parametrize("start", [tokens.start, keeper_process.serve_tokens], ids=["forked", "program"])
+def test_as_many_files_as_anybody_has(kernel: Kernel, tmp_path: Path, start: Start) -> None:
+    """More than a word of a command line holds."""
+    fds = start(str(tmp_path), {VM: {mine: 50 + mine for mine in range(20_000)}})
+    assert text(syncclient.retrieve_fd(fds[VM], 0)) == b"vm's memory"
+    assert text(syncclient.retrieve_fd(fds[VM], 10)) == b"other's"
+    fdpass.close_all(list(fds.values()))
+
+
+@pytest.mark.parametrize("start", [tokens.start, keeper_process.serve_tokens], ids=["forked", "program"])
 def test_a_starter_that_dies_before_anybody_asked_loses_nothing(
     kernel: Kernel, tmp_path: Path, start: Start
 ) -> None:
