@@ -15,6 +15,9 @@ Rules
    not the kernel, which may hang in one file while the others are asked for.
 6. The kernel is not asked for a file that there may be no descriptor for when it answers: it would be lost.
    Who is refused (EMFILE, EBUSY) may ask again.
+7. Where there is no room to keep all that may be asked for, each session gets its share of it (EMFILE beyond)
+   and a quarter is for requests under way. The room is RLIMIT_NOFILE's soft limit: raised by the program form
+   only, since raising it is no interpreter builtin; the forked one has its agent's (the unit's LimitNOFILE).
 
 The messages are wire's (kernel/emulated/wire.py); what they are refused with is the kernel's, too.
 Not here: sessions before the kexec, which are the agent's own (kernel/tokens.py).
@@ -157,8 +160,20 @@ class TokenServer:
         if sum(map(len, session.waiting.values())) >= WAITING_MAX:
             raise OSError(errno.EBUSY, RESTORE)
         if token not in session.waiting:
+            if len(session.restored) + len(session.waiting) >= self._share():
+                raise OSError(errno.EMFILE, RESTORE)
             self._ask(session, token)
         session.waiting.setdefault(token, []).append((reply, argument))
+
+    def _share(self) -> int:
+        """The files that any one session may keep: none that wants fewer is kept from them by the others."""
+        room = posix.sysconf("SC_OPEN_MAX") * 3 // 4 - len(self._sessions)
+        wants = sorted(len(session.tokens) for session in self._sessions.values() if not session.finished)
+        share = 0
+        while wants and wants[0] <= room // len(wants):
+            share = wants.pop(0)
+            room -= share
+        return room // len(wants) if wants else share
 
     def _ask(self, session: _Session, token: int) -> None:
         """Begin FD_RESTORE. Raises OSError: EMFILE, and the kernel was not asked."""
@@ -296,6 +311,11 @@ def main(words: Sequence[str]) -> None:
         name: _socket.socket(_socket.AF_UNIX, fdpass.KIND, 0, fileno=fd) for name, (fd, _) in said.items()
     }
     sessions = {name: {int(mine): token for mine, token in told.items()} for name, (_, told) in said.items()}
+    # Not on the blackout path: see rule 7.
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         fork(syncclient.open_device(words[0]), ours, sessions)
     except OSError as error:

@@ -3,11 +3,9 @@ gives each file out once."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import posix
-import resource
 import select
 import socket
 import threading
@@ -372,38 +370,6 @@ def test_a_starter_that_dies_before_anybody_asked_loses_nothing(
     assert kernel.asked == []
     assert text(syncclient.retrieve_fd(again[VM], 0)) == b"vm's memory"
     fdpass.close_all(list(again.values()))
-
-
-def test_a_table_that_is_full_when_the_kernel_answers_loses_nothing(
-    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One workload fills it with requests that each bring a descriptor."""
-    run = TokenServer.run
-
-    def run_with_little_room(server: TokenServer) -> None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-        filled: list[int] = []
-        with contextlib.suppress(OSError):
-            while True:
-                filled.append(os.dup(0))
-        fdpass.close_all(filled[-8:])
-        run(server)
-
-    monkeypatch.setattr(TokenServer, "run", run_with_little_room)
-    fds = tokens.start(str(tmp_path), SESSIONS)
-    kernel.go.clear()
-    asked = [ask(fds[VM], 0) for _ in range(12)]
-    assert kernel.was_asked.acquire(timeout=WAIT_S)
-    # Nor is there room for this request's: so all that were before it have been heard.
-    assert errno_of(syncclient.session_name, fds[VM]) == "ESHUTDOWN"
-    kernel.go.set()
-    assert answer(asked[0]) == (0, b"vm's memory")
-    for reply in asked:
-        reply.close()
-    assert text(syncclient.retrieve_fd(fds[VM], 0)) == b"vm's memory"
-    assert kernel.asked == [50]
-    fdpass.close_all(list(fds.values()))
 
 
 def test_without_files_that_came_in_nothing_is_started(kernel: Kernel, tmp_path: Path) -> None:
