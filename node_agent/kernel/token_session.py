@@ -49,7 +49,7 @@ class TokenSession:
         return self._fd
 
     async def preserve_fd(self, fd: int, token: int) -> None:
-        """Raises KernelError: what FD_PRESERVE says, or EINVAL, EEXIST, ENOSPC (FILES_MAX)."""
+        """Raises KernelError: what FD_PRESERVE says, or EINVAL, EEXIST, ENOSPC (too many)."""
         self._check(calls.PRESERVE_FD)
         await self.put(fd, token)
 
@@ -80,7 +80,7 @@ class TokenSession:
                 raise calls.failure(OSError(errno.EINVAL, calls.PRESERVE_FD))
             if token in self.tokens:
                 raise calls.failure(OSError(errno.EEXIST, calls.PRESERVE_FD))
-            self.tokens[token] = await self._owner.register(fd)
+            await self._owner.register(self, fd, token)
             if not self.holders:
                 # Given up meanwhile, without this one.
                 await self._owner.given_up(self)
@@ -108,6 +108,11 @@ class TokenSession:
             self.drop()
 
     # --- for its owner
+
+    @property
+    def is_closed(self) -> bool:
+        """By this process; a copy of its fd may be held elsewhere."""
+        return self._closed
 
     def drop(self) -> None:
         """No file is given out any more."""

@@ -47,6 +47,9 @@ FILES_MAX = 4096
 """Of one update: the journal tells all of them in one record (journal_format.MAX_PAYLOAD_BYTES), twice at
 the jump."""
 
+SESSION_FILES_MAX = FILES_MAX // 4
+"""Of one session: no workload keeps the others, and the agent's own session, from theirs."""
+
 
 class TokenSessions:
     """The sessions of one process of a node."""
@@ -59,6 +62,13 @@ class TokenSessions:
         """What came in with the last kexec, and is not finished."""
         self._given_up: set[int] = set()
         """Tokens for which FD_UNPRESERVE must wait."""
+        self._told: set[int] | None = None
+        """What the last prepare() told: from then until cancel() nothing else crosses."""
+        self._preparing = False
+        self._putting = 0
+        """FD_PRESERVEs under way."""
+        self._none_put = asyncio.Event()
+        self._none_put.set()
         self._letting_go = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,28 +96,53 @@ class TokenSessions:
         return session
 
     async def prepare(self) -> Tokens:
-        """See ports.Kernel."""
-        self._reap()
-        await self.let_go()
-        told = {
-            session.name: {str(mine): token for mine, token in session.tokens.items()}
-            for session in self._outgoing.values()
-        }
-        await self.device.prepare()
+        """See ports.Kernel. What a workload registers from here on would cross unknown to the journal: none
+        is taken until cancel(), which also comes where this is cut short."""
+        self._preparing = True
+        try:
+            await self._none_put.wait()
+            self._reap()
+            await self.let_go()
+            self._check_holders()
+            told = {
+                session.name: {str(mine): token for mine, token in session.tokens.items()}
+                for session in self._outgoing.values()
+            }
+            self._told = self._held()
+            await self.device.prepare()
+        except KernelError:
+            self._preparing, self._told = False, None
+            raise
         return told
+
+    def _check_holders(self) -> None:
+        """What a session has that only a workload still holds would cross, and be retrieved by nobody."""
+        held = sorted(name for name, session in self._outgoing.items() if session.is_closed)
+        if held:
+            raise KernelError(
+                errno.EBUSY,
+                calls.PREPARE,
+                f"a process still holds sessions that were given up: {', '.join(held)}",
+                reason="SESSION_STILL_HELD",
+                retry=Retry.FIX_STATE,
+                remedy="Restart these workloads: a session's files are given up when its last copy closes.",
+            )
 
     async def cancel(self) -> None:
         """See ports.Kernel."""
         self._reap()
-        if await self.device.state() in READY:
-            await self._unless_done(self.device.cancel)
-        if await self.device.state() != NORMAL:
-            return
-        held = self._held()
-        self._given_up.update(token for token in await self.device.registered() if token not in held)
-        await self.let_go()
-        if self._given_up:
-            raise not_normal(await self.device.state(), calls.FD_UNPRESERVE)
+        self._preparing, self._told = False, None  # until it is undone the kernel itself takes nothing
+        for _ in range(2):  # once more after a PREPARE that was still under way: rule 1
+            if await self.device.state() in READY:
+                await self._unless_done(self.device.cancel)
+            if await self.device.state() != NORMAL:
+                return
+            held = self._held()
+            self._given_up.update(token for token in await self.device.registered() if token not in held)
+            await self.let_go()
+            if not self._given_up:
+                return
+        raise not_normal(await self.device.state(), calls.FD_UNPRESERVE)
 
     async def finish(self) -> None:
         """See ports.Kernel."""
@@ -144,6 +179,8 @@ class TokenSessions:
             raise
         if state not in READY:
             raise _not_prepared(f"LUO is {state}, not prepared")
+        if not self._held() <= (self._told or set()):
+            raise _not_prepared("sessions have files of which the journal was not told")
         gone = self._held() - set(await self.device.registered())
         if gone:
             raise _not_prepared(
@@ -172,12 +209,22 @@ class TokenSessions:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def register(self, fd: int) -> int:
+    async def register(self, session: TokenSession, fd: int, token: int) -> None:
         """FD_PRESERVE, after what waits to be given up."""
-        await self.let_go()
-        if len(self._held()) >= FILES_MAX:
-            raise calls.failure(OSError(errno.ENOSPC, calls.PRESERVE_FD))
-        return await self.device.preserve(fd)
+        if self._preparing:
+            raise not_normal("about to be prepared", calls.FD_PRESERVE)
+        self._putting += 1
+        self._none_put.clear()
+        try:
+            await self.let_go()
+            many = len(self._held()) + self._putting > FILES_MAX
+            if many or len(session.tokens) >= SESSION_FILES_MAX:
+                raise calls.failure(OSError(errno.ENOSPC, calls.PRESERVE_FD))
+            session.tokens[token] = await self.device.preserve(fd)
+        finally:
+            self._putting -= 1
+            if not self._putting:
+                self._none_put.set()
 
     async def given_up(self, session: TokenSession) -> None:
         """The last holder has closed it. Nothing has to be undone in a kernel that is gone."""

@@ -12,6 +12,7 @@ import pytest
 from node_agent.kernel import abi, rfc2_abi
 from node_agent.kernel.emulated import synctokens
 from node_agent.kernel.emulated.syncclient import ioctl, open_device
+from node_agent.kernel.tokens import FILES_MAX, SESSION_FILES_MAX
 from tests.contract.conftest import StartRfc2
 from tests.contract.rfc2_process import COMMAND_LINE, RELEASE, Node, memfd, preserved, refused
 
@@ -258,6 +259,26 @@ async def test_the_agents_kernel_cancels(node: Node) -> None:
     await luo.freeze()
     await luo.cancel()
     assert await luo.state() == "normal"
+
+
+async def test_as_many_files_as_there_may_be(node: Node) -> None:
+    """Their list is longer than a message."""
+    kernel = node.kernel()
+    sessions = [await kernel.create_session(f"s{number}") for number in range(4)]
+    for session in sessions:
+        for token in range(SESSION_FILES_MAX):
+            memory = os.memfd_create("memory")
+            await session.preserve_fd(memory, token)
+            os.close(memory)
+    await kernel.prepare()
+    await kernel.ready_to_jump()
+    luo = kernel.luo()
+    assert luo is not None
+    assert len(set(await luo.registered())) == FILES_MAX
+    for session in sessions:
+        await session.close()
+    await kernel.cancel()
+    assert not await luo.registered()
 
 
 async def test_bad_input_leaks_nothing(node: Node) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from node_agent.kernel.emulated.model import LuoModel
 from node_agent.kernel.emulated.rfc2.kernel import Rfc2
-from node_agent.kernel.emulated.rfc2.listing import listing
+from node_agent.kernel.emulated.rfc2.listing import listing, page
 from node_agent.kernel.faults import FaultPlan, FaultSyntax
 from node_agent.ports import KexecImage
 
@@ -24,7 +24,7 @@ ARGUMENTS = {
     "loaded": "",
     "reboot": "",
     "telemetry": "",
-    "files": "",
+    "files": "[WAY TOKEN]",
     "debugfs_write": "PATH VALUE",
     "view": "PATH",
     "views": "",
@@ -72,7 +72,9 @@ class KernelControl:
                 model.freeze()
                 self.rebooting = True
             case ["files"]:
-                return "\n".join(" ".join(map(str, row)) for row in listing(self._rfc2(word)))
+                return self._files(())
+            case ["files", "out" | "in" as way, token]:
+                return self._files((way, str(_number(token, word))))
             case ["debugfs_write", path, value]:
                 self._rfc2(word).debugfs_write(path, value)
             case ["telemetry"]:
@@ -110,6 +112,10 @@ class KernelControl:
             case _:
                 raise OSError(errno.EINVAL if word in ARGUMENTS else errno.ENOSYS, word)
         return ""
+
+    def _files(self, after: Sequence[str]) -> str:
+        """One page (listing.page)."""
+        return "\n".join(" ".join(map(str, row)) for row in page(listing(self._rfc2("files")), after))
 
     def _told(self) -> str:
         told = {**dataclasses.asdict(self._model.facts()), **self._facts()}

@@ -13,6 +13,7 @@ from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel.emulated import synctokens
 from node_agent.kernel.emulated.asyncclient import boot_over, control, ioctl, open_device
+from node_agent.kernel.emulated.rfc2.listing import CAME_IN, PAGE_FILES, Row, place
 from node_agent.ports import TokenFile
 
 
@@ -58,12 +59,16 @@ class ProcessTokens:
         await self._call(abi.FINISH, bytearray())
 
     async def registered(self) -> Sequence[int]:
-        gone = ("arrived", "restored", "failed")
-        return [file.token for file in await self.files() if file.state not in gone]
+        return [file.token for file in await self.files() if file.state not in CAME_IN]
 
     async def files(self) -> Sequence[TokenFile]:
-        rows = (row.split() for row in (await control(self._root, "files")).splitlines())
-        return [TokenFile(int(token), kind, state) for token, kind, state in rows]
+        rows: list[Row] = []
+        while True:
+            told = await control(self._root, "files", *(place(rows[-1]) if rows else ()))
+            found = [(int(token), kind, state) for token, kind, state in map(str.split, told.splitlines())]
+            rows.extend(found)
+            if len(found) < PAGE_FILES:
+                return [TokenFile(*row) for row in rows]
 
     async def _call(self, number: int, argument: bytearray, passed_fd: int | None = None) -> None:
         name = abi.CALL_NAMES[number]

@@ -300,10 +300,67 @@ async def test_a_prepare_that_was_cut_short_and_goes_on_is_cancelled_all_the_sam
 async def test_prepared_by_another_hand_while_it_lets_go() -> None:
     device = Device(NORMAL, {5})
     sessions = TokenSessions(device)
-    device.before["unpreserve"] = lambda: setattr(device, "now", PREPARED)
+
+    def by_hand() -> None:
+        device.now = PREPARED
+        device.before["unpreserve"] = by_hand
+
+    by_hand()
     await refused(sessions.cancel(), "LUO_NOT_NORMAL", errno.EBUSY)
+    del device.before["unpreserve"]
     await sessions.cancel()
     assert (device.now, device.tokens) == (NORMAL, set())
+
+
+async def test_a_prepare_of_a_dead_process_that_ends_meanwhile_is_cancelled_too() -> None:
+    device = Device(NORMAL, {5})
+    device.before["unpreserve"] = lambda: setattr(device, "now", PREPARED)
+    await TokenSessions(device).cancel()
+    assert (device.now, device.tokens) == (NORMAL, set())
+
+
+async def test_nothing_is_registered_once_the_journal_is_about_to_be_told() -> None:
+    device = Device(fails={"prepare": [errno.ENOMEM]})
+    sessions = TokenSessions(device)
+    session = await sessions.create_session("s")
+    assert await sessions._none_put.wait()
+    sessions._preparing = True
+    await refused(session.preserve_fd(0, 1), "LUO_NOT_NORMAL", errno.EBUSY)
+    await refused(sessions.prepare(), "NOT_ENOUGH_MEMORY")
+    await session.preserve_fd(0, 1)
+    await sessions.prepare()
+    device.now = NORMAL  # cancelled by hand
+    await refused(session.preserve_fd(0, 2), "LUO_NOT_NORMAL", errno.EBUSY)
+    await sessions.cancel()
+    await session.preserve_fd(0, 2)
+    device.now = PREPARED  # prepared by hand: the journal knows nothing of it
+    await refused(sessions.ready_to_jump(), "NOT_PREPARED")
+    device.now = NORMAL
+    await session.close()
+
+
+async def test_what_only_a_workload_still_holds_is_not_prepared() -> None:
+    device = Device()
+    sessions = TokenSessions(device)
+    session = await sessions.create_session("s")
+    copy = os.dup(session.fileno())
+    await session.preserve_fd(0, 1)
+    await session.close()
+    await refused(sessions.prepare(), "SESSION_STILL_HELD", errno.EBUSY)
+    assert device.now == NORMAL
+    os.close(copy)
+    assert await sessions.prepare() == {}
+
+
+async def test_one_session_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SESSION_FILES_MAX", 1)
+    sessions = TokenSessions(Device())
+    session, other = await sessions.create_session("s"), await sessions.create_session("other")
+    await session.preserve_fd(0, 1)
+    await refused(session.preserve_fd(0, 2), "TOO_MANY_FILES", errno.ENOSPC)
+    await other.preserve_fd(0, 1)
+    for held in (session, other):
+        await held.close()
 
 
 # --- rule 5: the jump
