@@ -109,11 +109,6 @@ class TokenSession:
 
     # --- for its owner
 
-    @property
-    def is_closed(self) -> bool:
-        """By this process; a copy of its fd may be held elsewhere."""
-        return self._closed
-
     def drop(self) -> None:
         """No file is given out any more."""
         self.finished = True

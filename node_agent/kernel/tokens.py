@@ -103,7 +103,6 @@ class TokenSessions:
             await self._none_put.wait()
             self._reap()
             await self.let_go()
-            self._check_holders()
             told = {
                 session.name: {str(mine): token for mine, token in session.tokens.items()}
                 for session in self._outgoing.values()
@@ -114,19 +113,6 @@ class TokenSessions:
             self._preparing, self._told = False, None
             raise
         return told
-
-    def _check_holders(self) -> None:
-        """What a session has that only a workload still holds would cross, and be retrieved by nobody."""
-        held = sorted(name for name, session in self._outgoing.items() if session.is_closed)
-        if held:
-            raise KernelError(
-                errno.EBUSY,
-                calls.PREPARE,
-                f"a process still holds sessions that were given up: {', '.join(held)}",
-                reason="SESSION_STILL_HELD",
-                retry=Retry.FIX_STATE,
-                remedy="Restart these workloads: a session's files are given up when its last copy closes.",
-            )
 
     async def cancel(self) -> None:
         """See ports.Kernel."""

@@ -339,19 +339,6 @@ async def test_nothing_is_registered_once_the_journal_is_about_to_be_told() -> N
     await session.close()
 
 
-async def test_what_only_a_workload_still_holds_is_not_prepared() -> None:
-    device = Device()
-    sessions = TokenSessions(device)
-    session = await sessions.create_session("s")
-    copy = os.dup(session.fileno())
-    await session.preserve_fd(0, 1)
-    await session.close()
-    await refused(sessions.prepare(), "SESSION_STILL_HELD", errno.EBUSY)
-    assert device.now == NORMAL
-    os.close(copy)
-    assert await sessions.prepare() == {}
-
-
 async def test_one_session_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SESSION_FILES_MAX", 1)
     sessions = TokenSessions(Device())
