@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from liveroll.v1 import rollout_pb2 as pb
@@ -87,8 +88,11 @@ def summarise(fleet: LocalFleet, name: str) -> None:
     say("\n".join(lines))
 
 
-async def stay_up(fleet: LocalFleet, node_id: str) -> None:
-    """Prints what to try, about that node for instance, and waits for Ctrl-C or SIGTERM."""
+async def stay_up(fleet: LocalFleet, node_id: str, more: Sequence[Sequence[str]] = ()) -> None:
+    """Prints what to try, about that node for instance, and waits for Ctrl-C or SIGTERM.
+
+    more: command lines to try as well.
+    """
     liveroll = shlex.join([str(Path(sys.executable).parent / "liveroll"), "--server", fleet.operators])
     say(
         textwrap.dedent(f"""\
@@ -101,6 +105,9 @@ async def stay_up(fleet: LocalFleet, node_id: str) -> None:
           {liveroll} events
           curl -s http://{fleet.http}/metrics | grep liveroll_blackout_seconds""")
     )
+    for words in more:
+        print(f"  {shlex.join(words)}", flush=True)
+    print(f"State and logs are in {fleet.directory}", flush=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -87,9 +87,10 @@ async def demo(keep: bool, directory: Path) -> int:
     """Returns the exit status: 0 if everything was as promised."""
     async with local_fleet(directory) as fleet:
         say(f"Liveroll demo: two models of LUO in one fleet; state in {directory}")
+        print(f"  {'nodes':11}  {'kernel':12} model of LUO")
         for part in PARTS:
             print(f"  {part.prefix}-01 … {part.prefix}-{NODES_EACH:02d}  {part.release:12} {part.words}")
-        print(f"  {PROCESS_NODE:12}  {PARTS[0].release:12} as posted; real processes, with luoctl and sysfs")
+        print(f"  {PROCESS_NODE:11}  {PARTS[0].release:12} as posted; real processes, with luoctl and sysfs")
         await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=MERGED_TARGET)
         await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=RFC2_TARGET, abi=RFC2_ABI)
         await fleet.start_orchestrator()
@@ -111,8 +112,16 @@ async def demo(keep: bool, directory: Path) -> int:
             else "NOT as promised."
         )
         if keep:
-            await stay_up(fleet, "p-01")
+            await stay_up(fleet, "p-01", to_try(fleet))
         return 0 if kept else 4
+
+
+def to_try(fleet: LocalFleet) -> list[list[str]]:
+    """What this scenario has for a person at the keyboard beside the usual."""
+    programs = Path(sys.executable).parent
+    luoctl = [str(programs / "luoctl"), "--socket", str(fleet.directory / PROCESS_NODE / "control.sock")]
+    why = [str(programs / "liveroll"), "--server", fleet.operators, "why", f"kernel-{RFC2_TARGET}"]
+    return [why, *([*luoctl, verb] for verb in ("state", "list", "telemetry", "story"))]
 
 
 def agent_arguments(part: Part, seed: int) -> list[str]:
