@@ -131,13 +131,14 @@ class Control:
 
     async def prepare(self, request: Mapping[str, object]) -> object:
         """Begin a local attempt; without an artifact LUO's own PREPARE."""
+        line = _command_line(request)
         if not request.get("artifact"):
             return await self._luo.prepare()
         hold_s = request.get("health_hold_s", 0.0)
         command = cmd.LocalPrepare(
             command_id=self._id(),
             artifact_digest=await self._digest(str(request.get("artifact", ""))),
-            command_line=str(request.get("command_line", "")),
+            command_line=line,
             kind=AttemptKind.ROLLBACK if request.get("rollback") is True else AttemptKind.FORWARD,
             health_hold_s=float(hold_s) if isinstance(hold_s, int | float) and hold_s >= 0 else 0.0,
             rollback_none=request.get("rollback_none") is True,
@@ -148,10 +149,11 @@ class Control:
 
     async def kexec(self, request: Mapping[str, object]) -> object:
         """Jump; with an artifact by hand. A success never answers: this process is gone."""
+        line, skip = _command_line(request), request.get("skip_preflight") is True
         if request.get("artifact"):
             digest = await self._digest(str(request["artifact"]))
-            line, skip = str(request.get("command_line", "")), request.get("skip_preflight") is True
             return await self._luo.kexec(digest, line, skip_preflight=skip)
+        await self._luo.check_word()
         return await self._do(cmd.LocalKexec(self._id()), request)
 
     async def cancel(self, request: Mapping[str, object]) -> object:
@@ -212,6 +214,17 @@ class Control:
             "attempt": status.attempt.id if status.attempt is not None else "",
             "problem": _problem(status.problem),
         }
+
+
+def _command_line(request: Mapping[str, object]) -> str:
+    """What a kernel can be given: the journal and kexec_file_load take UTF-8 without NUL."""
+    line = request.get("command_line", "")
+    try:
+        if isinstance(line, str) and b"\0" not in line.encode():
+            return line
+    except UnicodeEncodeError:
+        pass
+    raise ControlError("the command line is not UTF-8 text without NUL", remedy="give it in plain ASCII")
 
 
 def _problem(problem: Problem | None) -> object:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Coroutine, Mapping
+import stat
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from node_agent.app_luo_remedies import check_jump, check_word, remedied
 from node_agent.core.model import KexecTelemetry
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.recovery import COMMAND_LINE_KEY
 from node_agent.core.timing import FROM_TELEMETRY
-from node_agent.errors import AgentError, CommandRefused, Retry
+from node_agent.errors import AgentError, CommandRefused, KernelError, Retry
 from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi
 from node_agent.kernel.luo_models import RFC2
@@ -61,6 +63,8 @@ class LuoByHand:
         self._life = life
         self._kept: dict[int, int] = {}
         """Token → descriptor, of what was restored."""
+        self._given: dict[tuple[int, int], int] = {}
+        """(device, inode) → token, of regular files that were preserved through us."""
 
     def handlers(self) -> Mapping[str, Handler]:
         """Command → handler."""
@@ -158,8 +162,11 @@ class LuoByHand:
 
     async def preserve(self, _request: Mapping[str, object], fd: int) -> object:
         """FD_PRESERVE of what came along."""
-        device = await self._device("preserve")
-        return {"token": await self._by_hand("preserve", lambda: device.preserve(fd))}
+        device, file = await self._device("preserve"), _identity(fd)
+        token = await self._by_hand("preserve", lambda: device.preserve(fd), file=file)
+        if file is not None:
+            self._given[file] = token
+        return {"token": token}
 
     async def unpreserve(self, request: Mapping[str, object]) -> object:
         """FD_UNPRESERVE."""
@@ -175,6 +182,8 @@ class LuoByHand:
             self.close()  # it was finished past luoctl
         if token not in self._kept:
             await self._by_hand("restore", lambda: self._restore(device, token))
+        if token not in self._kept:  # somebody's finish came right behind, and gave it back
+            raise calls.failure(OSError(errno.EBUSY, calls.FD_RESTORE))
         return WithFd({"token": token, "kind": kind}, os.dup(self._kept[token]))
 
     async def _restore(self, device: TokenDevice, token: int) -> None:
@@ -194,17 +203,24 @@ class LuoByHand:
         Args:
             digest: of a staged artifact, in full.
             command_line: of the target; empty: the running kernel's.
-            skip_preflight: go whatever the target is.
+            skip_preflight: go whatever the target is, and whoever loses memory.
         """
         await self._device("kexec")
         artifact = await self._ports.artifacts.get(digest)
         if not skip_preflight:
             ports = self._ports
             await preflight_staged(artifact, ports.kernel, ports.artifacts, ports.workloads)
-        await self._by_hand("kexec", lambda: self._jump(artifact, command_line), bounded=False)
+        await self._by_hand(
+            "kexec", lambda: self._jump(artifact, command_line, skip_preflight), bounded=False
+        )
         raise AssertionError("a kexec came back with success")
 
-    async def _jump(self, artifact: StagedArtifact, command_line: str) -> None:
+    async def check_word(self) -> None:
+        """Whether `luoctl kexec` without DIGEST may be an attempt's. Raises CommandRefused."""
+        if self._phase in SETTLED:
+            check_word(await self._ports.kernel.facts())
+
+    async def _jump(self, artifact: StagedArtifact, command_line: str, skip_preflight: bool) -> None:
         if self._phase is Phase.BAKING:
             raise CommandRefused(
                 "the last attempt is neither committed nor rolled back, and this kexec would undo it",
@@ -213,6 +229,8 @@ class LuoByHand:
                 remedy="Say `luoctl commit` first, or roll the node back.",
             )
         ports = self._ports
+        subscribers = await ports.workloads.subscribers()
+        check_jump(await ports.kernel.facts(), subscribers, skip_preflight=skip_preflight)
         words = (command_line or self._life.boot.facts.command_line).split()
         # The word of an attempt of before would make the next boot its own.
         line = " ".join(word for word in words if not word.startswith(COMMAND_LINE_KEY))
@@ -250,9 +268,40 @@ class LuoByHand:
         return device
 
     async def _by_hand(
-        self, verb: str, do: Callable[[], Coroutine[Any, Any, T]], *, bounded: bool = True
+        self,
+        verb: str,
+        do: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        bounded: bool = True,
+        file: tuple[int, int] | None = None,
     ) -> T:
-        return await self._life.runner.by_hand(verb, do, bounded=bounded)
+        try:
+            return await self._life.runner.by_hand(verb, do, bounded=bounded)
+        except KernelError as error:
+            token = self._given.get(file) if file is not None else None
+            raise await self._remedied(error, token) from error
+
+    async def _remedied(self, error: KernelError, token: int | None) -> KernelError:
+        """The same, with what mends it for a person; as it is where the kernel cannot be asked."""
+        kernel = self._ports.kernel
+        try:
+            facts, device = await kernel.facts(), kernel.luo()
+            if token is not None and (device is None or token not in await device.registered()):
+                token = None  # it was given up past luoctl, and its number means nothing
+        except KernelError:
+            return error
+        kinds = await self._kinds() if error.reason == "FILE_UNPRESERVABLE" else ()
+        return remedied(error, facts, kinds=kinds, token=token)
+
+    async def _kinds(self) -> Sequence[str]:
+        """Kinds of files that the running kernel takes, as its artifact says; empty: not known."""
+        artifacts = self._ports.artifacts
+        try:
+            digest = await artifacts.rollback_artifact()
+            abi = (await artifacts.get(digest)).live_update if digest else None
+        except AgentError:
+            return ()
+        return tuple(abi.handlers) if abi is not None else ()
 
 
 _JUMP_S = 60.0
@@ -268,6 +317,12 @@ def unknown_here(verb: str) -> CommandRefused:
         remedy=INSTEAD[verb],
         verb=verb,
     )
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    """Of a file with content; kernel objects share one inode."""
+    found = os.fstat(fd)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _token(request: Mapping[str, object]) -> int:

@@ -1,19 +1,21 @@
 """`luoctl`: drive this node's live update by hand, through the running agent's control socket.
 
-Exit codes: 0 ok, 2 invalid, 3 refused in this state, 4 failed, 6 the agent is not running,
-7 denied. Standard library only.
+Exit codes: 0 ok, 2 invalid, 3 refused in this state or undone again, 4 failed, 6 the agent is not
+running, 7 denied. Standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from node_agent import luoctl_files as files
+from node_agent.luoctl_completion import completion
 from node_agent.luoctl_view import RENDER, restored
 from node_agent.luoctl_wire import SOCKET_ENV, Unreachable, ask, ask_with_fd
 
@@ -56,7 +58,8 @@ LUO itself, on a kernel of RFC v2's time (one state for the machine, tokens), wh
   luoctl prepare                      LUO's PREPARE alone: enough for who wants only reserve_mem to cross
   luoctl preserve --memfd notes       a memfd with that file's content: prints the kernel's token
   luoctl preserve 3 3<>/proc/70/fd/9  a descriptor that the shell opened for luoctl
-  luoctl kexec 3f2a…                  load that artifact and jump, with whatever is prepared
+  luoctl kexec 3f2a…                  load that artifact and jump, with whatever is prepared; it asks no
+                                      workload to preserve: refused while there are any
   luoctl list                         after it: what came in
   luoctl restore 0 --to -             a memfd's content to stdout
   luoctl restore 0 -- vmm --incoming  or the file itself: $LUOCTL_FD is its descriptor's number
@@ -65,7 +68,8 @@ LUO itself, on a kernel of RFC v2's time (one state for the machine, tokens), wh
 
   luoctl -o json state                any of them for scripts
 
-exit codes: 0 ok, 2 invalid, 3 refused in this state, 4 failed, 6 the agent is not running, 7 denied
+exit codes: 0 ok, 2 invalid, 3 refused in this state or undone again (prepare, kexec), 4 failed,
+            6 the agent is not running, 7 denied
 """
 
 
@@ -117,6 +121,17 @@ def _run(args: argparse.Namespace, command: Sequence[str] | None) -> int:
     else:
         for line in RENDER[args.cmd](result):
             print(line)
+    return _came_to(args.cmd, args, result)
+
+
+def _came_to(verb: str, args: argparse.Namespace, result: object) -> int:
+    """The exit code of what was not refused: a prepare may have been undone, a kexec may not have jumped."""
+    if not isinstance(result, dict) or "outcome" not in result:
+        return OK
+    if verb == "prepare" and not args.no_wait:
+        return OK if result["phase"] == "PRESERVED" else BLOCKED
+    if verb == "kexec":
+        return BLOCKED if result["outcome"] == "ACCEPTED" or result.get("problem") else OK
     return OK
 
 
@@ -272,19 +287,23 @@ def _attempt_verbs(verbs: Verbs) -> None:
         "preserved, or a panic",
     )
     prepare.add_argument(
-        "--health-hold-s", type=float, default=0.0, help="probes must hold this long (default 0)"
+        "--health-hold-s", type=_seconds, default=0.0, help="probes must hold this long (default 0)"
     )
     kexec = verbs.add_parser(
         "kexec",
         help="jump: suspend the workloads and start the prepared kernel; with DIGEST by hand, with whatever "
         "LUO is prepared for (RFC v2)",
+        description="Without DIGEST: the jump of the attempt that `luoctl prepare DIGEST` began, which "
+        "preserves the workloads. With DIGEST: a kexec by hand, which preserves none: refused while any "
+        "is subscribed (`luoctl subscribers`), unless --skip-preflight says to lose their memory.",
     )
     kexec.add_argument("artifact", metavar="DIGEST", nargs="?", default="", help="a staged artifact")
     kexec.add_argument("--command-line", default="", help="of the target (default: the running kernel's)")
     kexec.add_argument(
         "--skip-preflight",
         action="store_true",
-        help="go whatever preflight finds: expect to lose what is preserved, or a panic",
+        help="go whatever preflight finds, and whoever is subscribed: expect to lose the workloads' memory "
+        "and what is preserved, or a panic",
     )
     verbs.add_parser("cancel", help="undo what was prepared: the attempt, or LUO's PREPARE if there is none")
     verbs.add_parser("commit", help="make the running kernel what a cold boot starts")
@@ -293,7 +312,7 @@ def _attempt_verbs(verbs: Verbs) -> None:
             "--no-wait", action="store_true", help="answer at once, not when the node is done"
         )
     story = verbs.add_parser("story", help="what happened on this node")
-    story.add_argument("--lines", type=int, default=50, help="how many of the newest (default 50)")
+    story.add_argument("--lines", type=_number, default=50, help="how many of the newest (default 50)")
 
 
 def _luo_verbs(verbs: Verbs) -> None:
@@ -326,34 +345,23 @@ def _luo_verbs(verbs: Verbs) -> None:
 
 
 def _number(text: str) -> int:
-    number = int(text, 0)
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = -1
     if number < 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
     return number
 
 
-def completion(parser: argparse.ArgumentParser) -> list[str]:
-    """A bash completion script."""
-    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    rows = [
-        f'    {name}) words="{" ".join(sorted(o for a in sub._actions for o in a.option_strings))}" ;;'
-        for name, sub in verbs.choices.items()
-    ]
-    flags = " ".join(sorted(o for a in parser._actions for o in a.option_strings))
-    return [
-        "_luoctl() {",
-        '  local cur="${COMP_WORDS[COMP_CWORD]}" word words=""',
-        '  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
-        f'    case "$word" in {"|".join(verbs.choices)}) break ;; esac',
-        "  done",
-        '  case "$word" in',
-        *rows,
-        f'    *) words="{" ".join(verbs.choices)} {flags}" ;;',
-        "  esac",
-        '  COMPREPLY=( $(compgen -W "$words" -- "$cur") )',
-        "}",
-        "complete -o default -F _luoctl luoctl",
-    ]
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds of 0 or more")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -198,7 +198,11 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "free memory on the node, or drain a workload that holds much of it",
     ),
     (CANCEL, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "there is nothing to cancel: LUO is not prepared"),
-    (FREEZE, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "prepare first: freeze follows prepare"),
+    (FREEZE, errno.EINVAL): (
+        "LUO_STATE",
+        Retry.NEVER,
+        "only a prepared LUO can be frozen; `luoctl state` says what it is",
+    ),
     (LUO_FINISH, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "there is nothing to finish: LUO is not updated"),
 }
 

@@ -146,7 +146,7 @@ async def test_an_attempt_and_an_operators_hand(state: Path, tmp_path: Path) -> 
         await node.until("BootClassified")
         digest = await load(node, tmp_path / "k", "6.16.2")
         token = json.loads(await node.luoctl("-o", "json", "preserve", "--memfd", str(notes)))["token"]
-        assert "[PRESERVED_BY_HAND]" in await node.luoctl("prepare", digest)
+        assert "[PRESERVED_BY_HAND]" in await node.luoctl("prepare", digest, code=3)
         await node.luoctl("unpreserve", str(token))
         assert "accepted: PRESERVED" in await node.luoctl("prepare", digest)
         before = await node.luoctl("list")

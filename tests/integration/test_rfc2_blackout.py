@@ -111,7 +111,7 @@ async def test_a_workload_that_dies_while_prepared_stops_the_jump(
         await node.luoctl("prepare", digest)
         assert luo(node) == "prepared"
         os.kill(workload(node), signal.SIGKILL)
-        said = await node.luoctl("kexec")
+        said = await node.luoctl("kexec", code=3)
         assert "WORKLOAD_DIED" in said or "WORKLOAD_RESTARTED" in said
         await node.until("Unwound")
         assert (luo(node), files(node)) == ("normal", "")

@@ -15,6 +15,7 @@ from node_agent.app_control import Control
 from node_agent.errors import AgentError
 from node_agent.runtime.control import WithFd
 from node_agent.runtime.supervisor import NodeLife
+from node_agent.workloads.inprocess import InProcessWorkloads
 from tests.unit.runner.lab import LUO_DRIVEN, NOTIFIER, Lab, Running
 
 T = TypeVar("T")
@@ -74,17 +75,32 @@ class LuoNode:
 
     async def refused(self, work: Awaitable[Any]) -> str:
         """The reason."""
+        return (await self.refusal(work)).reason
+
+    async def refusal(self, work: Awaitable[Any]) -> AgentError:
+        """What it is refused with; it has a remedy."""
         with pytest.raises(AgentError) as caught:
             await work
         assert caught.value.remedy, caught.value.reason
-        return caught.value.reason
+        return caught.value
 
     async def kexec(self) -> None:
         """By hand, into the other kernel; back when the new boot's agent is there."""
+        workloads, count = self.end_workloads(), self.lab.workload_count
         before = self.lab.runner
         work = asyncio.create_task(self.ask("kexec", artifact=NEW_DIGEST))
         await self.lab.base.until(lambda: self.lab.runner is not before and self.lab.runner.ready.is_set())
         work.cancel()
+        workloads.count = count
+        workloads.node_died()  # whoever asks next finds them started afresh
+
+    def end_workloads(self) -> InProcessWorkloads:
+        """Nobody is subscribed, as a kexec by hand wants it."""
+        workloads = self.lab.workloads
+        assert workloads is not None
+        workloads.node_died()
+        workloads.count = 0
+        return workloads
 
     def story(self) -> list[str]:
         """The events of luoctl story."""

@@ -108,7 +108,13 @@ async def test_a_kexec_by_hand_asks_preflight() -> None:
 @pytest.mark.parametrize("kind", COUPLINGS)
 async def test_a_kexec_by_hand_of_what_is_not_prepared(kind: str) -> None:
     async with luo_node(kind) as node:
-        assert await node.refused(node.ask("kexec", artifact="n")) == "NOT_PREPARED"
+        lost = await node.refusal(node.ask("kexec", artifact="n"))
+        assert (lost.reason, "vm-0" in lost.message) == ("WORKLOADS_WOULD_LOSE_MEMORY", True)
+        node.end_workloads()
+        unready = await node.refusal(node.ask("kexec", artifact="n"))
+        assert (unready.reason, "`luoctl prepare` first" in unready.remedy) == ("NOT_PREPARED", True)
+        assert await node.refused(node.ask("prepare", command_line="\ud800")) == "BAD_REQUEST"
+        assert await node.refused(node.ask("kexec", artifact="n", command_line="a\0")) == "BAD_REQUEST"
         assert not node.lab.node.model.loaded, "nothing stays behind"
         assert node.story()[-2:] == ["ByHandKexec", "ByHandKexecFailed"]
         assert await node.refused(node.ask("kexec", artifact="x")) == "BAD_REQUEST"
@@ -229,6 +235,8 @@ async def test_a_freeze_that_is_refused(kind: str) -> None:
         told = await node.ask("state")
         assert (told["state"], told["kho_finalized"]) == ("normal", kind == NOTIFIER)
         assert [file["token"] for file in await node.ask("list")] == [token]
+        if kind == NOTIFIER:
+            assert "(cold)" in (await node.refusal(node.ask("freeze"))).remedy
         following = RENDER["state"](told)[-1]
         if kind == NOTIFIER:
             assert following.startswith("next      reboot in full")
