@@ -198,6 +198,7 @@ class TokenSessions:
     async def register(self, session: TokenSession, fd: int, token: int) -> None:
         """FD_PRESERVE, after what waits to be given up."""
         if self._preparing:
+            await self.device.state()  # a boot that is over says so
             raise not_normal("about to be prepared", calls.FD_PRESERVE)
         self._putting += 1
         self._none_put.clear()
