@@ -226,11 +226,11 @@ _WAY_OUT: Mapping[Phase, str] = {
     Phase.AWAITING_ROLLBACK: "Roll it back (`liveroll rollback`), or retry it by name (`liveroll retry`).",
     Phase.QUARANTINED: (
         "Mend what its problem names, reboot it if its device is poisoned, then retry it by name "
-        "(`liveroll retry`, or `luoctl prepare --operator-word`)."
+        "(`liveroll retry`, or `luoctl prepare DIGEST --force`)."
     ),
     Phase.COLD_BOOTED: (
         "Its workloads lost their memory: bring them back, then retry it by name "
-        "(`liveroll retry`, or `luoctl prepare --operator-word`)."
+        "(`liveroll retry`, or `luoctl prepare DIGEST --force`)."
     ),
 }
 
