@@ -11,12 +11,13 @@ Rules:
 from __future__ import annotations
 
 from asyncio import get_running_loop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from node_agent.errors import JournalUnavailable
 from node_agent.kernel.faults import FaultKind, FaultPlan
 from node_agent.ports import Journal, JournalRecord
 from node_agent.runtime.journal_format import encode_record
+from node_agent.runtime.journal_over import JournalOver
 
 FILLS_AT = "Preserved"
 """The last event before PROCEED: what was begun must be undone, and nothing has stopped yet."""
@@ -69,33 +70,19 @@ class Disk:
             )
 
 
-class JournalOnDisk:
-    """ports.Journal over another, on a disk that may be full."""
+class JournalOnDisk(JournalOver):
+    """On a disk that may be full."""
 
     def __init__(self, journal: Journal, disk: Disk) -> None:
-        self._journal = journal
+        super().__init__(journal)
         self._disk = disk
-
-    @property
-    def installation_id(self) -> str:
-        """See ports.Journal."""
-        return self._journal.installation_id
-
-    @property
-    def records(self) -> Sequence[JournalRecord]:
-        """See ports.Journal."""
-        return self._journal.records
 
     async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
         """See ports.Journal."""
         self._disk.write(body)
-        return await self._journal.append(kind, body)
+        return await super().append(kind, body)
 
     async def ensure_room(self) -> None:
         """See ports.Journal."""
         self._disk.room()
-        await self._journal.ensure_room()
-
-    async def close(self) -> None:
-        """See ports.Journal."""
-        await self._journal.close()
+        await super().ensure_room()

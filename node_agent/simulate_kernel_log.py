@@ -13,6 +13,7 @@ from pathlib import Path
 
 from node_agent.kernel.emulated.model import LuoModel
 from node_agent.ports import Journal, JournalRecord
+from node_agent.runtime.journal_over import JournalOver
 
 NAME = "kernel.log"
 
@@ -53,37 +54,23 @@ class KernelLog:
                 file.writelines(f"{line}\n" for line in lines)
 
 
-class ToldJournal:
-    """ports.Journal over another, each record's phase told to the log."""
+class ToldJournal(JournalOver):
+    """Each record's phase is told to the log."""
 
     def __init__(self, journal: Journal, log: KernelLog) -> None:
-        self._journal = journal
+        super().__init__(journal)
         self._log = log
-
-    @property
-    def installation_id(self) -> str:
-        """See ports.Journal."""
-        return self._journal.installation_id
-
-    @property
-    def records(self) -> Sequence[JournalRecord]:
-        """See ports.Journal."""
-        return self._journal.records
 
     async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
         """See ports.Journal."""
-        record = await self._journal.append(kind, body)
+        record = await super().append(kind, body)
         node = body.get("node")
         attempt = node.get("attempt") if isinstance(node, Mapping) else None
         if isinstance(attempt, Mapping):
             self._log.phase(str(attempt.get("phase")))
         return record
 
-    async def ensure_room(self) -> None:
-        """See ports.Journal."""
-        await self._journal.ensure_room()
-
     async def close(self) -> None:
         """See ports.Journal."""
         self._log.catch_up()
-        await self._journal.close()
+        await super().close()

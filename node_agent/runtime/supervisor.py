@@ -29,6 +29,7 @@ from node_agent.core.rota import Rota
 from node_agent.errors import AgentError, JournalCorrupt, JournalUnavailable, Retry
 from node_agent.ports import Clock, Journal, JournalRecord
 from node_agent.runtime.journal import FileJournal
+from node_agent.runtime.journal_over import JournalOver
 from node_agent.runtime.link import Link, LinkView
 from node_agent.runtime.metrics import Meter
 from node_agent.runtime.runner import NodeRunner
@@ -58,8 +59,8 @@ STANDING = SETTLED | {Phase.PRESERVED}
 """Phases that last until somebody says something."""
 
 
-class JournalTap:
-    """ports.Journal that tells of what goes through it.
+class JournalTap(JournalOver):
+    """It tells of what goes through it.
 
     Args:
         journal: the real one.
@@ -75,27 +76,17 @@ class JournalTap:
         told: Callable[[Report], None],
         full: Callable[[], None] = lambda: None,
     ) -> None:
-        self._journal = journal
+        super().__init__(journal)
         self._clock = clock
         self._meter = meter
         self._told = told
         self._full = full
 
-    @property
-    def installation_id(self) -> str:
-        """See ports.Journal."""
-        return self._journal.installation_id
-
-    @property
-    def records(self) -> Sequence[JournalRecord]:
-        """See ports.Journal."""
-        return self._journal.records
-
     async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
         """See ports.Journal."""
         began_s = self._clock.boottime_s()
         try:
-            record = await self._journal.append(kind, body)
+            record = await super().append(kind, body)
         except JournalUnavailable as error:
             if error.reason == NO_ROOM:
                 self._full()
@@ -104,14 +95,6 @@ class JournalTap:
         if (raw := body.get("report")) is not None:
             self._told(replace(decode(Report, raw), seq=record.seq))
         return record
-
-    async def ensure_room(self) -> None:
-        """See ports.Journal."""
-        await self._journal.ensure_room()
-
-    async def close(self) -> None:
-        """See ports.Journal."""
-        await self._journal.close()
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from node_agent.ports import (
     WorkloadPause,
 )
 from node_agent.runtime.journal_memory import MemoryJournal
+from node_agent.runtime.journal_over import JournalOver
 from node_agent.workloads.inprocess import InProcessWorkloads, _Workload
 from tests.sim import draw_luo
 from tests.sim.node_luo import SimTokens
@@ -44,25 +45,18 @@ async def for_ever() -> NoReturn:
     raise AssertionError("nobody can resolve this")
 
 
-class SimJournal:
-    """ports.Journal: a point before and after each record, and an account of what each stood for."""
+class SimJournal(JournalOver):
+    """A point before and after each record, and an account of what each stood for."""
 
     def __init__(self, node: SimNode, journal: MemoryJournal) -> None:
-        self._node, self._journal = node, journal
-
-    @property
-    def installation_id(self) -> str:
-        return self._journal.installation_id
-
-    @property
-    def records(self) -> Sequence[JournalRecord]:
-        return self._journal.records
+        super().__init__(journal)
+        self._node = node
 
     async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
         """A crash at its sync may find the record written, whole or in part, or not."""
         node = self._node
         node.row = _row(node, body)
-        record = await self._journal.append(kind, body)
+        record = await super().append(kind, body)
         node.world.checks.promises.written(node, record)
         if node.row:
             node.world.story.count(f"saga {node.row}")
@@ -73,10 +67,7 @@ class SimJournal:
         return record
 
     async def ensure_room(self) -> None:
-        await self._node.passing("ensure_room", self._journal.ensure_room)
-
-    async def close(self) -> None:
-        await self._journal.close()
+        await self._node.passing("ensure_room", super().ensure_room)
 
 
 def _row(node: SimNode, body: Mapping[str, object]) -> str:
