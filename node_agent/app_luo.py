@@ -25,8 +25,8 @@ from node_agent.core.recovery import COMMAND_LINE_KEY
 from node_agent.core.timing import FROM_TELEMETRY
 from node_agent.errors import AgentError, CommandRefused, KernelError, Retry
 from node_agent.kernel import failure as calls
-from node_agent.kernel import rfc2_abi
 from node_agent.kernel.luo_models import RFC2
+from node_agent.kernel.tokens import UPDATED
 from node_agent.ports import KexecImage, StagedArtifact, TokenDevice
 from node_agent.runtime.control import ControlError, FdHandler, Handler, WithFd
 from node_agent.runtime.preflight import preflight_staged
@@ -36,7 +36,6 @@ from node_agent.runtime.supervisor import NodeLife
 
 T = TypeVar("T")
 
-UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
 TOKEN_MAX = 2**64 - 1
 
 INSTEAD: Mapping[str, str] = {

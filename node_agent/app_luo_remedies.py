@@ -11,11 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from node_agent.errors import AgentError, CommandRefused, KernelError, Retry
 from node_agent.kernel import failure as calls
-from node_agent.kernel import rfc2_abi
+from node_agent.kernel.tokens import FROZEN, NORMAL, PREPARED, READY, UPDATED
 from node_agent.ports import BootFacts
-
-NORMAL, PREPARED, FROZEN, UPDATED = rfc2_abi.STATE_NAMES
-READY = frozenset({PREPARED, FROZEN})
 
 COLD = (
     "a freeze that was refused has left KHO finalized, and this boot prepares nothing more: "

@@ -184,6 +184,8 @@ def _link_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_parser(parser: argparse.ArgumentParser) -> None:
+    from node_agent.settings import LUO_MODELS
+
     parser.add_argument("--config", metavar="FILE", help="TOML file (default /etc/liveroll/agent.toml)")
     parser.add_argument("--node-id", metavar="NAME", help="default: the host name")
     parser.add_argument(
@@ -222,7 +224,7 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--luo-model",
-        choices=("sessions", "rfc-v2", "rfc-v2/luo-driven", "rfc-v2/notifier"),
+        choices=LUO_MODELS,
         dest="emulated.luo_model",
         help="of the emulated node: LUO as merged (default), or the seed's, in one of its couplings with KHO",
     )

@@ -42,6 +42,7 @@ from node_agent.ports import Tokens
 
 NORMAL, PREPARED, FROZEN, UPDATED = abi.STATE_NAMES
 READY = frozenset({PREPARED, FROZEN})
+"""States from which a kexec hands over what is preserved."""
 
 FILES_MAX = 4096
 """Of one update: the journal tells all of them in one record (journal_format.MAX_PAYLOAD_BYTES), twice at

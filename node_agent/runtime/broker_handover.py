@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 
 from node_agent.core.model import Mark
 from node_agent.errors import BrokerError, KernelError
-from node_agent.kernel import rfc2_abi
+from node_agent.kernel.tokens import UPDATED
 from node_agent.ports import (
     BootFacts,
     Clock,
@@ -42,8 +42,6 @@ from node_agent.workloads.device import Device
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
 
 
 class HandoverKernel:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from node_agent.errors import Retry
 from node_agent.kernel.luo_models import RFC2, model_of
+from node_agent.kernel.tokens import READY, UPDATED
 from node_agent.ports import BootFacts, StagedArtifact
 from node_agent.runtime.preflight_findings import Finding
 from node_agent.runtime.preflight_kernels import TARGET, Side
@@ -56,13 +57,13 @@ def check_state(boot: BootFacts, registered: Sequence[int]) -> Iterator[Finding]
     Args:
         registered: tokens of files that are to be preserved, though no attempt has begun.
     """
-    if boot.luo_state in ("prepared", "frozen"):
+    if boot.luo_state in READY:
         yield Finding(
             "LUO_NOT_NORMAL",
             f"LUO is {boot.luo_state}: another live update has begun",
             "Undo it with `luoctl cancel`.",
         )
-    elif boot.luo_state == "updated":
+    elif boot.luo_state == UPDATED:
         yield Finding(
             "LUO_NOT_NORMAL",
             "LUO is updated: the last live update is not finished",

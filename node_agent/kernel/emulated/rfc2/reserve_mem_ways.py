@@ -13,7 +13,8 @@ from node_agent.kernel.emulated.rfc2.kho import Kho
 from node_agent.kernel.emulated.rfc2.memory import Blob, Memory
 from node_agent.kernel.emulated.rfc2.reserve_mem import Nodes, Reserved, release
 
-KHO_WAY, LUO_WAY = "kho", "luo"
+LUO_WAY = "luo"
+"""Of EmulatedImage.reserve_mem; the other one is `kho`."""
 
 SUBTREE = "memblock"
 COMPATIBLE = "memblock-v1"
