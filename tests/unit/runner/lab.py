@@ -19,6 +19,7 @@ from node_agent.kernel.emulated.image import SESSIONS, EmulatedImage, ImageTable
 from node_agent.kernel.emulated.node import Boot as NodeBoot
 from node_agent.kernel.emulated.node import EmulatedNode
 from node_agent.kernel.emulated.phases import PhaseTimes
+from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.ports import BootChoice, LiveUpdateAbi, StagedArtifact
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.runner import NodeRunner
@@ -309,6 +310,14 @@ class Lab:
 
     def proceed(self, generation: int = 1, valid_for_s: float = 30.0) -> cmd.Proceed:
         return cmd.Proceed(f"proceed-{generation}", self.ref(generation), self.runner.stamp(), valid_for_s)
+
+    @property
+    def luo(self) -> Luo:
+        """RFC v2's, of the running boot, as a hand on the node has it."""
+        rfc2 = self.node.model.rfc2
+        assert rfc2 is not None
+        assert rfc2.luo is not None
+        return rfc2.luo
 
     def problem(self) -> str:
         problem = self.runner.status().problem

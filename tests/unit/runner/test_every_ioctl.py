@@ -118,17 +118,15 @@ async def test_a_cancel_that_fails_quarantines_with_its_reason_and_the_workloads
         assert not lab.node.model.loaded
         assert lab.workloads is not None
         assert not any(peer.session for peer in await lab.workloads.peers()), "every workload was let go"
-        rfc2 = lab.node.model.rfc2
-        assert rfc2 is not None
-        assert rfc2.luo is not None
-        assert str(rfc2.state) == "prepared"
+        luo = lab.luo
+        assert str(luo.state) == "prepared"
         assert await lab.update(2, operator_word=True) is P.QUARANTINED
         assert lab.problem() == "LUO_NOT_NORMAL"
-        rfc2.luo.cancel()
+        luo.cancel()
         assert await lab.update(3, operator_word=True) is P.QUARANTINED
         assert lab.problem() == "PRESERVED_BY_HAND"
-        for token in tuple(rfc2.files.outgoing):
-            rfc2.luo.fd_unpreserve(token)
+        for token in tuple(luo.files.outgoing):
+            luo.fd_unpreserve(token)
         assert await lab.update(4, operator_word=True) is P.BAKING
         clean(lab)
 
@@ -146,9 +144,7 @@ async def test_cancelled_by_hand_while_preserved_unwinds_and_nothing_is_lost() -
     async with Lab() as lab:
         lab.runner.submit(lab.prepare())
         await lab.reach(P.PRESERVED)
-        assert lab.node.model.rfc2 is not None
-        assert lab.node.model.rfc2.luo is not None
-        lab.node.model.rfc2.luo.cancel()
+        lab.luo.cancel()
         lab.runner.submit(lab.proceed())
         assert await lab.settle() is P.ABORTED
         assert lab.problem() == "NOT_PREPARED"
@@ -162,9 +158,7 @@ async def test_unpreserved_by_hand_while_preserved_unwinds_and_nothing_is_lost()
     async with Lab() as lab:
         lab.runner.submit(lab.prepare())
         await lab.reach(P.PRESERVED)
-        assert lab.node.model.rfc2 is not None
-        luo = lab.node.model.rfc2.luo
-        assert luo is not None
+        luo = lab.luo
         luo.cancel()
         luo.fd_unpreserve(next(iter(luo.files.outgoing)))
         luo.prepare()
@@ -180,9 +174,7 @@ async def test_frozen_by_hand_while_preserved_jumps_all_the_same() -> None:
     async with Lab() as lab:
         lab.runner.submit(lab.prepare())
         await lab.reach(P.PRESERVED)
-        assert lab.node.model.rfc2 is not None
-        assert lab.node.model.rfc2.luo is not None
-        lab.node.model.rfc2.luo.freeze()
+        lab.luo.freeze()
         lab.runner.submit(lab.proceed())
         assert await lab.settle() is P.BAKING
         assert lab.intact()
@@ -207,14 +199,11 @@ async def test_a_prepare_that_goes_on_after_its_caller_gave_up_is_cancelled() ->
     async with IoctlLab(Trouble("device.prepare", 1, "before", "hang")) as lab:
         lab.runner.submit(lab.prepare())
         await lab.base.until(lambda: lab.calls["device.prepare"] == 1)
-        rfc2 = lab.node.model.rfc2
-        assert rfc2 is not None
-        assert rfc2.luo is not None
-        luo = rfc2.luo
+        luo = lab.luo
 
         async def goes_on(call: str, moment: str) -> None:
             letting_go = (call, moment) == ("device.unpreserve", "before") and not lab.calls["device.cancel"]
-            if letting_go and str(rfc2.state) == "normal":
+            if letting_go and str(luo.state) == "normal":
                 luo.prepare()
             await at(call, moment)
 

@@ -163,15 +163,13 @@ async def test_who_went_on_in_spite_of_it_has_lost_the_memory_and_is_told_so() -
 @RFC2
 async def test_what_somebody_prepared_by_hand_is_left_to_them() -> None:
     async with Lab() as lab:
-        rfc2 = lab.node.model.rfc2
-        assert rfc2 is not None
-        assert rfc2.luo is not None
-        rfc2.luo.prepare()
+        luo = lab.luo
+        luo.prepare()
         assert await lab.update() is P.ABORTED
         assert lab.problem() == "LUO_NOT_NORMAL"
-        assert str(rfc2.state) == "prepared"
+        assert str(luo.state) == "prepared"
         assert lab.calls["hooks.drain"] == 0
-        rfc2.luo.cancel()
+        luo.cancel()
         assert await lab.update(2) is P.BAKING
 
 
@@ -181,11 +179,9 @@ async def test_an_update_that_is_not_finished_is_finished_first() -> None:
     troubles = [Trouble("kernel.finish", n, "before", "fail") for n in (1, 2, 3)]
     async with Lab(*troubles) as lab:
         assert await lab.update() is P.QUARANTINED
-        rfc2 = lab.node.model.rfc2
-        assert rfc2 is not None
-        assert rfc2.luo is not None
-        assert str(rfc2.state) == "updated"
+        luo = lab.luo
+        assert str(luo.state) == "updated"
         assert await lab.update(2, operator_word=True) is P.QUARANTINED
         assert lab.problem() == "LUO_NOT_NORMAL"
-        rfc2.luo.finish()
+        luo.finish()
         assert await lab.update(3, operator_word=True) is P.BAKING

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -33,15 +32,6 @@ from tests.unit.kernel.rfc2.corebench import (
 )
 
 NOTIFIER, LUO_DRIVEN = Coupling.NOTIFIER, Coupling.LUO_DRIVEN
-
-
-@pytest.fixture
-def memory() -> Iterator[int]:
-    before = corebench.descriptors()
-    fd = corebench.memfd()
-    yield fd
-    os.close(fd)
-    assert corebench.descriptors() == before, "descriptors leak"
 
 
 def finalize(model: LuoModel, value: str = "1") -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -29,15 +28,6 @@ from tests.unit.kernel.rfc2.corebench import (
 )
 
 pytestmark = pytest.mark.parametrize("coupling", COUPLINGS)
-
-
-@pytest.fixture
-def memory() -> Iterator[int]:
-    before = corebench.descriptors()
-    fd = corebench.memfd()
-    yield fd
-    os.close(fd)
-    assert corebench.descriptors() == before, "descriptors leak"
 
 
 def prepared(coupling: Coupling, memory: int, faults: str = "", **images: EmulatedImage) -> LuoModel:

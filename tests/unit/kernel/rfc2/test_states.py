@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,13 +19,6 @@ LEGAL = sorted(TRANSITIONS.items())
 ILLEGAL = sorted({(state, event) for state in LuoState for event in LuoEvent} - TRANSITIONS.keys())
 
 pytestmark = pytest.mark.parametrize("coupling", COUPLINGS)
-
-
-@pytest.fixture
-def memory() -> Iterator[int]:
-    fd = corebench.memfd()
-    yield fd
-    os.close(fd)
 
 
 def send(luo: Luo, event: LuoEvent) -> None:
