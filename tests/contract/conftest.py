@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -43,11 +43,17 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 @pytest.fixture(params=[*sorted(BACKENDS), *([pytest.param("real", marks=pytest.mark.lab)] if LAB else [])])
 async def start_node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartNode]:
     """Starts a node: start_node(faults="", memory_bytes=0, scratch_bytes=0)."""
+    async with starting(BACKENDS.get(request.param) or _real(request), tmp_path) as start:
+        yield start
+
+
+@asynccontextmanager
+async def starting(backend_type: Callable[..., Backend], directory: Path) -> AsyncIterator[StartNode]:
+    """Starts nodes of a backend, and stops all of them at the end."""
     started: list[Backend] = []
-    backend_type = BACKENDS.get(request.param) or _real(request)
 
     async def start(faults: str = "", **machine: int) -> Backend:
-        backend = backend_type(tmp_path, faults, **machine)
+        backend = backend_type(directory, faults, **machine)
         started.append(backend)
         await backend.start()
         return backend

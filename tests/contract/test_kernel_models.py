@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.contract import test_kernel_contract, test_kernel_lifecycle, test_kernel_targets
-from tests.contract.conftest import StartNode
+from tests.contract.conftest import StartNode, starting
 from tests.contract.kernel_backends import OF_TOKENS, Backend, OfTokens
 from tests.contract.test_kernel_contract import refused
 from tests.contract.test_kernel_lifecycle import content_of
@@ -92,17 +92,8 @@ def cases() -> list[Any]:
 @pytest.fixture(params=sorted(OF_TOKENS))
 async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartNode]:
     """Starts a node of RFC v2's model, as start_node does."""
-    started: list[Backend] = []
-
-    async def start(faults: str = "", **machine: int) -> Backend:
-        backend = OF_TOKENS[request.param](tmp_path, faults, **machine)
-        started.append(backend)
-        await backend.start()
-        return backend
-
-    yield start
-    for backend in started:
-        await backend.stop()
+    async with starting(OF_TOKENS[request.param], tmp_path) as start:
+        yield start
 
 
 @pytest.mark.parametrize(("test", "given"), cases())

@@ -62,15 +62,19 @@ ELSEWHERE = {
     "CommandRefused": "written without an effect",
     "FloorRaised": "written without an effect",
 }
-ROLLOUT = f"""
+
+
+def rollout_of(target: str, nodes: int) -> str:
+    """All at once, with retries enough for agents that die."""
+    return f"""
 name: k
-target: {{artifact: linux-{NEW}}}
-canary: {{max_nodes: {len(NODES)}}}
-budgets: {{max_unavailable: {len(NODES)}, max_in_blackout: {len(NODES)}, failures: {{max: 1}}}}
+target: {{artifact: {target}}}
+canary: {{max_nodes: {nodes}}}
+budgets: {{max_unavailable: {nodes}, max_in_blackout: {nodes}, failures: {{max: 1}}}}
 bake: {{node: 200ms, wave: 200ms}}
 health_hold: 100ms
 timeouts: {{loading: 10s, verifying: 10s}}
-rollback: {{max_unavailable: {len(NODES)}, max_in_blackout: {len(NODES)}}}
+rollback: {{max_unavailable: {nodes}, max_in_blackout: {nodes}}}
 retries:
   call: {{attempts: 20, backoff: 100ms, max_backoff: 300ms}}
   replan: {{attempts: 20, backoff: 100ms, max_backoff: 300ms}}
@@ -109,7 +113,7 @@ async def test_agents_die_at_every_record_and_keep_their_promise(directory: Path
             lambda c: len(NODES) == sum(n.link == "up" and bool(n.rollback_artifact) for n in c.nodes()),
             "all linked",
         )
-        (directory / "k.yaml").write_text(ROLLOUT)
+        (directory / "k.yaml").write_text(rollout_of(f"linux-{NEW}", len(NODES)))
         spec = load(directory / "k.yaml").spec
         await fleet.insist(lambda c, key: c.create(spec, key=key))
         await fleet.until(lambda c: c.get("k").HasField("end_time"), "the rollout's end")

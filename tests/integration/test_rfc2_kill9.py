@@ -27,7 +27,7 @@ from tests.integration.mortal_fleet import MortalFleet, all_events, mortal_fleet
 from tests.integration.outside import Audit, Caps
 from tests.integration.real_node import RealNode
 from tests.integration.test_kill9_records import NODES as NODES_OF_SESSIONS
-from tests.integration.test_kill9_records import hooked
+from tests.integration.test_kill9_records import hooked, rollout_of
 
 RFC2_ABI = ("kho=kho-v1", "luo=luo-v1", "memfd=memfd-v1")
 TARGET = "linux-rfc-v2"
@@ -66,19 +66,6 @@ NODES = {
     ),
     "ends": Node(DRIVEN, ("Healthy", "luo.finish", "Finished", "Committed")),
 }
-ROLLOUT = f"""
-name: k
-target: {{artifact: {TARGET}}}
-canary: {{max_nodes: {len(NODES)}}}
-budgets: {{max_unavailable: {len(NODES)}, max_in_blackout: {len(NODES)}, failures: {{max: 1}}}}
-bake: {{node: 200ms, wave: 200ms}}
-health_hold: 100ms
-timeouts: {{loading: 10s, verifying: 10s}}
-rollback: {{max_unavailable: {len(NODES)}, max_in_blackout: {len(NODES)}}}
-retries:
-  call: {{attempts: 20, backoff: 100ms, max_backoff: 300ms}}
-  replan: {{attempts: 20, backoff: 100ms, max_backoff: 300ms}}
-"""
 
 
 @asynccontextmanager
@@ -106,7 +93,7 @@ async def test_agents_die_on_both_sides_of_rfc_v2s_kexec_and_keep_their_promise(
             lambda c: len(NODES) == sum(n.link == "up" and bool(n.rollback_artifact) for n in c.nodes()),
             "all linked",
         )
-        (directory / "k.yaml").write_text(ROLLOUT)
+        (directory / "k.yaml").write_text(rollout_of(TARGET, len(NODES)))
         spec = load(directory / "k.yaml").spec
         await fleet.insist(lambda c, key: c.create(spec, key=key))
         await fleet.until(lambda c: c.get("k").HasField("end_time"), "the rollout's end")
