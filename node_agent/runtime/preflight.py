@@ -142,7 +142,7 @@ def ahead(facts: Facts) -> list[Finding]:
     Not here: the command line, which is composed for the attempt, and whether there must be a way
     back, which only the rollout says.
     """
-    return [*check_node(facts.boot), *_target(facts, excused=facts.running is None)]
+    return _told_once([*check_node(facts.boot), *_target(facts, excused=facts.running is None)])
 
 
 def at_rest(facts: Facts, *, whole: bool) -> list[Finding]:
@@ -169,21 +169,25 @@ def at_rest(facts: Facts, *, whole: bool) -> list[Finding]:
     return _told_once(found)
 
 
+SAID_BY = {
+    # What says how to get the running kernel's artifact says how to get its strings.
+    "RUNNING_ABI_UNKNOWN": {"NO_ROLLBACK_ARTIFACT"},
+    # Of another model every string differs.
+    "TARGET_ABI_DIFFERS": {"TARGET_MODEL_DIFFERS", "TARGET_MODEL_UNKNOWN"},
+}
+"""A finding's reason → those of which one says it already."""
+
+
 def _told_once(found: list[Finding]) -> list[Finding]:
-    """What says how to get the running kernel's artifact says how to get its strings."""
-    no_way_back = any(finding.reason == "NO_ROLLBACK_ARTIFACT" for finding in found)
-    return [f for f in found if not (no_way_back and f.reason == "RUNNING_ABI_UNKNOWN")]
+    reasons = {finding.reason for finding in found}
+    return [finding for finding in found if not SAID_BY.get(finding.reason, set()) & reasons]
 
 
 def _target(facts: Facts, *, excused: bool) -> Iterator[Finding]:
     boot, target = facts.boot, facts.target
     yield from check_kernel(TARGET, target, emulated=boot.emulated)
-    otherwise = list(check_model(TARGET, target, boot))
-    yield from otherwise
-    for finding in check_abi(target, boot.kho, facts.running, emulated=boot.emulated):
-        # Of another model every string differs.
-        if not (otherwise and finding.reason == "TARGET_ABI_DIFFERS"):
-            yield finding
+    yield from check_model(TARGET, target, boot)
+    yield from check_abi(target, boot.kho, facts.running, emulated=boot.emulated)
     yield from check_scratch(TARGET, target, boot)
     if facts.running is not None and not excused and facts.running.digest != target.digest:
         yield from check_kernel(WAY_BACK, facts.running, emulated=boot.emulated)
