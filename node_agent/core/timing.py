@@ -45,27 +45,26 @@ RTC_UNCERTAINTY_S = 1.0
 BOOTTIME_UNCERTAINTY_S = 1e-4
 """Scheduling between the event and its mark."""
 
-PHASES: tuple[tuple[str, str, str], ...] = (
-    ("shutdown", SUSPEND, PRE_REBOOT),
-    ("purgatory", PRE_REBOOT, KERNEL_START),
-    ("boot", KERNEL_START, USERSPACE_START),
-    ("userspace", USERSPACE_START, RETRIEVED),
-    ("restore", RETRIEVED, RESUME),
-)
-"""The parts of a blackout (metric label phase), each from mark to mark."""
+FROM_TELEMETRY, FROM_MARKS = "telemetry", "marks"
 
-TOLD_PHASES: tuple[tuple[str, str, str], ...] = (
-    ("shutdown", SUSPEND, KERNEL_LEFT),
-    ("purgatory", KERNEL_LEFT, KERNEL_START),
-    ("boot", KERNEL_START, INIT_START),
-    ("userspace", INIT_START, RETRIEVED),
-    ("restore", RETRIEVED, RESUME),
+PHASES: tuple[tuple[str, str, str, str], ...] = (
+    ("shutdown", SUSPEND, PRE_REBOOT, FROM_MARKS),
+    ("purgatory", PRE_REBOOT, KERNEL_START, FROM_MARKS),
+    ("boot", KERNEL_START, USERSPACE_START, FROM_MARKS),
+    ("userspace", USERSPACE_START, RETRIEVED, FROM_MARKS),
+    ("restore", RETRIEVED, RESUME, FROM_MARKS),
+)
+"""The parts of a blackout (metric label phase), each from mark to mark, and who says so."""
+
+TOLD_PHASES: tuple[tuple[str, str, str, str], ...] = (
+    ("shutdown", SUSPEND, KERNEL_LEFT, FROM_TELEMETRY),
+    ("purgatory", KERNEL_LEFT, KERNEL_START, FROM_TELEMETRY),
+    ("boot", KERNEL_START, INIT_START, FROM_TELEMETRY),
+    ("userspace", INIT_START, RETRIEVED, FROM_TELEMETRY),
+    ("restore", RETRIEVED, RESUME, FROM_MARKS),
 )
 """The same where the kernels tell. `shutdown` is then all that the old kernel still did; by the agent's marks
 it ends at the call of reboot, and the rest of it counts as `purgatory`."""
-
-FROM_TELEMETRY, FROM_MARKS = "telemetry", "marks"
-_TOLD = frozenset({KERNEL_LEFT, INIT_START})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +132,10 @@ def brownout_s(marks: Sequence[Mark], tsc_hz: float) -> float | None:
 def phases(marks: Sequence[Mark], tsc_hz: float) -> dict[str, tuple[Span, str]]:
     """The parts of the blackout whose marks are both there: name → (span, who says so)."""
     found: dict[str, tuple[Span, str]] = {}
-    for name, start_name, end_name in TOLD_PHASES if find(marks, KERNEL_LEFT) is not None else PHASES:
+    table = TOLD_PHASES if find(marks, KERNEL_LEFT) is not None else PHASES
+    for name, start_name, end_name, source in table:
         start, end = find(marks, start_name), find(marks, end_name)
         if start is not None and end is not None:
-            source = FROM_TELEMETRY if {start_name, end_name} & _TOLD else FROM_MARKS
             found[name] = span(start, end, tsc_hz), source
     return found
 

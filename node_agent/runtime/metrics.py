@@ -68,9 +68,7 @@ class Meter:
         }
         self.blackout_phase: dict[tuple[str, str], Histogram] = {
             (name, source): Histogram(BLACKOUT_BUCKETS)
-            for source in (timing.FROM_MARKS, timing.FROM_TELEMETRY)
-            for name, _, _ in timing.PHASES
-            if (name, source) != ("restore", timing.FROM_TELEMETRY)
+            for name, _, _, source in (*timing.PHASES, *timing.TOLD_PHASES)
         }
         """(phase, who says when it began and ended)"""
         self.brownout = Histogram(BROWNOUT_BUCKETS)

@@ -34,20 +34,20 @@ VANTAGES = frozenset({"workload", "host", "link"})
 CAUSES = frozenset({"pause", "halt", "window", "embargo", "fleet_stop", "cancel", "lease", "ack_timeout"})
 LINK_CAUSES = frozenset({"closed", "replaced", "silent", "shutdown", "cut", "failed"})
 BLACKOUT_PHASES = (
-    ("shutdown", "suspend", "pre_reboot"),
-    ("boot", "kernel_start", "userspace_start"),
-    ("userspace", "userspace_start", "retrieved"),
-    ("restore", "retrieved", "resume"),
+    ("shutdown", "suspend", "pre_reboot", "marks"),
+    ("boot", "kernel_start", "userspace_start", "marks"),
+    ("userspace", "userspace_start", "retrieved", "marks"),
+    ("restore", "retrieved", "resume", "marks"),
 )
-"""Parts of a blackout within one boot, from mark to mark; purgatory is what the host's gap leaves."""
+"""Parts of a blackout within one boot, from mark to mark, and who says so; purgatory is what the host's gap
+leaves."""
 TOLD_PHASES = (
-    ("shutdown", "suspend", "kernel_left"),
-    ("boot", "kernel_start", "init_start"),
-    ("userspace", "init_start", "retrieved"),
-    ("restore", "retrieved", "resume"),
+    ("shutdown", "suspend", "kernel_left", "telemetry"),
+    ("boot", "kernel_start", "init_start", "telemetry"),
+    ("userspace", "init_start", "retrieved", "telemetry"),
+    ("restore", "retrieved", "resume", "marks"),
 )
 """The same where the node's kernels tell when they were left and started (kexec telemetry)."""
-TOLD = frozenset({"kernel_left", "init_start"})
 
 
 class Metrics:
@@ -186,10 +186,9 @@ class Metrics:
     def _phases(self, attempt: AttemptRow) -> None:
         marks = {mark.name: mark for mark in attempt.marks}
         told = "kernel_left" in marks
-        for name, first, last in TOLD_PHASES if told else BLACKOUT_PHASES:
+        for name, first, last, source in TOLD_PHASES if told else BLACKOUT_PHASES:
             duration = _within_boot(marks.get(first), marks.get(last))
             if duration is not None:
-                source = "telemetry" if {first, last} & TOLD else "marks"
                 self.blackout_phase.labels(name, source).observe(duration.total_seconds())
         host = next((s for s in attempt.samples if s.vantage.lower() == "host" and not s.rejected), None)
         boot = _within_boot(marks.get("kernel_start"), marks.get("userspace_start"))
