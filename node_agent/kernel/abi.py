@@ -1,10 +1,12 @@
 """The kernel's binary interface: ioctl numbers, struct layouts, syscall constants.
 
 Every LUO ioctl is `_IO()`: its number carries neither size nor direction, so the struct's own
-first field says how long it is. Layouts are native order without padding. Errors are not here.
+first field says how long it is. Layouts are native order without padding. What an errno means is not here.
 
 Source: include/uapi/linux/liveupdate.h, Linux 7.2 (7.3's is byte-identical).
 """
+
+import errno
 
 # _struct, not struct: the blackout path may import interpreter builtins only.
 from _struct import Struct
@@ -21,6 +23,9 @@ SESSION_RETRIEVE_FD = 0xBA41
 SESSION_FINISH = 0xBA42
 SESSION_GET_NAME = 0xBA43
 """On a session fd. Source: LIVEUPDATE_CMD_SESSION_BASE 0x40; GET_NAME is not in 6.19."""
+
+DEVICE_IOCTLS = (CREATE_SESSION, RETRIEVE_SESSION)
+SESSION_IOCTLS = (SESSION_PRESERVE_FD, SESSION_RETRIEVE_FD, SESSION_FINISH, SESSION_GET_NAME)
 
 CALL_NAMES = {
     CREATE_SESSION: "LIVEUPDATE_IOCTL_CREATE_SESSION",
@@ -128,3 +133,35 @@ def unpack_kexec_metadata(buffer: bytes) -> tuple[str, int]:
     if version != 1:
         raise ValueError(f"kexec metadata of version {version}, only 1 is known")
     return release.split(b"\0", 1)[0].decode(errors="replace"), int(count)
+
+
+_HEAD = Struct("=II")
+"""u32 number, u32 size: the struct's own first field."""
+
+
+def decode(message: bytes, *allowed: int, refused: tuple[int, ...] = ()) -> tuple[int, bytes]:
+    """(ioctl number, struct of exactly its size) of a message: u32 number, then the struct.
+
+    As a kernel does it: a number is looked up by its low byte, and is ENOTTY if the rest of it is
+    another's; what this file does not take at all (refused) is EINVAL whatever the struct is like. A
+    struct too small is EINVAL, a larger one is taken if its tail is zeros, else E2BIG.
+
+    Raises OSError: EINVAL, ENOTTY, E2BIG.
+
+    Source: luo_ioctl() and luo_session_ioctl(), Linux 7.2; copy_struct_from_user() in them.
+    """
+    if len(message) < _HEAD.size:
+        raise OSError(errno.EINVAL, "ioctl")
+    number, size = _HEAD.unpack_from(message)
+    if number not in allowed:
+        mistyped = any(number & 0xFF == known & 0xFF for known in allowed)
+        raise OSError(errno.ENOTTY if mistyped else errno.EINVAL, "ioctl")
+    call, wanted = CALL_NAMES[number], STRUCTS[number].size
+    if number in refused:
+        raise OSError(errno.EINVAL, call)
+    argument = message[4 : 4 + size]
+    if len(argument) < wanted:
+        raise OSError(errno.EINVAL, call)
+    if any(argument[wanted:]):
+        raise OSError(errno.E2BIG, call)
+    return number, argument[:wanted]

@@ -44,15 +44,11 @@ if TYPE_CHECKING:
 COMM = b"liveroll-tokens"
 RESTORE = rfc2_abi.CALL_NAMES[rfc2_abi.FD_RESTORE]
 UPDATED = rfc2_abi.STATE_NAMES[rfc2_abi.UPDATED]
-SERVED = (abi.SESSION_PRESERVE_FD, abi.SESSION_RETRIEVE_FD, abi.SESSION_FINISH, abi.SESSION_GET_NAME)
 WAITING_MAX = 16
 """Requests of one session that wait for the kernel, each with a descriptor; beyond them EBUSY."""
 
 FIONREAD = 0x541B
 """Bytes that are waiting to be read. Source: include/uapi/asm-generic/ioctls.h; termios is an import."""
-
-HEAD_BYTES = 8
-"""u32 number of the ioctl, u32 size of its struct."""
 
 
 class _Session:
@@ -138,8 +134,8 @@ class TokenServer:
             _answer(reply, -(error.errno or errno.EIO))
 
     def _obey(self, session: _Session, data: bytes, reply: int) -> None:
-        """Raises OSError: the request's answer."""
-        number, argument = _decode(data)
+        """Raises OSError: the request's answer, a kernel's for an incoming session."""
+        number, argument = abi.decode(data, *abi.SESSION_IOCTLS, refused=(abi.SESSION_PRESERVE_FD,))
         if number == abi.SESSION_RETRIEVE_FD:
             self._retrieve(session, argument, reply)
             return
@@ -230,23 +226,6 @@ def _drop(session: _Session) -> None:
     while session.waiting:
         for reply, _ in session.waiting.popitem()[1]:
             _answer(reply, -errno.ENOENT)
-
-
-def _decode(data: bytes) -> tuple[int, bytes]:
-    """(number, struct of exactly its size). Raises OSError as a kernel does for an incoming session:
-    see wire.decode()."""
-    if len(data) < HEAD_BYTES:
-        raise OSError(errno.EINVAL, "ioctl")
-    number, size = (int.from_bytes(data[at : at + 4], sys.byteorder) for at in (0, 4))
-    if number not in SERVED:
-        mistyped = any(number & 0xFF == known & 0xFF for known in SERVED)
-        raise OSError(errno.ENOTTY if mistyped else errno.EINVAL, "ioctl")
-    wanted, argument = abi.STRUCTS[number].size, data[4 : 4 + size]
-    if number == abi.SESSION_PRESERVE_FD or min(size, len(argument)) < wanted:
-        raise OSError(errno.EINVAL, abi.CALL_NAMES[number])
-    if any(argument[wanted:]):
-        raise OSError(errno.E2BIG, abi.CALL_NAMES[number])
-    return number, argument[:wanted]
 
 
 def _answer(reply: int, result: int, argument: bytes = b"", fd: int = -1) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from node_agent.errors import KernelError
+from node_agent.kernel import abi
 from node_agent.kernel.emulated import syncclient, wire
 from node_agent.kernel.emulated.client import ProcessKernel
 from node_agent.kernel.emulated.image import EmulatedImage, FileImages
@@ -256,7 +257,7 @@ class InProcess(Backend):
         release = self.boot.kernel.hold_device()
         try:
             body = number.to_bytes(4, sys.byteorder) + bytes(argument)
-            decoded = wire.decode(body, *wire.DEVICE_IOCTLS)
+            decoded = abi.decode(body, *abi.DEVICE_IOCTLS)
             model = self.node.model
             model.close(wire.device_call(model, *decoded))
         finally:

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from node_agent.kernel import abi
 from node_agent.kernel.emulated import wire
 from node_agent.kernel.emulated.control import KernelControl
 from node_agent.kernel.emulated.model import LuoModel, OutOfMemory
@@ -238,7 +239,7 @@ class KernelServer:
 
     def _serve_device(self, sock: socket.socket) -> bool:
         def call(request: wire.Request) -> None:
-            number, argument = wire.decode(request.body, *wire.DEVICE_IOCTLS)
+            number, argument = abi.decode(request.body, *abi.DEVICE_IOCTLS)
             if self._model.hangs(wire.CALLS[number]):
                 self._waiting.append(request)
                 return

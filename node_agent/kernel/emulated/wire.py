@@ -6,19 +6,17 @@ one message on that reply socket: s32 result (0 or -errno), then the struct, wit
 there is one. A reply socket a call is what lets several processes share a session fd, as they
 do with a kernel.
 
-Size rule: a struct too small is EINVAL, a larger one is taken if its tail is zeros, else E2BIG.
-Source: copy_struct_from_user() in kernel/liveupdate/luo_core.c and luo_session.c.
+What an ioctl's number and struct must be like: abi.decode().
 """
 
 from __future__ import annotations
 
 import array
-import errno
 import os
 import signal
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +29,6 @@ MESSAGE_BYTES = 65536
 
 NUMBER = struct.Struct("=I")
 RESULT = struct.Struct("=i")
-SIZE = struct.Struct("=I")
 CREDENTIALS = struct.Struct("=iII")
 """pid, uid, gid. Source: struct ucred in unix(7)."""
 
@@ -118,36 +115,10 @@ def _close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def decode(body: bytes, *allowed: int, refused: Collection[int] = ()) -> tuple[int, bytes]:
-    """(ioctl number, struct of exactly its size). Raises OSError: EINVAL, ENOTTY, E2BIG.
-
-    As a kernel does it: a number is looked up by its low byte, and is ENOTTY if the rest of it is
-    another's; what this file does not take at all (refused) is EINVAL whatever the struct is like.
-
-    Source: luo_ioctl() and luo_session_ioctl(), Linux 7.2.
-    """
-    if len(body) < NUMBER.size + SIZE.size:
-        raise OSError(errno.EINVAL, "ioctl")
-    (number,) = NUMBER.unpack_from(body)
-    if number not in allowed:
-        mistyped = any(number & 0xFF == known & 0xFF for known in allowed)
-        raise OSError(errno.ENOTTY if mistyped else errno.EINVAL, "ioctl")
-    call, wanted = abi.CALL_NAMES[number], abi.STRUCTS[number].size
-    if number in refused:
-        raise OSError(errno.EINVAL, call)
-    (size,) = SIZE.unpack_from(body, NUMBER.size)
-    argument = body[NUMBER.size : NUMBER.size + size]
-    if size < wanted or len(argument) < wanted:
-        raise OSError(errno.EINVAL, call)
-    if any(argument[wanted:]):
-        raise OSError(errno.E2BIG, call)
-    return number, argument[:wanted]
-
-
 def decode_session(body: bytes, *, incoming: bool) -> tuple[int, bytes]:
-    """decode() of an ioctl on such a session."""
+    """abi.decode() of an ioctl on such a session."""
     refused = (abi.SESSION_PRESERVE_FD,) if incoming else (abi.SESSION_FINISH, abi.SESSION_RETRIEVE_FD)
-    return decode(body, *SESSION_IOCTLS, refused=refused)
+    return abi.decode(body, *abi.SESSION_IOCTLS, refused=refused)
 
 
 def device_call(model: LuoModel, number: int, argument: bytes) -> LuoSession:
@@ -178,12 +149,3 @@ def session_call(
     else:
         return bytes(abi.pack_name(session.name)), -1
     return argument, -1
-
-
-DEVICE_IOCTLS = (abi.CREATE_SESSION, abi.RETRIEVE_SESSION)
-SESSION_IOCTLS = (
-    abi.SESSION_PRESERVE_FD,
-    abi.SESSION_RETRIEVE_FD,
-    abi.SESSION_FINISH,
-    abi.SESSION_GET_NAME,
-)

@@ -8,6 +8,8 @@ import pytest
 
 from node_agent.kernel import abi
 
+U32 = struct.Struct("=I")
+
 
 def test_every_ioctl_has_its_number_size_and_name() -> None:
     assert {number: layout.size for number, layout in abi.STRUCTS.items()} == {
@@ -44,3 +46,28 @@ def test_kexec_metadata() -> None:
 def test_reboot_magic_spells_its_name() -> None:
     assert abi.REBOOT_CMD_KEXEC.to_bytes(4, "big") == b"EXEC"
     assert abi.SYS_KEXEC_FILE_LOAD == {"x86_64": 320, "aarch64": 294}
+
+
+@pytest.mark.parametrize("body", [b"", b"\0" * 7, b"\xff" * 16])
+def test_what_is_no_ioctl_is_einval(body: bytes) -> None:
+    with pytest.raises(OSError, match="Errno 22"):
+        abi.decode(body, *abi.SESSION_IOCTLS)
+
+
+def test_a_struct_shorter_than_it_says_is_einval() -> None:
+    body = U32.pack(abi.SESSION_FINISH) + U32.pack(8)
+    with pytest.raises(OSError, match="Errno 22"):
+        abi.decode(body, *abi.SESSION_IOCTLS)
+    with pytest.raises(OSError, match="Errno 22"):
+        abi.decode(U32.pack(abi.SESSION_FINISH) + U32.pack(2**32 - 1), abi.SESSION_FINISH)
+
+
+def test_size_rule() -> None:
+    argument = bytes(abi.pack_finish())
+    number = U32.pack(abi.SESSION_FINISH)
+    assert abi.decode(number + argument, abi.SESSION_FINISH) == (abi.SESSION_FINISH, argument)
+    grown = U32.pack(12) + argument[4:]
+    decoded = abi.decode(number + grown + bytes(4), abi.SESSION_FINISH)
+    assert decoded == (abi.SESSION_FINISH, grown)
+    with pytest.raises(OSError, match="Errno 7"):
+        abi.decode(number + grown + b"\0\0\0\1", abi.SESSION_FINISH)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from node_agent.kernel import abi
 from node_agent.kernel.emulated import wire
 
 Pair = tuple[socket.socket, socket.socket]
@@ -77,28 +76,3 @@ def test_a_caller_that_is_gone_is_no_error(pair: Pair) -> None:
     assert request is not None
     request.kill_caller()
     request.answer(0)
-
-
-@pytest.mark.parametrize("body", [b"", b"\0" * 7, b"\xff" * 16])
-def test_what_is_no_ioctl_is_einval(body: bytes) -> None:
-    with pytest.raises(OSError, match="Errno 22"):
-        wire.decode(body, *wire.SESSION_IOCTLS)
-
-
-def test_a_struct_shorter_than_it_says_is_einval() -> None:
-    body = wire.NUMBER.pack(abi.SESSION_FINISH) + wire.SIZE.pack(8)
-    with pytest.raises(OSError, match="Errno 22"):
-        wire.decode(body, *wire.SESSION_IOCTLS)
-    with pytest.raises(OSError, match="Errno 22"):
-        wire.decode(wire.NUMBER.pack(abi.SESSION_FINISH) + wire.SIZE.pack(2**32 - 1), abi.SESSION_FINISH)
-
-
-def test_size_rule() -> None:
-    argument = bytes(abi.pack_finish())
-    number = wire.NUMBER.pack(abi.SESSION_FINISH)
-    assert wire.decode(number + argument, abi.SESSION_FINISH) == (abi.SESSION_FINISH, argument)
-    grown = wire.SIZE.pack(12) + argument[4:]
-    decoded = wire.decode(number + grown + bytes(4), abi.SESSION_FINISH)
-    assert decoded == (abi.SESSION_FINISH, grown)
-    with pytest.raises(OSError, match="Errno 7"):
-        wire.decode(number + grown + b"\0\0\0\1", abi.SESSION_FINISH)

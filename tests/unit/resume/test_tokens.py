@@ -247,7 +247,7 @@ def told(node: Node, body: bytes) -> int:
 )
 def test_a_bad_request_is_refused_as_the_kernel_does(node: Node, body: bytes, expected: int) -> None:
     with pytest.raises(OSError) as kernel:
-        wire.decode(body, *wire.SESSION_IOCTLS, refused=(abi.SESSION_PRESERVE_FD,))
+        abi.decode(body, *abi.SESSION_IOCTLS, refused=(abi.SESSION_PRESERVE_FD,))
     assert kernel.value.errno == expected
     assert told(node, body) == -expected
     assert node.kernel.asked == []
