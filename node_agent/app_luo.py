@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -31,10 +32,11 @@ from node_agent.ports import KexecImage, StagedArtifact, TokenDevice
 from node_agent.runtime.control import ControlError, FdHandler, Handler, WithFd
 from node_agent.runtime.preflight import preflight_staged
 from node_agent.runtime.runner_effects import Ports
-from node_agent.runtime.runner_step import within
+from node_agent.runtime.runner_step import got_ready, within
 from node_agent.runtime.supervisor import NodeLife
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 TOKEN_MAX = 2**64 - 1
 
@@ -233,17 +235,35 @@ class LuoByHand:
         words = (command_line or self._life.boot.facts.command_line).split()
         # The word of an attempt of before would make the next boot its own.
         line = " ".join(word for word in words if not word.startswith(COMMAND_LINE_KEY))
-        await ports.kernel.load(
-            KexecImage(artifact.kernel_path, artifact.initrd_path, line, artifact.release)
-        )
+        image = KexecImage(artifact.kernel_path, artifact.initrd_path, line, artifact.release)
         try:
-            await ports.disks.settle()
-            await within(ports.clock, _JUMP_S, ports.kernel.ready_to_jump())
+            await within(ports.clock, _JUMP_S, self._made_ready(image))
             await ports.disks.jump(ports.kernel, lambda: None, _JUMP_S)
-        except (AgentError, TimeoutError):
-            await ports.disks.let_go()
-            await ports.kernel.unload()
+        except TimeoutError:
+            await self._stay()
+            raise CommandRefused(
+                f"the node was not ready to jump within {_JUMP_S:g} s",
+                reason="BY_HAND_TIMEOUT",
+                retry=Retry.FIX_STATE,
+                remedy="Look for the disk that hangs (a process in state D); without one the kernel may "
+                "hang: see its log, and reboot in full (cold).",
+            ) from None
+        except Exception:  # whatever was begun must be undone
+            await self._stay()
             raise
+
+    async def _made_ready(self, image: KexecImage) -> None:
+        await self._ports.kernel.load(image)
+        await got_ready(self._ports)
+
+    async def _stay(self) -> None:
+        """No jump comes. What cannot be undone is logged: the answer is why there was none."""
+        ports = self._ports
+        for undo in (ports.disks.let_go, ports.kernel.unload):
+            try:
+                await within(ports.clock, _JUMP_S, undo())
+            except Exception:  # nor may it keep the other from being undone
+                log.warning("after a kexec by hand that did not come", exc_info=True)
 
     # --- shared
 
@@ -304,8 +324,8 @@ class LuoByHand:
 
 
 _JUMP_S = 60.0
-"""How long LUO may take to say that it is ready, and filesystems to come to rest, with nobody's blackout to
-keep short."""
+"""How long it may take to load the target, write back and hear from LUO that it is ready; then filesystems to
+come to rest, with nobody's blackout to keep short; then, if there is no jump, each step back."""
 
 
 def unknown_here(verb: str) -> CommandRefused:

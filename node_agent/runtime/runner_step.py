@@ -110,7 +110,7 @@ async def jump(effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable
             raise _Late(late)
 
     try:
-        await within(ports.clock, left_s(), _got_ready(ports))
+        await within(ports.clock, left_s(), got_ready(ports))
         await ports.disks.jump(ports.kernel, last, left_s())
     except _Late as late:
         return ev.LeaseExpired(late.problem)
@@ -125,7 +125,8 @@ async def jump(effects: Effects, ports: Ports, attempt: Attempt, stamp: Callable
         return ev.RebootRefused(_unforeseen(error, attempt))
 
 
-async def _got_ready(ports: Ports) -> None:
+async def got_ready(ports: Ports) -> None:
+    """What comes before a jump and may take as long as a disk, or the device, does. Raises AgentError."""
     await ports.disks.settle()
     await ports.kernel.ready_to_jump()
 

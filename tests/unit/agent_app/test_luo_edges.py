@@ -4,7 +4,9 @@ kexec that is refused; and what telemetry says."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -14,8 +16,9 @@ from node_agent.core.phases import Phase
 from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
 from node_agent.kernel.faults import FaultPlan
 from node_agent.luoctl_view import RENDER
-from node_agent.ports import LiveUpdateAbi
+from node_agent.ports import Kernel, LiveUpdateAbi
 from node_agent.runtime.runner import INBOX
+from node_agent.runtime.runner_effects import HostedDisks
 from tests.unit.agent_app.luo_node import COUPLINGS, NEW_DIGEST, luo_node
 from tests.unit.runner.lab import NOTIFIER, OLD
 
@@ -118,6 +121,62 @@ async def test_a_kexec_by_hand_of_what_is_not_prepared(kind: str) -> None:
         assert not node.lab.node.model.loaded, "nothing stays behind"
         assert node.story()[-2:] == ["ByHandKexec", "ByHandKexecFailed"]
         assert await node.refused(node.ask("kexec", artifact="x")) == "BAD_REQUEST"
+
+
+class Disk(HostedDisks):
+    """One that is not got ready: it fails so, or hangs."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.let_go_of = error, 0
+
+    async def settle(self) -> None:
+        if self.error is not None:
+            raise self.error
+        await asyncio.get_running_loop().create_future()
+
+    async def let_go(self) -> None:
+        self.let_go_of += 1
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+@pytest.mark.parametrize("hangs", ["disk", "load", "unload", "reboot's disk"])
+async def test_a_kexec_by_hand_that_hangs_is_given_up_and_undone(kind: str, hangs: str) -> None:
+    """In the runner's only turn: no attempt, and no other deed, would ever have one again."""
+
+    class Freezing(Disk):
+        async def settle(self) -> None:
+            pass
+
+        async def jump(self, kernel: Kernel, last: Callable[[], None], left_s: float) -> NoReturn:
+            raise TimeoutError
+
+    faults = FaultPlan.parse(f"hang={hangs}" if "load" in hangs else "")
+    async with luo_node(kind, faults=faults) as node:
+        disk = Freezing() if hangs == "reboot's disk" else Disk()
+        node.lab.runner._ports = replace(node.lab.runner._ports, disks=disk)
+        node.end_workloads()
+        await node.ask("prepare")
+        begun_s = node.lab.base.now()
+        asked = asyncio.create_task(node.ask("kexec", artifact="n"))
+        await node.lab.base.until(asked.done, limit_s=130.0)
+        late = await node.refusal(asked)
+        assert (late.reason, "within 60 s" in late.message) == ("BY_HAND_TIMEOUT", True)
+        assert node.lab.base.now() - begun_s <= {"reboot's disk": 1, "unload": 120}.get(hangs, 60)
+        assert (disk.let_go_of, node.lab.node.model.loaded) == (1, hangs == "unload")
+        assert node.story()[-2:] == ["ByHandKexec", "ByHandKexecFailed"]
+        assert (await node.ask("cancel"))["state"] == "normal", "the runner goes on"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_a_kexec_by_hand_that_fails_in_a_way_nobody_foresaw_is_undone(kind: str) -> None:
+    async with luo_node(kind) as node:
+        disk = Disk(ValueError("a mount point of no known encoding"))
+        node.lab.runner._ports = replace(node.lab.runner._ports, disks=disk)
+        node.end_workloads()
+        await node.ask("prepare")
+        assert await node.refused(node.ask("kexec", artifact="n")) == "INTERNAL"
+        assert (disk.let_go_of, node.lab.node.model.loaded) == (1, False)
+        assert (await node.ask("cancel"))["state"] == "normal"
 
 
 @pytest.mark.parametrize("kind", COUPLINGS)
