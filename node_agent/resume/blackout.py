@@ -39,14 +39,7 @@ from node_agent.resume import keeper
 from node_agent.resume.claims import serve
 from node_agent.resume.handover import Handover, Mark
 from node_agent.resume.identity import read_text
-from node_agent.resume.journal_tail import (
-    MAGIC,
-    JumpIntent,
-    holds_jump,
-    read_last_jump,
-    session_names,
-    session_tokens,
-)
+from node_agent.resume.journal_tail import MAGIC, JumpIntent, holds_jump, read_last_jump
 from node_agent.resume.parking import Parking
 from node_agent.resume.words import scan
 
@@ -141,6 +134,8 @@ def begin(*, root: str, journal_path: str, first: bool = False) -> Handover:
         handover.attempt = intent.attempt
         handover.jump = intent.body
         handover.bindings = intent.bindings
+        handover.names = intent.sessions
+        handover.tokens = intent.tokens
         handover.agent_session = intent.agent_session
     return handover
 
@@ -149,13 +144,12 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
     """Every session of the jump, those that are parked from there. What came from the kernel, by
     name: to be parked."""
     fresh: dict[str, int] = {}
-    tokens = session_tokens(handover.jump)
-    made = _make(handover, root, tokens)
+    made = _make(handover, root)
 
     def one(name: str) -> int:
         fd = handover.parked.pop(name, -1)
         if fd < 0:
-            fd = made.pop(name, -1) if tokens else _retrieve(handover, root, name)
+            fd = made.pop(name, -1) if handover.tokens else _retrieve(handover, root, name)
             if fd >= 0:
                 fresh[name] = fd
             else:
@@ -163,7 +157,7 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
         return fd
 
     handover.agent_session_fd = one(handover.agent_session)
-    for id, name in session_names(handover.jump).items():
+    for id, name in handover.names.items():
         fd = one(name)
         if fd >= 0:
             handover.sessions[id] = (name, fd)
@@ -171,11 +165,11 @@ def retrieve(handover: Handover, root: str) -> dict[str, int]:
     return fresh
 
 
-def _make(handover: Handover, root: str, tokens: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
+def _make(handover: Handover, root: str) -> dict[str, int]:
     """Of tokens, the sessions that no earlier process of this boot has made; the errors noted."""
     # Nobody would close one that is none of the jump's.
-    wanted = {handover.agent_session, *session_names(handover.jump).values()} - handover.parked.keys()
-    missing = {name: told for name, told in tokens.items() if name in wanted}
+    wanted = {handover.agent_session, *handover.names.values()} - handover.parked.keys()
+    missing = {name: told for name, told in handover.tokens.items() if name in wanted}
     if not missing:
         return {}
     # An import that only such a kernel's node has to wait for.
@@ -270,7 +264,7 @@ def _when_free(handover: Handover, call: Callable[[], T]) -> T:
 def confirm(handover: Handover) -> None:
     """With tokens: are they of the jump that they are said to be of? Else no workload gets any: their
     sessions are the full agent's, which classifies the boot."""
-    if not session_tokens(handover.jump):
+    if not handover.tokens:
         return
     read_token(handover)
     if scan(handover.token).get("attempt") != handover.attempt:

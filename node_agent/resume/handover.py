@@ -53,6 +53,9 @@ class Handover:
     listener_fd: the broker's socket; -1 if it was not bound.
     attempt, jump: of the JumpIntent followed; empty if there was none to follow.
     bindings: id → {uid, unit, …} from the JumpIntent.
+    names: id → session name, from the JumpIntent; not handed to another process, nor are tokens.
+    tokens: session name → its token → the kernel's, from the JumpIntent; empty where the kernel knows
+        sessions.
     sessions: id → (session name, session fd), those that were retrieved.
     agent_session_fd, token: the agent's own session and the text of its token memfd.
     token_fd: that memfd; -1 if there was none.
@@ -77,11 +80,13 @@ class Handover:
         "jump",
         "listener_fd",
         "marks",
+        "names",
         "parked",
         "parking",
         "sessions",
         "token",
         "token_fd",
+        "tokens",
     )
 
     def __init__(self) -> None:
@@ -90,6 +95,8 @@ class Handover:
         self.attempt = ""
         self.jump: Mapping[str, object] = {}
         self.bindings: Mapping[str, Mapping[str, object]] = {}
+        self.names: Mapping[str, str] = {}
+        self.tokens: Mapping[str, Mapping[int, int]] = {}
         self.sessions: dict[str, tuple[str, int]] = {}
         self.agent_session = ""
         self.agent_session_fd = -1

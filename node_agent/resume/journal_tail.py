@@ -30,7 +30,12 @@ _BEGIN_BYTES_MAX = 32
 
 
 class JumpIntent:
-    """What the old kernel's agent meant to do. `body` is the whole record's."""
+    """What the old kernel's agent meant to do. `body` is the whole record's.
+
+    sessions: workload → session name.
+    tokens: session name → its token → the kernel's; empty where the kernel knows sessions, and in a
+        record of an agent that did not.
+    """
 
     __slots__ = ("agent_session", "attempt", "bindings", "body", "boot_id", "sessions", "tokens")
 
@@ -40,23 +45,13 @@ class JumpIntent:
         self.attempt = _text(body, "attempt")
         self.agent_session = _text(body, "agent_session")
         self.boot_id = _text(body, "boot_id")
-        self.sessions = session_names(body)
+        self.sessions = {id: _text(_table(body, "sessions"), id) for id in _table(body, "sessions")}
         self.bindings = {id: _table(_table(body, "bindings"), id) for id in _table(body, "bindings")}
-        self.tokens = session_tokens(body)
-
-
-def session_names(body: Mapping[str, object]) -> dict[str, str]:
-    """Workload → session name. Raises ValueError like JumpIntent."""
-    return {id: _text(_table(body, "sessions"), id) for id in _table(body, "sessions")}
-
-
-def session_tokens(body: Mapping[str, object]) -> dict[str, dict[int, int]]:
-    """Session name → its token → the kernel's; empty where the kernel knows sessions, and in a record of an
-    agent that did not. Raises ValueError like JumpIntent."""
-    told = _table(body, "tokens") if "tokens" in body else {}
-    return {
-        name: {int(mine): _token(_table(told, name), mine) for mine in _table(told, name)} for name in told
-    }
+        told = _table(body, "tokens") if "tokens" in body else {}
+        self.tokens = {
+            name: {int(mine): _token(_table(told, name), mine) for mine in _table(told, name)}
+            for name in told
+        }
 
 
 def read_last_jump(journal: bytes) -> JumpIntent | None:
