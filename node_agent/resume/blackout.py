@@ -65,7 +65,8 @@ TOKEN = 0
 
 TOKEN_BYTES = 4096
 TAIL_BYTES = 65536
-"""The records that follow a JumpIntent until it is settled are one or two, below a kilobyte."""
+"""Of the journal's end: enough for a JumpIntent and the one or two records that follow until it is settled.
+Each tells the whole attempt: with many workloads or tokens it is not, and all of the journal is read."""
 
 BACKLOG = 128
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -311,7 +312,7 @@ def listen(handover: Handover, path: str, mode: int, gid: int) -> bool:
 
 
 def _read(fd: int) -> bytes:
-    """As much of the journal as is needed: its tail, if a JumpIntent is in there."""
+    """As much of the journal as is needed: its tail, if a whole JumpIntent is in there."""
     size = posix.fstat(fd).st_size
     if size > TAIL_BYTES:
         tail = posix.pread(fd, len(MAGIC), 0) + posix.pread(fd, TAIL_BYTES, size - TAIL_BYTES)

@@ -73,8 +73,9 @@ def read_last_jump(journal: bytes) -> JumpIntent | None:
 
 
 def holds_jump(journal: bytes) -> bool:
-    """Is there what looks like a JumpIntent? If not in a journal's tail, its beginning matters."""
-    return _MARK in journal
+    """Is there a whole JumpIntent? If not in a journal's tail, which may begin in the midst of one, its
+    beginning matters."""
+    return _last_intent(journal) >= 0
 
 
 def _payloads(journal: bytes) -> list[bytes]:

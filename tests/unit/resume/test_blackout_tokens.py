@@ -13,6 +13,7 @@ import pytest
 
 from node_agent.kernel import rfc2_abi
 from node_agent.kernel.emulated import syncclient
+from node_agent.kernel.tokens import FILES_MAX
 from node_agent.ports import JournalRecord
 from node_agent.resume import blackout, early, fdpass, parking
 from node_agent.resume.handover import Handover
@@ -38,7 +39,8 @@ class Node:
         monkeypatch.setattr(syncclient, "facts", lambda root: {"boot_id": "new"})
         self.write(TOKENS)
 
-    def write(self, tokens: object) -> None:
+    def write(self, tokens: object, *, before: int = 0) -> None:
+        """before: bytes of a record that comes first."""
         body = {
             "attempt": "7-a",
             "agent_session": AGENT,
@@ -46,8 +48,12 @@ class Node:
             "sessions": {"vm": VM},
             "bindings": {"vm": {"uid": os.getuid(), "unit": "", "suspend": True}},
             "tokens": tokens,
+            "node": {"attempt": {"phase": "JUMPING", "tokens": tokens}},
         }
-        records = (JournalRecord(1, "installation", {}), JournalRecord(2, "jump_intent", body))
+        records = (
+            JournalRecord(1, "installation", {"x": "x" * before}),
+            JournalRecord(2, "jump_intent", body),
+        )
         (self.path / "journal").write_bytes(MAGIC + b"".join(map(encode_record, records)))
 
     def resume(self, *, deadline_s: float = 10.0, keeper_path: str = "") -> Handover:
@@ -115,6 +121,29 @@ def test_a_workload_gets_its_memory_when_it_asks_and_the_agent_its_token(node: N
     assert list(handover.marks) == ["kernel_start", "userspace_start", "retrieved", "resume"]
     assert node.kernel.asked == [40, 50]
     die(handover)
+
+
+@pytest.mark.parametrize("before", [0, 10, 10 * blackout.TAIL_BYTES])
+def test_a_record_of_as_many_tokens_as_there_may_be_is_found(node: Node, before: int) -> None:
+    tokens = {VM: {str(mine): 1_000_000 + mine for mine in range(FILES_MAX)}}
+    node.write(tokens, before=before)
+    assert (node.path / "journal").stat().st_size > blackout.TAIL_BYTES + before
+    handover = blackout.begin(root=str(node.path), journal_path=str(node.path / "journal"))
+    assert (handover.attempt, handover.names) == ("7-a", {"vm": VM})
+    assert handover.tokens == {VM: {mine: 1_000_000 + mine for mine in range(FILES_MAX)}}
+    die(handover)
+
+
+def test_a_record_is_found_wherever_the_tail_of_the_journal_begins(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = node.path / "journal"
+    node.write(TOKENS, before=1000)
+    for tail_bytes in range(1, path.stat().st_size):
+        monkeypatch.setattr(blackout, "TAIL_BYTES", tail_bytes)
+        handover = blackout.begin(root=str(node.path), journal_path=str(path))
+        assert handover.attempt == "7-a", tail_bytes
+        die(handover)
 
 
 def test_an_agent_that_dies_before_anybody_asked_leaves_all_to_the_next(node: Node) -> None:
