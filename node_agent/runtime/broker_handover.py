@@ -48,7 +48,8 @@ class HandoverKernel:
     """ports.Kernel: the sessions of a Handover first, then those that are parked, then the kernel's own.
 
     A session of this boot's past stays parked until it is finished, so that this process's death
-    does not finish it. Retrieved in the kernel, it is parked before it is given out.
+    does not finish it. Retrieved in the kernel, it is parked before it is given out. One made of tokens that
+    `kernel` itself serves is not: it dies with this process, and the next one must not be given what is left.
 
     Args:
         kernel: everything but the sessions handed over.
@@ -70,6 +71,8 @@ class HandoverKernel:
         self._tokens: dict[str, dict[int, int]] = {}
         """What came in with the last kexec, and is not finished."""
         self._making = asyncio.Lock()
+        self._ours: dict[str, int] = {}
+        """Copies of sessions that are served here, until they are finished: in place of parked ones."""
         self._parking = handover.parking
         self._fds = dict(handover.sessions.values()) | handover.parked
         if handover.agent_session_fd >= 0:
@@ -84,8 +87,9 @@ class HandoverKernel:
 
     def close(self) -> None:
         """Close what nobody asked for: a session whose last copy this is, is finished by it."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        for copies in (self._fds, self._ours):
+            while copies:
+                os.close(copies.popitem()[1])
 
     async def facts(self) -> BootFacts:
         return await self._kernel.facts()
@@ -100,6 +104,8 @@ class HandoverKernel:
         if fd < 0 and parking is not None:
             # Closed in this process, which may have meant to try again; parked it is all the same.
             fd = await _call(parking.copy, name, otherwise=-1)
+        if fd < 0 and name in self._ours:
+            fd = os.dup(self._ours[name])
         if fd < 0 and parking is not None and name in self._tokens:
             async with self._making:
                 if name not in self._fds:
@@ -110,7 +116,10 @@ class HandoverKernel:
         session = await self._kernel.retrieve_session(name)
         if parking is None:
             return session
-        await _call(parking.park, {name: session.fileno()}, keeper_process.start, otherwise=None)
+        if name in self._tokens:
+            self._ours[name] = os.dup(session.fileno())
+        else:
+            await _call(parking.park, {name: session.fileno()}, keeper_process.start, otherwise=None)
         return ParkedSession(session, parking, self._finished)
 
     async def prepare(self) -> Tokens:
@@ -160,6 +169,8 @@ class HandoverKernel:
         if failed is not None and (failed.errno != errno.ESHUTDOWN or name not in self._tokens):
             raise failed
         self._tokens.pop(name, None)
+        if name in self._ours:
+            os.close(self._ours.pop(name))
 
     async def _make_sessions(self, parking: Parking) -> None:
         """Of all tokens whose sessions are neither parked nor finished, and park them."""
@@ -169,7 +180,8 @@ class HandoverKernel:
         parked = await _call(parking.sessions, otherwise=nothing)
         for fd in parked.values():
             os.close(fd)
-        missing = {n: told for n, told in self._tokens.items() if n not in parked.keys() | self._fds.keys()}
+        there = parked.keys() | self._fds.keys() | self._ours.keys()
+        missing = {name: told for name, told in self._tokens.items() if name not in there}
         made = await _call(self._serve, missing, otherwise=nothing)
         await _call(parking.park, made, keeper_process.start, otherwise=None)
         self._fds |= made
@@ -185,6 +197,7 @@ class HandoverKernel:
             if left[name] != self._fds[name]:
                 os.close(self._fds[name])
         self._fds = {}
+        left.update((name, os.dup(fd)) for name, fd in self._ours.items() if name not in left)
         for name, fd in left.items():
             session = self._parked(name, fd)
             try:
@@ -197,7 +210,7 @@ class HandoverKernel:
 
 
 class ParkedSession:
-    """ports.Session of an earlier kernel, with a copy of its fd parked until it is finished.
+    """ports.Session of an earlier kernel, with a copy of its fd parked (or kept here) until it is finished.
 
     finished: told its name then, and what finishing it failed with; raises that if it counts.
     """

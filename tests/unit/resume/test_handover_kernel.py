@@ -261,6 +261,59 @@ async def test_where_none_can_be_made_the_kernel_is_asked(place: Place, kernel: 
     used.close()
 
 
+async def served_here(place: Place, kernel: Kernel) -> tuple[HandoverKernel, Server, Session]:
+    """The process that makes sessions of tokens could not be started."""
+    used, server = await made_of_tokens(place, kernel)
+    server.broken = True
+    session = await used.retrieve_session("lr.7-a.other")
+    server.broken = False
+    return used, server, session
+
+
+async def test_what_an_agent_serves_itself_is_not_parked_for_the_next(place: Place, kernel: Kernel) -> None:
+    """A parked fd would outlive its server, and the next agent would make no session of those tokens."""
+    used, server, session = await served_here(place, kernel)
+    assert place.names() == {"lr.7-a.vm"}
+    await session.close()
+    used.close()
+    assert not place.made[-1].is_held(5000), "this agent is dead"
+    kept = Handover()
+    kept.parking = place.parking
+    following = HandoverKernel(kernel, kept, kernel.wrap, server.serve)  # type: ignore[arg-type]
+    await following.recall(TOKENS)
+    other = await following.retrieve_session("lr.7-a.other")
+    assert server.asked[-1] == MADE_OF
+    await other.finish()
+    await other.close()
+    following.close()
+
+
+async def test_what_an_agent_serves_itself_stays_until_it_is_finished(place: Place, kernel: Kernel) -> None:
+    used, server, session = await served_here(place, kernel)
+    other = place.made[-1]
+    await session.close()
+    again = await used.retrieve_session("lr.7-a.other")
+    assert (place.made[-1], other.is_held()) == (other, True), "the kernel was not asked again"
+    agent = await used.retrieve_session("lr.7-a.agent")
+    assert server.asked[-1] == {"lr.7-a.agent": {}}, "nobody makes another of its tokens"
+    for done in (agent, again):
+        await done.finish()
+        await done.close()
+    assert not other.is_held(5000)
+    used.close()
+
+
+async def test_a_new_attempt_finishes_what_is_served_here_too(place: Place, kernel: Kernel) -> None:
+    used, _, session = await served_here(place, kernel)
+    other = place.made[-1]
+    await session.close()
+    await used.create_session("lr.8-a.vm")
+    assert [held.name for held in kernel.wrapped if held.finished] == ["lr.7-a.vm", "lr.7-a.other"]
+    assert (kernel.finishes, kernel.created) == (1, ["lr.8-a.vm"])
+    assert not other.is_held(5000)
+    used.close()
+
+
 async def test_one_that_is_in_use_is_not_finished_by_a_keeper_that_dies(place: Place, kernel: Kernel) -> None:
     used = over(kernel, handed_over(place))
     session = await used.retrieve_session("lr.7-a.vm")
