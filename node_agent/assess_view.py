@@ -140,8 +140,8 @@ def as_json(seen: Assessment) -> dict[str, object]:
             {"workload": w.workload, "size_bytes": w.size_bytes, "allocated_bytes": w.allocated_bytes}
             for w in seen.preservable
         ],
-        "way_back": _artifact_json(seen.running),
-        "target": _artifact_json(seen.target),
+        "way_back": _artifact_json(seen.running, boot),
+        "target": _artifact_json(seen.target, boot),
         "unseen": list(seen.unseen),
         "findings": [
             {"reason": f.reason, "message": f.message, "remedy": f.remedy, "retry": f.retry.value}
@@ -150,7 +150,7 @@ def as_json(seen: Assessment) -> dict[str, object]:
     }
 
 
-def _artifact_json(artifact: StagedArtifact | None) -> dict[str, object] | None:
+def _artifact_json(artifact: StagedArtifact | None, boot: BootFacts) -> dict[str, object] | None:
     if artifact is None:
         return None
     abi = artifact.live_update
@@ -158,7 +158,7 @@ def _artifact_json(artifact: StagedArtifact | None) -> dict[str, object] | None:
         "release": artifact.release,
         "digest": artifact.digest,
         "live_update": {"kho": abi.kho, "luo": abi.luo, "handlers": dict(abi.handlers)} if abi else None,
-        "luo_model": model_of(abi.luo) if abi else "",
+        "luo_model": model_of(abi.luo, boot) if abi else "",
         "init_bytes": artifact.init_bytes,
         "initrd_bytes": artifact.initrd_bytes,
     }

@@ -127,6 +127,18 @@ def test_the_model_of_luo_is_shown(changes: dict[str, Any], told: str) -> None:
     )
 
 
+def test_what_speaks_as_the_running_kernel_does_is_shown_as_of_its_model() -> None:
+    """Here and to preflight the same: a house tree numbers its strings as it likes."""
+    house = replace(ABI, luo="luo-v1")
+    boot = replace(BOOT, kho=KhoFacts((), "kho-v4", "luo-v1", debugfs=True))
+    target, running = replace(TARGET, live_update=house), replace(RUNNING, live_update=house)
+    shown: Any = as_json(seen(Facts(boot, target, running), whole=True))
+    assert [shown["luo_model"], shown["target"]["luo_model"], shown["way_back"]["luo_model"]] == [
+        "sessions"
+    ] * 3
+    assert "TARGET_MODEL_DIFFERS" not in [f["reason"] for f in shown["findings"]]
+
+
 # -- on this machine, as it would be
 
 
