@@ -6,6 +6,7 @@ command is about one. Rules:
 - Only root and the agent's own user are served, by SO_PEERCRED: file modes are not trusted alone.
 - A request is at most LINE_MAX bytes and must come within REQUEST_S; nothing it says can crash
   the agent.
+- Whatever a handler fails with is an answer: none at all means that the agent, or its boot, is gone.
 - One descriptor at most, and only with a command that takes one; whatever else comes is closed
   and the request refused.
 - A socket file that nobody answers on is a leftover and is replaced; one that answers belongs
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import struct
@@ -26,8 +28,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from node_agent.errors import AgentError, Retry, SettingsError
+from node_agent.errors import AgentError, CommandRefused, Retry, SettingsError
 from node_agent.runtime import control_wire as wire
+
+log = logging.getLogger(__name__)
 
 LINE_MAX = 64 * 1024
 REQUEST_S = 5.0
@@ -139,9 +143,8 @@ class ControlServer:
     async def _serve_one(self, sock: socket.socket) -> None:
         with sock:
             sock.setblocking(False)
-            with suppress(
-                OSError, TimeoutError
-            ):  # the caller went away; what it asked for is done, or refused
+            # The connection's: the caller went away. What it asked for is done, or refused.
+            with suppress(OSError, TimeoutError):
                 answer = await self._answer(sock)
                 async with asyncio.timeout(REQUEST_S):
                     await self._tell(sock, answer)
@@ -194,10 +197,21 @@ class ControlServer:
                 f"{name} takes {'one descriptor' if taker is not None else 'no descriptor'}, {len(fds)} came",
                 remedy="use luoctl",
             )
-        if taker is not None:
-            return await taker(request, fds[0])
-        assert handler is not None
-        return await handler(request)
+        try:
+            if taker is not None:
+                return await taker(request, fds[0])
+            assert handler is not None
+            return await handler(request)
+        except AgentError:
+            raise
+        except Exception as cause:
+            log.exception("%s failed in a way nobody foresaw", name)
+            raise CommandRefused(
+                f"{name} failed with {type(cause).__name__}",
+                reason="INTERNAL",
+                retry=Retry.FIX_STATE,
+                remedy="Read the agent's log for the traceback, and report it.",
+            ) from cause
 
     def _admit(self, sock: socket.socket) -> None:
         _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))

@@ -71,6 +71,25 @@ async def test_a_refusal_travels_whole(path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), TimeoutError(), BrokenPipeError(), ValueError("odd")]
+)
+async def test_what_a_handler_fails_with_is_an_answer(
+    path: Path, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without one luoctl would say that the agent went away, and of a kexec that it jumped."""
+
+    async def fail(_request: Mapping[str, object]) -> object:
+        raise error
+
+    async with ControlServer(path, {"kexec": fail, "status": fail}).serve():
+        for verb in ("kexec", "status"):
+            assert await to_thread(main, ["--socket", str(path), verb]) == 3
+            said = capsys.readouterr()
+            assert f"luoctl: {verb} failed with {type(error).__name__} [INTERNAL]" in said.err
+            assert (said.out, "to mend it: " in said.err) == ("", True)
+
+
+@pytest.mark.parametrize(
     "line", [b"\n", b"{\n", b"[]\n", b"{}\n", b'{"cmd": []}\n', b"\xff\n", b"x" * 200_000 + b"\n"]
 )
 async def test_nonsense_gets_an_answer(path: Path, line: bytes) -> None:

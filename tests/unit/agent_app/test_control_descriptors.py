@@ -45,6 +45,10 @@ async def refuse(_request: Mapping[str, object], _fd: int) -> object:
     raise CommandRefused("not this one")
 
 
+async def fail(_request: Mapping[str, object], fd: int) -> object:
+    raise OSError(9, f"{fd} is of no use")
+
+
 async def give(_request: Mapping[str, object]) -> object:
     return WithFd({"given": True}, memory(b"given"))
 
@@ -59,7 +63,7 @@ def memory(content: bytes) -> int:
 async def serving(path: Path) -> AsyncIterator[ControlServer]:
     """The server, and that nothing is open after it that was not before."""
     before = descriptors()
-    handlers, takers = {"plain": plain, "give": give}, {"read": read, "refuse": refuse}
+    handlers, takers = {"plain": plain, "give": give}, {"read": read, "refuse": refuse, "fail": fail}
     server = ControlServer(path, handlers, takers)
     async with server.serve():
         yield server
@@ -122,6 +126,16 @@ async def test_any_other_number_is_refused_and_closed(path: Path, command: str, 
         assert answer["error"]["reason"] == ("BAD_REQUEST" if command != "refuse" else "COMMAND_REFUSED")
         assert answer["error"]["remedy"] or command == "refuse"
         assert (await to_thread(ask, str(path), {"cmd": "plain"}))["ok"], "it serves on"
+        assert await at_rest(server) == before
+
+
+async def test_whoever_fails_over_it_answers_and_leaves_nothing(path: Path) -> None:
+    async with serving(path) as server:
+        before = descriptors()
+        fd = memory(b"x")
+        answer = await raw(path, (b'{"cmd": "fail"}\n', [fd]))
+        os.close(fd)
+        assert answer["error"]["reason"] == "INTERNAL"
         assert await at_rest(server) == before
 
 
