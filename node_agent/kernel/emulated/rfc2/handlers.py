@@ -17,8 +17,6 @@ from node_agent.kernel.emulated.files import inode_of as _inode_of
 from node_agent.kernel.emulated.image import MEMFD_HANDLER
 from node_agent.kernel.emulated.rfc2.memory import Memory
 
-RETRIEVE = "liveupdate_file_ops.retrieve"
-
 EVENTFD_DEVICE = -1
 """Stands for st_dev where an eventfd's id stands for st_ino; no device has it."""
 

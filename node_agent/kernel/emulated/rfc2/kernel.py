@@ -14,7 +14,7 @@ from node_agent.kernel.emulated.rfc2.builtin import Builtin
 from node_agent.kernel.emulated.rfc2.debugfs import KhoDebugfs
 from node_agent.kernel.emulated.rfc2.handlers_objects import VFIOFD
 from node_agent.kernel.emulated.rfc2.hardware import Hardware
-from node_agent.kernel.emulated.rfc2.kho import KHO_ABI, Handed, Kho
+from node_agent.kernel.emulated.rfc2.kho import Handed, Kho
 from node_agent.kernel.emulated.rfc2.lock import LOCKED_CALLS, StateLock
 from node_agent.kernel.emulated.rfc2.luo import AUTOMATIC, SUBTREE, Luo
 from node_agent.kernel.emulated.rfc2.luo_files import LuoFiles
@@ -60,7 +60,7 @@ class Rfc2:
         self.rebooting = False
         """reboot(KEXEC) asks LUO now."""
         self._messages = messages
-        handed = handed or Handed(KHO_ABI, {}, {})
+        handed = handed or Handed({}, {})
         self.memory = Memory(handed.kept, first_address=handed.next_address, limit_bytes=memory_bytes)
         self.kho = Kho(self.memory, handed.tree, log=log)
         coupling = Coupling(image.coupling)

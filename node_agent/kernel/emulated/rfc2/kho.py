@@ -23,10 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from node_agent.kernel.emulated.image import RFC2_KHO_ABI
 from node_agent.kernel.emulated.rfc2.memory import FIRST_ADDRESS, Keepable, Memory, numbers_in
-
-KHO_ABI = RFC2_KHO_ABI
 
 FINALIZE = "kho_finalize"
 ABORT = "kho_abort"
@@ -54,7 +51,6 @@ class Notifier(Protocol):
 class Handed:
     """What a kernel hands to the next one. Whoever takes it owns what is kept."""
 
-    abi: str
     tree: Mapping[str, Tree]
     kept: Mapping[int, Keepable]
     next_address: int = FIRST_ADDRESS
@@ -70,7 +66,7 @@ class Handed:
         tree = {key: node for key, node in self.tree.items() if key != name}
         memory = Memory(self.kept)
         kept = {address: memory.take(address) for address in memory.reach(numbers_in(tree))}
-        return Handed(self.abi, tree, kept, self.next_address), memory.drop()
+        return Handed(tree, kept, self.next_address), memory.drop()
 
 
 def _quiet(message: str) -> None:
@@ -151,4 +147,4 @@ class Kho:
             crossing.update(self.memory.own())
         kept = {address: self.memory.take(address) for address in sorted(crossing)}
         self.memory.drop()
-        return Handed(KHO_ABI, tree, kept, self.memory.next_address)
+        return Handed(tree, kept, self.memory.next_address)

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from node_agent.kernel.emulated.rfc2.kho import KHO_ABI, Handed, Kho
+from node_agent.kernel.emulated.rfc2.kho import Handed, Kho
 from node_agent.kernel.emulated.rfc2.memory import FIRST_ADDRESS, PAGE_BYTES, Blob, Memory, numbers_in
 from tests.unit.kernel.rfc2.corebench import raises
 
@@ -121,7 +121,6 @@ def test_without_a_subtree() -> None:
     """What only that one points to is given back; what others point to stays, by way of a blob too."""
     mine, theirs, deep = Thing(), Blob({}, points_to=[3 * PAGE_BYTES]), Thing()
     handed = Handed(
-        KHO_ABI,
         {"LUO": {"data": PAGE_BYTES, "also": 2 * PAGE_BYTES}, "other": {"n": 2 * PAGE_BYTES}},
         {PAGE_BYTES: mine, 2 * PAGE_BYTES: theirs, 3 * PAGE_BYTES: deep},
     )
