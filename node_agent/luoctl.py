@@ -22,26 +22,8 @@ from node_agent.luoctl_wire import SOCKET_ENV, Unreachable, ask, ask_with_fd
 DEFAULT_SOCKET = "/run/liveroll-agent/control.sock"
 OK, INVALID, BLOCKED, FAILED, UNREACHABLE, DENIED = 0, 2, 3, 4, 6, 7
 
-ASKED_WITH = {
-    "prepare": (
-        "artifact",
-        "command_line",
-        "rollback",
-        "rollback_none",
-        "force",
-        "skip_preflight",
-        "health_hold_s",
-        "no_wait",
-    ),
-    "kexec": ("artifact", "command_line", "skip_preflight"),
-    "load": ("artifact_dir",),
-    "cancel": ("no_wait",),
-    "commit": ("no_wait",),
-    "story": ("lines",),
-    "unpreserve": ("token",),
-    "restore": ("token",),
-}
-"""What of the command line goes to the agent, by command."""
+LOCAL = frozenset({"cmd", "socket", "output", "fd", "memfd", "to", "shell"})
+"""Of the command line, what is luoctl's own business. All else goes to the agent."""
 
 EPILOG = """\
 an attempt, as an orchestrator would make it:
@@ -104,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, command: Sequence[str] | None) -> int:
-    request = {"cmd": args.cmd} | {name: vars(args)[name] for name in ASKED_WITH.get(args.cmd, ())}
+    request = {"cmd": args.cmd} | _for_the_agent(args)
     if args.cmd == "load":
         request["artifact_dir"] = os.path.abspath(args.artifact_dir)
     if args.cmd == "restore":
@@ -122,6 +104,10 @@ def _run(args: argparse.Namespace, command: Sequence[str] | None) -> int:
         for line in RENDER[args.cmd](result):
             print(line)
     return _came_to(args.cmd, args, result)
+
+
+def _for_the_agent(args: argparse.Namespace) -> dict[str, object]:
+    return {name: value for name, value in vars(args).items() if name not in LOCAL}
 
 
 def _came_to(verb: str, args: argparse.Namespace, result: object) -> int:
@@ -216,14 +202,12 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, command: S
         parser.error("only restore takes a COMMAND after --")
     if args.cmd == "preserve" and (args.fd is None) == (args.memfd is None):
         parser.error("preserve takes either FD or --memfd FILE")
-    if (
-        args.cmd == "prepare"
-        and not args.artifact
-        and any(vars(args)[name] for name in ASKED_WITH["prepare"])
-    ):
-        parser.error("these options are an attempt's: give the DIGEST of a staged artifact, too")
-    if args.cmd == "kexec" and not args.artifact and (args.command_line or args.skip_preflight):
-        parser.error("these options go with the DIGEST of a staged artifact")
+    if args.cmd in ("prepare", "kexec") and not args.artifact and any(_for_the_agent(args).values()):
+        parser.error(
+            "these options are an attempt's: give the DIGEST of a staged artifact, too"
+            if args.cmd == "prepare"
+            else "these options go with the DIGEST of a staged artifact"
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:

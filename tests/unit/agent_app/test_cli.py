@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from node_agent.cli import build_parser, exit_code
 from node_agent.errors import AgentError, LinkError, SettingsError
+from node_agent.luoctl import build_parser as luoctl_parser
 from node_agent.luoctl import main as luoctl
 
 
@@ -181,6 +183,88 @@ def test_luoctl_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixtur
         luoctl(arguments)
     assert ended.value.code == 2
     assert "usage: luoctl" in capsys.readouterr().err
+
+
+PLAIN = ("status", "sessions", "subscribers", "state", "freeze", "finish", "list", "telemetry")
+PREPARE = {
+    "artifact": "n",
+    "command_line": "",
+    "rollback": False,
+    "rollback_none": False,
+    "force": False,
+    "skip_preflight": False,
+    "health_hold_s": 0.0,
+    "no_wait": False,
+}
+KEXEC = {"artifact": "n", "command_line": "", "skip_preflight": False}
+SENT: list[tuple[str, dict[str, object]]] = [
+    *((verb, {}) for verb in PLAIN),
+    ("load /srv/7.3.4", {"artifact_dir": "/srv/7.3.4"}),
+    ("prepare", {**PREPARE, "artifact": ""}),
+    ("prepare n --command-line quiet", {**PREPARE, "command_line": "quiet"}),
+    ("prepare n --rollback --force", {**PREPARE, "rollback": True, "force": True}),
+    ("prepare n --rollback-none --no-wait", {**PREPARE, "rollback_none": True, "no_wait": True}),
+    ("prepare n --skip-preflight", {**PREPARE, "skip_preflight": True}),
+    ("prepare n --health-hold-s 3", {**PREPARE, "health_hold_s": 3.0}),
+    ("kexec", {**KEXEC, "artifact": ""}),
+    ("kexec n --command-line a --skip-preflight", {**KEXEC, "command_line": "a", "skip_preflight": True}),
+    ("cancel", {"no_wait": False}),
+    ("cancel --no-wait", {"no_wait": True}),
+    ("commit --no-wait", {"no_wait": True}),
+    ("story", {"lines": 50}),
+    ("story --lines 3", {"lines": 3}),
+    ("preserve 0", {}),
+    ("preserve --memfd /dev/null", {}),
+    ("unpreserve 4", {"token": 4}),
+    ("restore 4 --to /dev/null", {"token": 4}),
+    ("restore 0x10 -- cat", {"token": 16}),
+    ("-o json status -o text", {}),
+]
+
+
+def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (found,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(found.choices)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What luoctl sends, to nobody."""
+    found: list[object] = []
+
+    def asked(_path: str, request: object, _fd: int = -1) -> tuple[dict[str, object], int]:
+        found.append(request)
+        return {}, -1
+
+    monkeypatch.setattr("node_agent.luoctl.ask_with_fd", asked)
+    monkeypatch.setattr("node_agent.luoctl.ask", lambda *call: asked(*call)[0])
+    return found
+
+
+def test_what_luoctl_sends(sent: list[object]) -> None:
+    """The agent reads nothing else, and takes what does not come for its default."""
+    verbs = verbs_of(luoctl_parser())
+    fd = os.open("/dev/null", os.O_RDONLY)
+    for line, told in SENT:
+        luoctl(["--socket", "none", *line.replace("preserve 0", f"preserve {fd}").split()])
+        assert sent.pop() == {"cmd": next(w for w in line.split() if w in verbs), **told}, line
+    os.close(fd)
+    said = {word for line, _ in SENT for word in line.split()}
+    for verb, parser in verbs.items():
+        assert verb in said or verb == "completion"
+        options = {option for action in parser._actions for option in action.option_strings[-1:]}
+        assert options - {"--help", "--output"} <= said, f"an option of {verb} that is not looked at"
+
+
+def test_an_option_that_is_new_is_sent(sent: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = luoctl_parser()
+    for verb in ("story", "prepare"):
+        verbs_of(parser)[verb].add_argument("--since", default="")
+    monkeypatch.setattr("node_agent.luoctl.build_parser", lambda: parser)
+    luoctl(["--socket", "none", "story", "--since", "noon"])
+    assert sent == [{"cmd": "story", "lines": 50, "since": "noon"}]
+    with pytest.raises(SystemExit):
+        luoctl(["--socket", "none", "prepare", "--since", "noon"])
 
 
 def test_every_setting_flag_is_a_setting() -> None:
