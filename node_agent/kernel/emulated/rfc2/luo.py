@@ -18,10 +18,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated.rfc2.kho import Kho, Tree
 from node_agent.kernel.emulated.rfc2.lock import StateLock
-from node_agent.kernel.emulated.rfc2.luo_files import PRESERVE, RESTORE, UNPRESERVE, LuoFiles
+from node_agent.kernel.emulated.rfc2.luo_files import LuoFiles
 from node_agent.kernel.emulated.rfc2.states import AIMS, TRANSITIONS, Coupling, LuoEvent, LuoState
 from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
 
@@ -31,10 +31,10 @@ AUTOMATIC = "automatic"
 FILES, SUBSYSTEMS = "file-descriptors", "subsystems"
 
 CALLS = {
-    LuoEvent.PREPARE: abi.CALL_NAMES[abi.PREPARE],
-    LuoEvent.FREEZE: abi.CALL_NAMES[abi.FREEZE],
-    LuoEvent.CANCEL: abi.CALL_NAMES[abi.CANCEL],
-    LuoEvent.FINISH: abi.CALL_NAMES[abi.FINISH],
+    LuoEvent.PREPARE: calls.PREPARE,
+    LuoEvent.FREEZE: calls.FREEZE,
+    LuoEvent.CANCEL: calls.CANCEL,
+    LuoEvent.FINISH: calls.LUO_FINISH,
 }
 
 
@@ -72,17 +72,17 @@ class Luo:
 
     def fd_preserve(self, fd: int) -> int:
         """A token. Raises OSError: EBUSY, EBADF, ENOENT, EEXIST."""
-        self._only_in(LuoState.NORMAL, PRESERVE)
+        self._only_in(LuoState.NORMAL, calls.FD_PRESERVE)
         return self.files.preserve(fd)
 
     def fd_unpreserve(self, token: int) -> None:
         """Raises OSError: EBUSY, ENOENT."""
-        self._only_in(LuoState.NORMAL, UNPRESERVE)
+        self._only_in(LuoState.NORMAL, calls.FD_UNPRESERVE)
         self.files.unpreserve(token)
 
     def fd_restore(self, token: int) -> int:
         """A new descriptor, the caller's. Raises OSError: EBUSY, ENOENT, EINVAL, its handler's."""
-        self._only_in(LuoState.UPDATED, RESTORE)
+        self._only_in(LuoState.UPDATED, calls.FD_RESTORE)
         return self.files.restore(token)
 
     def _only_in(self, state: LuoState, call: str) -> None:

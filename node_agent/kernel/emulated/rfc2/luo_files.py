@@ -23,14 +23,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated.rfc2.handlers import Handler, Inode, inode_of
 from node_agent.kernel.emulated.rfc2.kho import Tree
-
-PRESERVE = abi.CALL_NAMES[abi.FD_PRESERVE]
-UNPRESERVE = abi.CALL_NAMES[abi.FD_UNPRESERVE]
-RESTORE = abi.CALL_NAMES[abi.FD_RESTORE]
-PREPARE = abi.CALL_NAMES[abi.PREPARE]
 
 
 @dataclass(slots=True)
@@ -72,16 +67,16 @@ class LuoFiles:
         try:
             inode = inode_of(fd)
         except OSError as cause:
-            raise OSError(cause.errno, PRESERVE) from cause
+            raise OSError(cause.errno, calls.FD_PRESERVE) from cause
         handler = next((h for h in self.handlers if h.can_preserve(fd)), None)
         if handler is None:
-            raise OSError(errno.ENOENT, PRESERVE)
+            raise OSError(errno.ENOENT, calls.FD_PRESERVE)
         if inode in self._inodes:
-            raise OSError(errno.EEXIST, PRESERVE)
+            raise OSError(errno.EEXIST, calls.FD_PRESERVE)
         try:
             own = os.dup(fd)
         except OSError as cause:
-            raise OSError(cause.errno, PRESERVE) from cause
+            raise OSError(cause.errno, calls.FD_PRESERVE) from cause
         token, self._next_token = self._next_token, self._next_token + 1
         self.outgoing[token] = LuoFile(token, handler, own, inode)
         self._inodes.add(inode)
@@ -91,7 +86,7 @@ class LuoFiles:
         """Raises OSError: ENOENT."""
         file = self.outgoing.pop(token, None)
         if file is None:
-            raise OSError(errno.ENOENT, UNPRESERVE)
+            raise OSError(errno.ENOENT, calls.FD_UNPRESERVE)
         self._inodes.discard(file.inode)
         os.close(file.fd)
 
@@ -99,18 +94,18 @@ class LuoFiles:
         """A new descriptor, the caller's. Raises OSError: ENOENT, EINVAL (a second time), its handler's."""
         file = self.incoming.get(token)
         if file is None:
-            raise OSError(errno.ENOENT, RESTORE)
+            raise OSError(errno.ENOENT, calls.FD_RESTORE)
         if file.errno:
-            raise OSError(file.errno, RESTORE)
+            raise OSError(file.errno, calls.FD_RESTORE)
         if file.reclaimed:
-            raise OSError(errno.EINVAL, RESTORE)
+            raise OSError(errno.EINVAL, calls.FD_RESTORE)
         try:
             fd = file.handler.retrieve(file.data)
         except OSError as cause:
             number = cause.errno or errno.EIO
             if number not in (errno.EMFILE, errno.ENFILE):
                 file.errno = number
-            raise OSError(number, RESTORE) from cause
+            raise OSError(number, calls.FD_RESTORE) from cause
         file.reclaimed = True
         return fd
 
@@ -192,13 +187,13 @@ def _in_order(files: Iterable[LuoFile]) -> list[LuoFile]:
     known = {file.inode for file in waiting}
     needs = {file.token: set(file.handler.depends_on(file.fd)) for file in waiting}
     if any(need - known for need in needs.values()):
-        raise OSError(errno.ENOENT, PREPARE)
+        raise OSError(errno.ENOENT, calls.PREPARE)
     order: list[LuoFile] = []
     done: set[Inode] = set()
     while waiting:
         ready = next((file for file in waiting if needs[file.token] <= done), None)
         if ready is None:
-            raise OSError(errno.ELOOP, PREPARE)
+            raise OSError(errno.ELOOP, calls.PREPARE)
         waiting.remove(ready)
         order.append(ready)
         done.add(ready.inode)
