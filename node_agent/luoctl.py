@@ -1,7 +1,7 @@
 """`luoctl`: drive this node's live update by hand, through the running agent's control socket.
 
 Exit codes: 0 ok, 2 invalid, 3 refused in this state or undone again, 4 failed, 6 the agent is not
-running, 7 denied. Standard library only.
+running, 7 denied. Standard library only; what one verb alone needs is imported by it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from node_agent import luoctl_files as files
-from node_agent.luoctl_completion import completion
+from node_agent.luoctl_terms import FD_ENV, TOKEN_ENV, Unusable
 from node_agent.luoctl_view import RENDER, restored
 from node_agent.luoctl_wire import SOCKET_ENV, Unreachable, ask, ask_with_fd
 
@@ -64,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = OK
     try:
         if args.cmd == "completion":
+            from node_agent.luoctl_completion import completion
+
             print("\n".join(completion(parser)))
         else:
             code = _run(args, command)
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except files.Unusable as error:
+    except Unusable as error:
         print(f"luoctl: {error}", file=sys.stderr)
         return INVALID
     except Unreachable as error:
@@ -122,6 +123,8 @@ def _came_to(verb: str, args: argparse.Namespace, result: object) -> int:
 
 
 def _preserve(args: argparse.Namespace, request: Mapping[str, object]) -> dict[str, Any]:
+    from node_agent import luoctl_files as files
+
     if args.memfd is None:
         return ask_with_fd(args.socket, request, files.inherited(args.fd))[0]
     fd = files.memfd_of(args.memfd)
@@ -133,6 +136,8 @@ def _preserve(args: argparse.Namespace, request: Mapping[str, object]) -> dict[s
 
 def _restore(args: argparse.Namespace, request: Mapping[str, object], command: Sequence[str] | None) -> int:
     """Whatever can be wrong on this side is found before the file is asked for: the kernel gives it once."""
+    from node_agent import luoctl_files as files
+
     if command is not None:
         files.find_command(command)
         answer, fd = ask_with_fd(args.socket, request)
@@ -150,7 +155,7 @@ def _restore(args: argparse.Namespace, request: Mapping[str, object], command: S
         result = answer["result"]
         if not files.has_content(fd):
             os.close(fd)
-            raise files.Unusable(
+            raise Unusable(
                 f"token {args.token} is {result['kind'] or 'a file without content'}, which has no content; "
                 f"hand it to a command: luoctl restore {args.token} -- COMMAND"
             )
@@ -319,8 +324,8 @@ def _luo_verbs(verbs: Verbs) -> None:
         "restore",
         help="get back a file that came in with the kexec (RFC v2)",
         usage="luoctl restore TOKEN (--to FILE | -- COMMAND…)",
-        description=f"COMMAND inherits the file; {files.FD_ENV} in its environment is the descriptor's "
-        f"number, {files.TOKEN_ENV} the token. The agent keeps a copy until finish: it can be had again.",
+        description=f"COMMAND inherits the file; {FD_ENV} in its environment is the descriptor's "
+        f"number, {TOKEN_ENV} the token. The agent keeps a copy until finish: it can be had again.",
     )
     restore.add_argument("token", metavar="TOKEN", type=_number)
     restore.add_argument("--to", metavar="FILE", help="write a memfd's content to FILE; - is stdout")

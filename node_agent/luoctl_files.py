@@ -1,6 +1,6 @@
 """What luoctl does with files: makes a memfd to preserve; writes a restored one out, or hands it on.
 
-Standard library only.
+Standard library only; imported by the verbs that need it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-FD_ENV = "LUOCTL_FD"
-"""Of a command that inherits a restored file: the number of its descriptor."""
-TOKEN_ENV = "LUOCTL_TOKEN"  # noqa: S105 - a number of the kernel's
+from node_agent.luoctl_terms import FD_ENV, TOKEN_ENV, Unusable
+
 CHUNK_BYTES = 1 << 20
-
-
-class Unusable(Exception):
-    """A file or command that cannot be used; nothing was asked of the agent."""
 
 
 def inherited(fd: int) -> int:

@@ -147,6 +147,24 @@ def test_the_command_line_itself_imports_next_to_nothing() -> None:
     assert set(done.stdout.split()) <= {"__future__", "node_agent", "node_agent.cli"}
 
 
+def test_luoctl_imports_what_its_verb_needs(tmp_path: Path) -> None:
+    """Of what a few verbs need: files are preserve's and restore's."""
+    code = (
+        "import sys; before = set(sys.modules); from node_agent.luoctl import main;"
+        "main(['--socket', sys.argv[1], *sys.argv[2:]]); print(*(set(sys.modules) - before))"
+    )
+    rare = {"tempfile", "node_agent.luoctl_files", "node_agent.luoctl_completion"}
+    for verb, needed in {
+        "status": set(),
+        "story": set(),
+        "preserve --memfd /dev/null": {"tempfile", "node_agent.luoctl_files"},
+        "completion bash": {"node_agent.luoctl_completion"},
+    }.items():
+        asked = [sys.executable, "-I", "-c", code, str(tmp_path / "no.sock"), *verb.split()]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
+        assert set(done.stdout.splitlines()[-1].split()) & rare == needed, verb
+
+
 def test_luoctl_without_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "control.sock"
     assert luoctl(["--socket", str(path), "status"]) == 6

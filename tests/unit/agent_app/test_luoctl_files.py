@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from node_agent.errors import CommandRefused
-from node_agent.luoctl import build_parser, completion, main
+from node_agent.luoctl import build_parser, main
+from node_agent.luoctl_completion import completion
 from node_agent.luoctl_view import RENDER
 from node_agent.runtime.control import ControlServer, WithFd
 
