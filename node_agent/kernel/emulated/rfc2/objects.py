@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
-from node_agent.kernel.emulated.files import Inode, PreservedFile, seals_of
+from node_agent.kernel.emulated.files import Inode, PreservedFile, inode_of, seals_of
 from node_agent.kernel.emulated.image import MEMFD_HANDLER
 from node_agent.kernel.emulated.rfc2.hardware import MAP, REGION_BYTES, UNMAP, Hardware, PageTable
 from node_agent.kernel.emulated.rfc2.memory import Memory
@@ -203,8 +203,7 @@ class Objects:
     def descriptor(self, thing: KernelObject) -> int:
         """Userspace's descriptor of it, the caller's."""
         userspace, thing.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        status = os.fstat(userspace.fileno())
-        thing.inode = status.st_dev, status.st_ino
+        thing.inode = inode_of(userspace.fileno())
         self.on_descriptor(thing, thing.end)
         return userspace.detach()
 
@@ -222,16 +221,11 @@ class Objects:
 
     def _end(self, thing: KernelObject) -> None:
         self._all.remove(thing)
-        match thing:
-            case VfioDevice():
-                thing.pci.reset()
-                self._revoke(thing.pci.address)
-            case Iommufd():
-                self._arrived = {at: space for at, space in self._arrived.items() if space is not thing}
-                thing.table.close()
-            case Kvm():
-                while thing.slots:
-                    os.close(thing.slots.popitem()[1].fd)
+        if isinstance(thing, VfioDevice):
+            thing.pci.reset()
+            self._revoke(thing.pci.address)
+        self._arrived = {at: space for at, space in self._arrived.items() if space is not thing}
+        _release(thing)
 
     def _revoke(self, address: str) -> None:
         """A device's own memory is gone with its descriptor: nobody writes to it any more."""
@@ -316,12 +310,7 @@ class Objects:
         for thing in self._all:
             if thing.end is not None:
                 thing.end.close()
-            match thing:
-                case Iommufd():
-                    thing.table.close()
-                case Kvm():
-                    for slot in thing.slots.values():
-                        os.close(slot.fd)
+            _release(thing)
         self._all, self._arrived, self._claims = [], {}, {}
 
 
@@ -333,6 +322,16 @@ def at(memory: Memory, address: int, kind: type[K]) -> K:
     return kept
 
 
+def _release(thing: KernelObject) -> None:
+    """Give back what it holds itself."""
+    match thing:
+        case Iommufd():
+            thing.table.close()
+        case Kvm():
+            while thing.slots:
+                os.close(thing.slots.popitem()[1].fd)
+
+
 def _memory_file(fd: int, call: str, *, but: int = 0) -> Inode:
     """Raises OSError: EINVAL for any other file, EPERM for one with one of these seals."""
     try:
@@ -341,8 +340,7 @@ def _memory_file(fd: int, call: str, *, but: int = 0) -> Inode:
         raise OSError(errno.EBADF if cause.errno == errno.EBADF else errno.EINVAL, call) from cause
     if seals & but:
         raise OSError(errno.EPERM, call)
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+    return inode_of(fd)
 
 
 def _hung_up(end: socket.socket) -> bool:
