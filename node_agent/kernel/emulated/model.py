@@ -371,7 +371,6 @@ class LuoModel:
                 liveupdate=self.luo,
                 refuses=self._refuses,
                 memory_bytes=self.machine.memory_bytes,
-                log=self.log.append,
                 messages=self.log,
                 reserved=self.reserved,
                 telemetry=self._telemetry,

@@ -7,7 +7,7 @@ over (kho.Handed), and nothing of it outlives leave() or drop() but what leave()
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.kernel.emulated.rfc2.builtin import Builtin
@@ -36,7 +36,7 @@ class Rfc2:
         liveupdate: LUO is switched on; KHO is.
         refuses: see refusals.Refusals.
         memory_bytes: what can be preserved; 0 is no limit.
-        log: takes this boot's kernel messages; `messages` are all of them.
+        messages: this boot's kernel log.
         reserved: regions of memory of its command line.
         telemetry: see Builtin.
         hardware: of the machine.
@@ -50,8 +50,7 @@ class Rfc2:
         liveupdate: bool,
         refuses: Callable[[str], int],
         memory_bytes: int,
-        log: Callable[[str], None],
-        messages: Sequence[str],
+        messages: list[str],
         reserved: Reserved,
         telemetry: Telemetry | None,
         hardware: Hardware,
@@ -59,7 +58,7 @@ class Rfc2:
         self.image = image
         self.rebooting = False
         """reboot(KEXEC) asks LUO now."""
-        self._messages = messages
+        self._messages, log = messages, messages.append
         handed = handed or Handed({}, {})
         self.memory = Memory(handed.kept, first_address=handed.next_address, limit_bytes=memory_bytes)
         self.kho = Kho(self.memory, handed.tree, log=log)
