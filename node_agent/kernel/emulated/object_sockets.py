@@ -83,29 +83,31 @@ def _call(objects: Objects, thing: KernelObject, body: bytes, fd: int) -> Any:
         name, *arguments = json.loads(body[wire.NUMBER.size :])
     except (ValueError, TypeError, RecursionError, struct.error) as cause:
         raise OSError(errno.EINVAL, "ioctl") from cause
-    match [number, name, *arguments]:
-        case [0, "map", int(iova), int(size_bytes), int(offset)]:
+    if number != CALL:
+        raise OSError(errno.ENOTTY, "ioctl")
+    match [name, *arguments]:
+        case ["map", int(iova), int(size_bytes), int(offset)]:
             objects.map(thing, iova, size_bytes, fd, offset)
-        case [0, "unmap", int(iova)]:
+        case ["unmap", int(iova)]:
             objects.unmap(thing, iova)
-        case [0, "attach"]:
+        case ["attach"]:
             objects.attach(thing, fd)
-        case [0, "detach"]:
+        case ["detach"]:
             objects.detach(thing)
-        case [0, "start_dma", int(iova), int(size_bytes)]:
+        case ["start_dma", int(iova), int(size_bytes)]:
             objects.start_dma(thing, iova, size_bytes)
-        case [0, "stop_dma"]:
+        case ["stop_dma"]:
             objects.stop_dma(thing)
-        case [0, "dma"]:
+        case ["dma"]:
             state = objects.dma(thing)
             return [state.running, state.bus_master, state.written, state.faults]
-        case [0, "set_memory", int(slot), int(guest_address), int(size_bytes), int(offset)]:
+        case ["set_memory", int(slot), int(guest_address), int(size_bytes), int(offset)]:
             objects.set_memory(thing, slot, guest_address, size_bytes, fd, offset)
-        case [0, "set_registers", int(vcpu), dict(registers)]:
+        case ["set_registers", int(vcpu), dict(registers)]:
             if not all(isinstance(value, int) for value in registers.values()):
                 raise OSError(errno.EINVAL, "ioctl")
             objects.set_registers(thing, vcpu, registers)
-        case [0, "registers", int(vcpu)]:
+        case ["registers", int(vcpu)]:
             return objects.kvm(thing).vcpus.get(vcpu, {})
         case _:
             raise OSError(errno.ENOTTY, "ioctl")
