@@ -15,6 +15,7 @@ from liveroll.v1 import rollout_pb2 as pb
 
 from deploy.local import Child, ChildFailed, LocalFleet
 from orchestrator.cli.client import Client, Connection
+from orchestrator.cli.entry import HELD_BACK
 from orchestrator.cli.failure import Failed
 
 LINK_TIMEOUT_S = 30.0
@@ -53,9 +54,14 @@ def get(fleet: LocalFleet, name: str) -> pb.Rollout:
 
 async def foreground(fleet: LocalFleet, *arguments: str) -> int:
     """One `liveroll` command with this terminal. Returns its exit status."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "orchestrator.cli.entry", "--server", fleet.operators, *arguments
-    )
+    # Ctrl-C goes to all on this terminal: a Python that has just been started would answer it with a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "orchestrator.cli.entry", "--server", fleet.operators, *arguments
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     child = Child(arguments[0], process, fleet.directory / "orchestrator.log")
     fleet.children.append(child)
     try:

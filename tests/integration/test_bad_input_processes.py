@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from liveroll.v1 import rollout_pb2 as pb
 
-from deploy.local import local_fleet
+from deploy.demo_parts import foreground
+from deploy.local import LocalFleet, local_fleet
 from orchestrator.artifacts.build import build_emulated
 from tests.integration import journal_reader
 from tests.integration.conftest import (
@@ -157,6 +158,21 @@ def test_ctrl_c_in_the_demo_leaves_no_child(tmp_path: Path) -> None:
     assert "Traceback" not in out, out
     assert "Stopped; nothing is left running." in out
     assert not [pid for pid in found if alive(pid)]
+
+
+@pytest.mark.integration
+async def test_ctrl_c_at_a_commands_first_instruction(
+    directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before a line of `liveroll` has run; nothing serves, so whoever lost the signal ends otherwise."""
+    directory.mkdir(exist_ok=True)
+    fleet = LocalFleet(directory, operators="127.0.0.1:9")
+    command = asyncio.create_task(foreground(fleet, "nodes"))
+    while not fleet.children:
+        await asyncio.sleep(0)
+    fleet.children[0].process.send_signal(signal.SIGINT)
+    assert await command == 130
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.integration
