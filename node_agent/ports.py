@@ -15,6 +15,11 @@ from typing import NoReturn, Protocol
 
 from node_agent.core.model import ArtifactRef as ArtifactRef
 from node_agent.core.model import KexecTelemetry as KexecTelemetry
+from node_agent.ports_sessions import Session as Session
+from node_agent.ports_sessions import Sessions as Sessions
+from node_agent.ports_sessions import TokenDevice as TokenDevice
+from node_agent.ports_sessions import TokenFile as TokenFile
+from node_agent.ports_sessions import Tokens as Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +77,6 @@ class BootFacts:
     """Of RFC v2's KHO: a kexec hands its tree over."""
 
 
-Tokens = Mapping[str, Mapping[str, int]]
-"""Session name → the token in it (as text) → the kernel's own token, where the kernel chooses tokens."""
-
-
 @dataclass(frozen=True, slots=True)
 class KexecImage:
     """What kexec_file_load takes. Paths are on the node; initrd may be empty."""
@@ -101,101 +102,12 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
-class Session(Protocol):
-    """A LUO session held open by this process. Closing the last copy before the kexec
-    unpreserves everything in it; closing it after it was retrieved finishes it."""
-
-    @property
-    def name(self) -> str: ...
-    def fileno(self) -> int:
-        """The fd to delegate with SCM_RIGHTS. It stays this session's."""
-        ...
-
-    async def preserve_fd(self, fd: int, token: int) -> None: ...
-    async def retrieve_fd(self, token: int) -> int:
-        """A new fd, owned by the caller."""
-        ...
-
-    async def finish(self) -> None: ...
-    async def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TokenFile:
-    """A file that the kernel has under a token of its own choice."""
-
-    token: int
-    kind: str
-    """Of its handler: memfd, eventfd, kvmfd, iommufd, vfiofd."""
-    state: str
-    """Going out: registered, prepared or frozen. Came in: arrived, restored or failed."""
-
-
-class TokenDevice(Protocol):
-    """/dev/liveupdate of RFC v2. Every call raises KernelError."""
-
-    async def state(self) -> str:
-        """normal, prepared, frozen or updated."""
-        ...
-
-    async def preserve(self, fd: int) -> int:
-        """The kernel's token. The fd stays the caller's."""
-        ...
-
-    async def unpreserve(self, token: int) -> None: ...
-    async def restore(self, token: int) -> int:
-        """A new fd, owned by the caller."""
-        ...
-
-    async def prepare(self) -> None: ...
-    async def freeze(self) -> None: ...
-    async def cancel(self) -> None: ...
-    async def finish(self) -> None: ...
-    async def registered(self) -> Sequence[int]:
-        """Tokens of files that this kernel was given to preserve, from its debugfs."""
-        ...
-
-    async def files(self) -> Sequence[TokenFile]:
-        """All that have a token, going out first, each by token; from the same place."""
-        ...
-
-
-class Kernel(Protocol):
-    """LUO, KHO and kexec of one node. Failures raise errors.KernelError.
-
-    One port for both models of LUO: what a saga's step does on each is in docs/luo-models.md. On a kernel
-    without sessions they are made of tokens (kernel/tokens.py).
-    """
+class Kernel(Sessions, Protocol):
+    """LUO (Sessions), KHO and kexec of one node. Failures raise errors.KernelError."""
 
     async def facts(self) -> BootFacts: ...
-    async def create_session(self, name: str) -> Session: ...
-    async def retrieve_session(self, name: str) -> Session: ...
-    async def prepare(self) -> Tokens:
-        """All that shall cross is in sessions: make it ready. What the journal must know of it, for
-        recall(). Sessions as merged are ready as they are: empty."""
-        ...
-
-    async def cancel(self) -> None:
-        """Before the kexec: undo prepare(), whoever called it, and let go of what is in nobody's session.
-        Idempotent. Sessions are closed before it."""
-        ...
-
-    async def finish(self) -> None:
-        """After the kexec, when every session is finished: the whole update is. Idempotent."""
-        ...
-
-    async def recall(self, tokens: Tokens) -> None:
-        """What prepare() told an earlier process of this node, of this boot or the one before. Called
-        before anything is retrieved or cancelled."""
-        ...
-
     async def telemetry(self) -> KexecTelemetry | None:
         """Of the kexec that started this boot. None: none did, or this kernel does not tell."""
-        ...
-
-    def luo(self) -> TokenDevice | None:
-        """The device itself, for whoever drives LUO by hand (luoctl). None: a kernel with sessions has no
-        such device."""
         ...
 
     async def load(self, image: KexecImage) -> None:
@@ -204,12 +116,6 @@ class Kernel(Protocol):
 
     async def unload(self) -> None: ...
     async def loaded(self) -> bool: ...
-    async def ready_to_jump(self) -> None:
-        """Does the kernel still have all that prepare() has told? To be asked before the jump's last look at
-        the lease, for it may take as long as the device does. KernelError (NOT_PREPARED): a kexec would lose
-        it. Sessions as merged are frozen by reboot itself, or refuse it: nothing is asked."""
-        ...
-
     async def reboot_kexec(self) -> NoReturn:
         """reboot(LINUX_REBOOT_CMD_KEXEC), and nothing before it that takes time. Returns only by raising
         KernelError (refused); on success this process ends (emulated in-process: the caller's task is
