@@ -77,6 +77,7 @@ class Control:
             "emulated": facts.emulated,
             "boot_id": facts.boot_id,
             "verdict": verdict.value if verdict is not None else "",
+            "by_hand": runner.node.by_hand,
             "link": self._link(),
             "orchestrator": life.link.view.address if life.link is not None else "",
             "staged": list(await life.ports.artifacts.staged()),

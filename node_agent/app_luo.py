@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from node_agent.app_luo_remedies import check_jump, check_word, remedied
+from node_agent.core.attempt import KexecByHand
 from node_agent.core.model import KexecTelemetry
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.recovery import COMMAND_LINE_KEY
@@ -211,9 +212,9 @@ class LuoByHand:
         if not skip_preflight:
             ports = self._ports
             await preflight_staged(artifact, ports.kernel, ports.artifacts, ports.workloads)
-        await self._by_hand(
-            "kexec", lambda: self._jump(artifact, command_line, skip_preflight), bounded=False
-        )
+        facts = self._life.boot.facts
+        meant = KexecByHand(facts.boot_id, facts.kexec_count, artifact.release)
+        await self._by_hand("kexec", lambda: self._jump(artifact, command_line, skip_preflight), kexec=meant)
         raise AssertionError("a kexec came back with success")
 
     async def check_word(self) -> None:
@@ -291,11 +292,11 @@ class LuoByHand:
         verb: str,
         do: Callable[[], Coroutine[Any, Any, T]],
         *,
-        bounded: bool = True,
+        kexec: KexecByHand | None = None,
         file: tuple[int, int] | None = None,
     ) -> T:
         try:
-            return await self._life.runner.by_hand(verb, do, bounded=bounded)
+            return await self._life.runner.by_hand(verb, do, kexec)
         except KernelError as error:
             token = self._given.get(file) if file is not None else None
             raise await self._remedied(error, token) from error

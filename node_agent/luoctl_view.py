@@ -30,13 +30,14 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _status(result: Mapping[str, Any]) -> list[str]:
+    by_hand = ", by hand" if result.get("by_hand") else ""
     rows = [
         ("node", result["node_id"]),
         ("phase", result["phase"]),
         ("attempt", result["attempt"] or "none"),
         ("healthy", "yes" if result["healthy"] else "no"),
         ("kernel", result["release"] + (" (emulated)" if result["emulated"] else "")),
-        ("boot", f"{result['boot_id']} ({result['verdict'] or 'unclassified'})"),
+        ("boot", f"{result['boot_id']} ({result['verdict'] or 'unclassified'}{by_hand})"),
         (
             "link",
             f"up to {at}"

@@ -107,6 +107,18 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class KexecByHand:
+    """A kexec that an operator is about to call (luoctl), beside any attempt."""
+
+    boot_id: str
+    """The boot it is called in."""
+    kexec_count: int
+    """Of that boot."""
+    release: str
+    """What the artifact says `uname -r` will be."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """What the node knows of itself across restarts."""
 
@@ -118,6 +130,10 @@ class NodeState:
     boot_id: str = ""
     """The last boot that was classified; empty on a new installation."""
     verdict: Verdict | None = None
+    kexec_by_hand: KexecByHand | None = None
+    """Journalled before it is called; until it has failed, or the next start has named the boot."""
+    by_hand: bool = False
+    """A kexec by hand started this boot."""
     healthy: bool = True
     quarantine: Problem | None = None
     """Why the node is quarantined without an attempt being to blame (poisoned, corrupt journal)."""

@@ -116,6 +116,9 @@ class BootClassified:
     release: str
     marks: tuple[Mark, ...] = ()
     problem: Problem | None = None
+    by_hand: Problem | None = None
+    """The boot is FOREIGN_KEXEC, and the foreigner an operator with luoctl: what is told of it. Nothing is
+    wrong with the node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from node_agent.errors import AgentError, Retry
 LOCAL_INCARNATION = "local"
 """Incarnation of attempts that luoctl began; no store ever has it."""
 
+BY_HAND = "LUO_BY_HAND"
+"""Reason of what is told of an operator who drives LUO by hand."""
+
 
 class AttemptKind(enum.StrEnum):
     """Which way an attempt goes (proto Prepare.Kind)."""

@@ -11,6 +11,9 @@ Rules
 6. STATE_LOST is looked into before it is believed: an agent that crashed between retrieving its own
    session and journalling the verdict has lost that session, not the workloads'. Where nothing of
    theirs can be retrieved either, the node is COLD_BOOTED (saga: "nothing crossed").
+7. A kexec by hand (luoctl) is FOREIGN_KEXEC, too: no attempt led to this boot. `came_by_hand` says whether it
+   was one, from what was journalled before it and from what this kernel says of a kexec. Where either is
+   silent the boot of a node at rest is COLD_BOOT.
 
 Rows that `classify` cannot produce (a live update of an attempt that is already through its
 jump) do what FOREIGN_KEXEC does, because then the journal and the kernel contradict each other.
@@ -23,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from node_agent.core.attempt import NodeState
-from node_agent.core.phases import Phase, Verdict
+from node_agent.core.phases import SETTLED, Phase, Verdict
 from node_agent.core.steps import Effect
 
 COMMAND_LINE_KEY = "liveroll.attempt="
@@ -58,6 +61,10 @@ class BootView:
     command_line: str = ""
     poisoned: bool = False
     session: SessionFinding = SessionFinding.ABSENT
+    kexec_count: int = 0
+    """0: a cold boot, or the kernel does not count."""
+    handed_over: bool = False
+    """LUO is UPDATED, or there is kexec telemetry: only a kexec leaves either."""
 
 
 def attempt_on_command_line(command_line: str) -> str:
@@ -74,6 +81,19 @@ def name_attempt(command_line: str, attempt_id: str) -> str:
     return " ".join([*words, COMMAND_LINE_KEY + attempt_id])
 
 
+def came_by_hand(node: NodeState, boot: BootView) -> bool:
+    """Did the kexec by hand that the last boot was about to call start this one?
+
+    A count that is not the next one tells of another kexec since, or of none.
+    """
+    meant = node.kexec_by_hand
+    if meant is None or meant.boot_id != node.boot_id or node.phase not in SETTLED:
+        return False
+    if boot.kexec_count:
+        return boot.kexec_count == meant.kexec_count + 1
+    return boot.handed_over
+
+
 def classify(node: NodeState, boot: BootView) -> Verdict:
     """Name the boot.
 
@@ -84,6 +104,8 @@ def classify(node: NodeState, boot: BootView) -> Verdict:
         return Verdict.SAME_BOOT
     if boot.poisoned:
         return Verdict.POISONED
+    if came_by_hand(node, boot):
+        return Verdict.FOREIGN_KEXEC
     attempt = node.attempt
     if attempt is None:
         return Verdict.COLD_BOOT

@@ -17,7 +17,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from node_agent.core.model import Problem
+from node_agent.core.attempt import KexecByHand
+from node_agent.core.model import BY_HAND, Problem
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.errors import AgentError, CommandRefused, JournalUnavailable, KernelError, Retry
 from node_agent.ports import Clock, Journal
@@ -31,20 +32,18 @@ log = logging.getLogger(__name__)
 LIMIT_S = 120.0
 """Preparing is the slowest: the lab's 48 GiB took half a second."""
 
-BY_HAND = "LUO_BY_HAND"
-
 
 @dataclass(frozen=True, slots=True)
 class Deed:
     """Something to do to LUO.
 
-    verb: luoctl's. bounded: False for a kexec, which must not be cut short.
+    verb: luoctl's. kexec: what the next boot must know of one; it is not cut short from here.
     """
 
     verb: str
     do: Callable[[], Coroutine[Any, Any, object]]
     done: asyncio.Future[object]
-    bounded: bool = True
+    kexec: KexecByHand | None = None
 
 
 async def in_turn(
@@ -52,8 +51,7 @@ async def in_turn(
     trouble: Problem | None,
     verb: str,
     do: Callable[[], Coroutine[Any, Any, T]],
-    *,
-    bounded: bool = True,
+    kexec: KexecByHand | None = None,
 ) -> T:
     """Have the runner do it, and wait until it has.
 
@@ -64,7 +62,7 @@ async def in_turn(
         CommandRefused: ATTEMPT_UNDER_WAY, the inbox is full, or there is trouble.
         AgentError: do()'s own.
     """
-    deed = Deed(verb, do, asyncio.get_running_loop().create_future(), bounded)
+    deed = Deed(verb, do, asyncio.get_running_loop().create_future(), kexec)
     if trouble is None:
         try:
             inbox.put_nowait(deed)
@@ -105,9 +103,10 @@ async def perform(deed: Deed, phase: Phase, ledger: Ledger, journal: Journal, cl
 
 
 async def _perform(deed: Deed, ledger: Ledger, clock: Clock) -> object:
-    await ledger.by_hand(f"ByHand{deed.verb.capitalize()}", _told(deed.verb, "somebody drives LUO by hand"))
+    told = _told(deed.verb, "somebody drives LUO by hand")
+    await ledger.by_hand(f"ByHand{deed.verb.capitalize()}", told, deed.kexec)
     try:
-        return await within(clock, LIMIT_S if deed.bounded else None, deed.do())
+        return await within(clock, LIMIT_S if deed.kexec is None else None, deed.do())
     except TimeoutError:
         late = CommandRefused(
             f"{deed.verb} was not done within {LIMIT_S:g} s",

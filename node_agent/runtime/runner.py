@@ -34,7 +34,7 @@ from node_agent.core.admission import (
     classify_command,
     resolve_local,
 )
-from node_agent.core.attempt import Attempt, NodeState
+from node_agent.core.attempt import Attempt, KexecByHand, NodeState
 from node_agent.core.history import StoryLine
 from node_agent.core.model import AttemptRef, BootStamp, Problem
 from node_agent.core.phases import Phase, Verdict
@@ -45,7 +45,7 @@ from node_agent.errors import JournalUnavailable
 from node_agent.ports import StagedArtifact
 from node_agent.runtime.by_hand import Deed, in_turn, perform
 from node_agent.runtime.preflight import preflight_staged
-from node_agent.runtime.runner_boot import Boot, classify_boot
+from node_agent.runtime.runner_boot import Boot, classify_boot, named
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met, Staged, Unreadable
 from node_agent.runtime.runner_ledger import Ledger, with_attempt
@@ -190,11 +190,11 @@ class NodeRunner:
             self._inbox.put_nowait(Unreadable(CommandRefusal(command_id, problem)))
 
     async def by_hand(
-        self, verb: str, do: Callable[[], Coroutine[Any, Any, T]], *, bounded: bool = True
+        self, verb: str, do: Callable[[], Coroutine[Any, Any, T]], kexec: KexecByHand | None = None
     ) -> T:
         """Do something to LUO for an operator. Raises as by_hand.in_turn()."""
         trouble = self._trouble if self._halted else None
-        return await in_turn(self._inbox, trouble, verb, do, bounded=bounded)
+        return await in_turn(self._inbox, trouble, verb, do, kexec)
 
     async def acknowledge(self, seq: int) -> None:
         """Reports up to seq are committed at the orchestrator."""
@@ -247,7 +247,7 @@ class NodeRunner:
         event, tsc_hz = await classify_boot(
             before, self._boot, self._effects.session, self._ports.kernel, self._ports.clock
         )
-        node = replace(before, boot_id=event.boot_id, verdict=event.verdict)
+        node = named(before, event)
         quarantine = self._boot.quarantine
         if node.attempt is None and event.verdict is Verdict.POISONED:
             quarantine = event.problem

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from node_agent.core import events as ev
 from node_agent.core import timing
-from node_agent.core.attempt import Attempt, NodeState
+from node_agent.core.attempt import Attempt, KexecByHand, NodeState
 from node_agent.core.history import History, replay
-from node_agent.core.model import KexecTelemetry, Mark, Problem
+from node_agent.core.model import BY_HAND, KexecTelemetry, Mark, Problem
 from node_agent.core.phases import Phase, Verdict
-from node_agent.core.recovery import BootView, SessionFinding, classify
+from node_agent.core.recovery import BootView, SessionFinding, came_by_hand, classify
 from node_agent.errors import JournalCorrupt, KernelError, Retry
+from node_agent.kernel.tokens import UPDATED
 from node_agent.ports import BootFacts, Clock, JournalRecord, Kernel, Session
 from node_agent.runtime.runner_session import AgentSession, Found
 
@@ -70,15 +71,41 @@ async def classify_boot(
     new_boot = node.boot_id not in ("", facts.boot_id)
     if attempt is not None and new_boot and not facts.poisoned and attempt.phase in MAY_HAVE_CROSSED:
         found = await session.find(kernel, attempt, boot.agent_session)
-    view = BootView(facts.boot_id, facts.release, facts.command_line, facts.poisoned, found.finding)
+    told = await _told(kernel) if new_boot else None
+    view = BootView(
+        facts.boot_id,
+        facts.release,
+        facts.command_line,
+        facts.poisoned,
+        found.finding,
+        facts.kexec_count,
+        told is not None or facts.luo_state == UPDATED,
+    )
     verdict = classify(node, view)
     marks: tuple[Mark, ...] = ()
     if attempt is not None and new_boot:
         crossed = _unknown(attempt, found.marks)
         before = timing.find((*attempt.marks, *crossed), timing.PRE_REBOOT)
-        marks = (*crossed, *_start_marks(boot, clock, await _told(kernel), before))
-    problem = _problem(verdict, attempt, facts, found)
-    return ev.BootClassified(verdict, facts.boot_id, facts.release, marks, problem), found.tsc_hz
+        marks = (*crossed, *_start_marks(boot, clock, told, before))
+    by_hand = problem = None
+    if verdict is Verdict.FOREIGN_KEXEC and came_by_hand(node, view):
+        assert node.kexec_by_hand is not None
+        by_hand = _by_hand(node.kexec_by_hand, facts)
+    else:
+        problem = _problem(verdict, attempt, facts, found)
+    return ev.BootClassified(verdict, facts.boot_id, facts.release, marks, problem, by_hand), found.tsc_hz
+
+
+def named(node: NodeState, event: ev.BootClassified) -> NodeState:
+    """The node, whose boot has its name now."""
+    again = event.verdict is Verdict.SAME_BOOT
+    return replace(
+        node,
+        boot_id=event.boot_id,
+        verdict=event.verdict,
+        kexec_by_hand=None,
+        by_hand=node.by_hand if again else event.by_hand is not None,
+    )
 
 
 async def _told(kernel: Kernel) -> KexecTelemetry | None:
@@ -147,6 +174,17 @@ _BOOT_PROBLEMS: dict[Verdict, tuple[str, Retry, str, str]] = {
         "Find what called reboot (systemctl kexec, another agent) and stop it, then retry by name.",
     ),
 }
+
+
+def _by_hand(meant: KexecByHand, facts: BootFacts) -> Problem:
+    fields = {"by_hand": "kexec", "release": facts.release, "expected_release": meant.release}
+    return Problem(
+        BY_HAND,
+        Retry.NEVER,
+        "luoctl kexec: an operator brought the node into this boot, by hand",
+        "Nothing has to be done; `luoctl finish` ends the update, `luoctl list` says what came with it.",
+        fields | {"boot_id": facts.boot_id},
+    )
 
 
 def _problem(verdict: Verdict, attempt: Attempt | None, facts: BootFacts, found: Found) -> Problem | None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from node_agent.core import events as ev
-from node_agent.core.attempt import Attempt, NodeState
+from node_agent.core.attempt import Attempt, KexecByHand, NodeState
 from node_agent.core.history import (
     EVENT,
     JUMP_INTENT,
@@ -99,11 +99,17 @@ class Ledger:
         while len(self._refused) > REFUSALS_REMEMBERED:
             self._refused.pop(next(iter(self._refused)))
 
-    async def by_hand(self, event: str, problem: Problem) -> None:
-        """An operator drives LUO beside any attempt. JournalUnavailable."""
+    async def by_hand(self, event: str, problem: Problem, kexec: KexecByHand | None = None) -> None:
+        """An operator drives LUO beside any attempt. kexec: about to be called. JournalUnavailable."""
         # Of a node that is not well, what is wrong with it is told on: the last that is said of it counts.
         stands = None if self.node.healthy else self.node.problem
-        await self._append(EVENT, None, replace(self._report(event, self.node), problem=stands or problem))
+        report = replace(self._report(event, self.node), problem=stands or problem)
+        if kexec == self.node.kexec_by_hand:
+            await self._append(EVENT, None, report)
+            return
+        node = replace(self.node, kexec_by_hand=kexec)
+        await self._append(NODE, node, report)
+        self.node = node
 
     async def raise_floor(self, ref: AttemptRef) -> None:
         """That attempt never began and never will, which is as good as aborted. JournalUnavailable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from node_agent.core import events as ev
@@ -49,7 +50,8 @@ def build_report(
         attempt=ref,
         marks=attempt.marks if attempt is not None and getattr(event, "marks", None) else (),
         samples=resumed.samples if resumed is not None else (),
-        problem=_skipped(event) or (attempt.problem if attempt is not None else node.quarantine),
+        problem=_skipped(event)
+        or _by_hand(event, attempt.problem if attempt is not None else node.quarantine),
         boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,
         brownout_s=event.brownout_s if isinstance(event, ev.Finished) else None,
         memory_check=resumed.memory if resumed is not None else None,
@@ -69,6 +71,16 @@ def _skipped(event: ev.Event | None) -> Problem | None:
         "Expect to lose what is preserved; `luoctl cancel` still goes back.",
         {"findings": ",".join(event.skipped)},
     )
+
+
+def _by_hand(event: ev.Event | None, stands: Problem | None) -> Problem | None:
+    """What is wrong with the node or its attempt, if anything is. A boot by hand is told with it: field
+    `by_hand`."""
+    if not isinstance(event, ev.BootClassified) or event.by_hand is None:
+        return stands
+    if stands is None:
+        return event.by_hand
+    return replace(stands, fields={**stands.fields, "by_hand": event.by_hand.fields["by_hand"]})
 
 
 def build_hello(

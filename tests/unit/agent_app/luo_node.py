@@ -42,7 +42,14 @@ class LuoNode:
         if self._control is None or self._runner is not runner:
             if self._control is not None:
                 self._control.close()
-            life = SimpleNamespace(runner=runner, ports=runner._ports, boot=runner._boot, link=None)
+            life = SimpleNamespace(
+                runner=runner,
+                ports=runner._ports,
+                boot=runner._boot,
+                identity=runner._identity,
+                link=None,
+                connect=None,
+            )
             self._control, self._runner = Control(cast(NodeLife, life)), runner
         return self._control
 

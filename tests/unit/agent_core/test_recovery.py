@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from node_agent.core.attempt import NodeState
+from node_agent.core.attempt import KexecByHand, NodeState
+from node_agent.core.model import Problem
 from node_agent.core.phases import SETTLED, Phase, Verdict
 from node_agent.core.recovery import (
     RECOVERY,
     BootView,
     SessionFinding,
     attempt_on_command_line,
+    came_by_hand,
     classify,
     name_attempt,
 )
 from node_agent.core.saga import transition
 from node_agent.core.steps import Effect
+from node_agent.errors import Retry
 from tests.unit.agent_core.make import PROBLEM, REF, attempt, classified, mark, node
 
 P, V = Phase, Verdict
@@ -118,6 +123,9 @@ def view(
 
 
 JUMPED = node(P.JUMPING, jumped=True)
+MEANT = replace(node(None), kexec_by_hand=KexecByHand("boot-a", 3, "7.3.4"))
+"""At rest, and about to be kexec'd by hand."""
+BY_HAND = Problem("LUO_BY_HAND", Retry.NEVER, "luoctl kexec", fields={"by_hand": "kexec"})
 VALID, INVALID = SessionFinding.VALID, SessionFinding.INVALID
 
 
@@ -141,10 +149,42 @@ VALID, INVALID = SessionFinding.VALID, SessionFinding.INVALID
         (node(P.PRESERVED), view(), V.COLD_BOOT),
         (node(P.PRESERVED), view(command_line=OURS), V.STATE_LOST),
         (node(P.BAKING), view(), V.COLD_BOOT),
+        (MEANT, view(kexec_count=4), V.FOREIGN_KEXEC),
+        (MEANT, view(kexec_count=4, release="7.2.13"), V.FOREIGN_KEXEC),
+        (MEANT, view(handed_over=True), V.FOREIGN_KEXEC),
+        (MEANT, view(), V.COLD_BOOT),
+        (MEANT, view(poisoned=True, kexec_count=4), V.POISONED),
+        (MEANT, view("boot-a", kexec_count=4), V.SAME_BOOT),
+        (node(None), view(kexec_count=4, handed_over=True), V.COLD_BOOT),
     ],
 )
 def test_no_single_signal_names_a_boot(state: NodeState, boot: BootView, expected: Verdict) -> None:
     assert classify(state, boot) is expected
+
+
+@pytest.mark.parametrize("phase", sorted(SETTLED))
+def test_a_kexec_by_hand_needs_its_record_and_the_kernels_word(phase: Phase) -> None:
+    state = replace(node(phase), kexec_by_hand=MEANT.kexec_by_hand)
+    assert came_by_hand(state, view(kexec_count=4))
+    assert came_by_hand(state, view(handed_over=True)), "a kernel that does not count"
+    assert not came_by_hand(state, view()), "a power loss came first"
+    for count in (1, 3, 5):
+        assert not came_by_hand(state, view(kexec_count=count, handed_over=True)), "another came between"
+    assert not came_by_hand(replace(state, kexec_by_hand=None), view(kexec_count=4, handed_over=True))
+    assert not came_by_hand(replace(state, boot_id="boot-0"), view(kexec_count=4)), "of some earlier boot"
+
+
+@pytest.mark.parametrize("phase", sorted(SETTLED - {P.IDLE, P.BAKING}))
+def test_a_boot_by_hand_leaves_what_is_settled_as_it_is(phase: Phase) -> None:
+    """Where a cold boot ends the wait for a rollback: the kernel that came by hand can be left by one."""
+    step = transition(attempt(phase, problem=PROBLEM), classified(V.FOREIGN_KEXEC, by_hand=BY_HAND))
+    assert (step.attempt.phase, step.effect, step.attempt.problem) == (phase, None, PROBLEM)
+
+
+@pytest.mark.parametrize("phase", sorted(set(Phase) - SETTLED))
+def test_no_attempt_that_is_under_way_came_by_hand(phase: Phase) -> None:
+    state = replace(node(phase), kexec_by_hand=MEANT.kexec_by_hand)
+    assert not came_by_hand(state, view(kexec_count=4, handed_over=True))
 
 
 def test_the_attempt_is_named_once_on_the_command_line() -> None:
