@@ -66,9 +66,9 @@ def _proved(
     attempt: AttemptRow, known: NodeRow | None, node: NodeRow, message: Hello, now: datetime
 ) -> Learnt | None:
     """That a PREPARE never started (its CANCEL has raised the floor, or the node was LOST before it
-    came); that a LOST node lives, if it has no report left that would say so; that a baking node's
-    health has changed; that a node has lost its journal, or has got an older one back, and with it
-    all knowledge of what it was doing.
+    came); that a LOST node lives, or that the attempt is over, if it has no report left that would say so;
+    that a baking node's health has changed; that a node has lost its journal, or has got an older one back,
+    and with it all knowledge of what it was doing.
     """
     said = message.status
     mine = said.attempt is not None and said.attempt.generation == attempt.generation
@@ -88,7 +88,10 @@ def _proved(
             return never_started(attempt, None, now)
     if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
         return Learnt(baking_edge(attempt, node.healthy, now), ())
-    if attempt.phase is Phase.LOST and mine and said.seq <= node.acknowledged_seq:
+    # Its reports have the numbers of another machine's, which had a copy of its journal: taken for old ones,
+    # none of them was read.
+    unheard = attempt.phase not in SETTLED and said.phase in SETTLED
+    if (attempt.phase is Phase.LOST or unheard) and mine and said.seq <= node.acknowledged_seq:
         return told_by(attempt, message, "Returned", now)
     return None
 

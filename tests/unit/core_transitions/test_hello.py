@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -121,6 +122,20 @@ def test_a_lost_node_without_news_is_believed_at_its_hello() -> None:
     assert isinstance(back, AttemptRow)
     assert (back.phase, back.settled_at, back.ever_lost, back.failed) == (Phase.RETRIEVING, None, True, True)
     assert back.seq == 4, "the next report is still news"
+
+
+def test_an_attempt_that_ended_under_numbers_that_another_machine_has_used_is_over() -> None:
+    """A machine with a copy of the node's journal was here, and its reports were acknowledged."""
+    under_way = attempt(phase=Phase.LOADING, seq=0)
+    made = fleet(node("n00", highest_generation=1, acknowledged_seq=9), under_way)
+    problem = Problem("DEVICE_MISSING", Retry.FIX_STATE, "/dev/liveupdate is not there", "Boot another kernel.")
+    status = NodeStatus(ref(), Phase.ABORTED, seq=9, problem=problem)
+    over = row(transitions.hello(made, hello(highest_generation=1, status=status), "", NOW), AttemptRow)
+    assert isinstance(over, AttemptRow)
+    assert (over.phase, over.settled_at, over.problem) == (Phase.ABORTED, NOW, problem)
+    on_its_way = replace(status, seq=10)
+    seen = transitions.hello(made, hello(highest_generation=1, status=on_its_way), "", NOW)
+    assert len(seen.change.writes) == 1, "a report of it is on its way"
 
 
 def test_a_lost_node_with_news_waits_for_its_reports() -> None:

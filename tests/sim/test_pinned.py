@@ -1,0 +1,34 @@
+"""Worlds that have found a mistake, each kept as it was found: the mistake must not come back.
+
+A seed's world changes with what is drawn; a seed that no longer meets its mistake costs nothing and says
+nothing, and the unit test that came with the fix stays.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.draw import brief, draw
+from tests.sim.world import run_scenario
+
+WHOLE = {
+    60057: "a node's attempt ended under numbers that a machine with a copy of its journal had used",
+}
+"""Seed → what it found, in the whole world."""
+
+BRIEF: dict[int, str] = {}
+"""The same in the brief one, as `make test` runs it."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", WHOLE)
+def test_a_world_that_found_a_mistake_keeps_every_promise(seed: int) -> None:
+    result = run_scenario(draw(seed))
+    assert result.violation is None, f"{WHOLE[seed]}\n{result}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", BRIEF)
+def test_a_brief_world_that_found_a_mistake_keeps_every_promise(seed: int) -> None:
+    result = run_scenario(brief(seed))
+    assert result.violation is None, f"{BRIEF[seed]}\n{result}"
