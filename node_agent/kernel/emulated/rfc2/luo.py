@@ -28,7 +28,9 @@ from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
 SUBTREE = "LUO"
 AUTOMATIC = "automatic"
 """KHO's subtree of what every kexec carries."""
-FILES, SUBSYSTEMS = "file-descriptors", "subsystems"
+COMPATIBLE, FILES, SUBSYSTEMS = "compatible", "file-descriptors", "subsystems"
+"""In that subtree. Source: LUO_FILES_NODE_NAME, LUO_SUBSYSTEMS_NODE_NAME."""
+FILES_COMPATIBLE, SUBSYSTEMS_COMPATIBLE = "file-descriptors-v1", "subsystems-v1"
 
 CALLS = {
     LuoEvent.PREPARE: calls.PREPARE,
@@ -182,9 +184,9 @@ class Luo:
     def subtree(self) -> Tree:
         """What the next kernel finds, as it stands."""
         return {
-            "compatible": self._compatible,
-            FILES: self.files.subtree(),
-            SUBSYSTEMS: dict(self.subsystems.outgoing),
+            COMPATIBLE: self._compatible,
+            FILES: {COMPATIBLE: FILES_COMPATIBLE, **self.files.subtree()},
+            SUBSYSTEMS: {COMPATIBLE: SUBSYSTEMS_COMPATIBLE, **self.subsystems.outgoing},
         }
 
     def boot(self) -> None:
@@ -192,10 +194,10 @@ class Luo:
         panicked before this."""
         tree = self._kho.incoming.get(SUBTREE)
         if tree is not None:
-            for complaint in self.files.arrive(tree[FILES]):
+            for complaint in self.files.arrive(_entries(tree[FILES])):
                 self._log(complaint)
             self.state = LuoState.UPDATED
-        handed: Tree = tree[SUBSYSTEMS] if tree is not None else {}
+        handed: Tree = _entries(tree[SUBSYSTEMS]) if tree is not None else {}
         self.subsystems.boot(handed, self._kho.incoming.get(AUTOMATIC, {}))
 
     def _next(self, event: LuoEvent) -> LuoState:
@@ -216,3 +218,8 @@ class Luo:
             call()
         except OSError as cause:
             raise OSError(cause.errno, CALLS[event]) from cause
+
+
+def _entries(node: Tree) -> Tree:
+    """What a node lists, without its version."""
+    return {name: value for name, value in node.items() if name != COMPATIBLE}

@@ -151,7 +151,7 @@ class LuoFiles:
     # --- over the kexec
 
     def subtree(self) -> Tree:
-        """The node `file-descriptors`, in the order of prepare. Live: it shows the newest addresses."""
+        """What the node `file-descriptors` lists, in the order of prepare, with the newest addresses."""
         return {
             hex(file.token): {"compatible": file.handler.compatible, "data": file.data}
             for file in self._prepared

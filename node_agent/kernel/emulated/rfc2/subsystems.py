@@ -8,7 +8,7 @@ Rules
 4. What a subsystem kept is given back when it fails, after its cancel, and after its finish, unless it did so
    itself or took it for its own; what came automatically, after its boot, because no FINISH need follow.
    What arrives for a subsystem that this kernel has not is given back with the rest.
-5. Registering is for NORMAL and UPDATED (EBUSY), one name once (EEXIST).
+5. Registering is for NORMAL and UPDATED (else EBUSY), and for where LUO is off; one name once (EEXIST).
 
 RFC v2 itself undoes in the order of registration, leaves out the one whose freeze failed, and panics where
 the tree lacks a subsystem that this kernel has; the order here is the reverse, which a subsystem that builds
@@ -85,10 +85,10 @@ class Subsystems:
         self._boot(subsystem, self.incoming.get(subsystem.name))
 
     def unregister(self, subsystem: Subsystem, state: LuoState | None) -> None:
-        """Raises OSError: EBUSY, EINVAL (it is not registered)."""
+        """Raises OSError: EBUSY, ENOENT (it is not registered)."""
         _only_at_rest(state, UNREGISTER)
         if subsystem not in self.all:
-            raise OSError(errno.EINVAL, UNREGISTER)
+            raise OSError(errno.ENOENT, UNREGISTER)
         self.all.remove(subsystem)
 
     # --- before the kexec
@@ -191,5 +191,5 @@ class Subsystems:
 
 
 def _only_at_rest(state: LuoState | None, call: str) -> None:
-    if state not in (LuoState.NORMAL, LuoState.UPDATED):
+    if state in (LuoState.PREPARED, LuoState.FROZEN):
         raise OSError(errno.EBUSY, call)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.kernel.emulated.rfc2.states import LuoState
-from tests.unit.kernel.rfc2.subsystem_boots import KHO_ONLY, ON, boot, kexec, luo, rfc2
+from tests.unit.kernel.rfc2.subsystem_boots import KHO_ONLY, ON, boot, kexec, luo, raises, rfc2
 from tests.unit.kernel.rfc2.test_reserve_mem import BOTH, CARRIED, REGIONS, ZEROS, content, fill
 
 
@@ -25,16 +27,31 @@ def test_auto_preserved_it_crosses_every_kexec(coupling: str, words: str) -> Non
         assert len(rfc2(model).memory) == 0
 
 
-def test_auto_preserved_it_crosses_from_every_state() -> None:
-    model = boot(f"{ON} {REGIONS}", auto_preserve=("reserve_mem",))
+@pytest.mark.parametrize("coupling", BOTH)
+@pytest.mark.parametrize("state", [*LuoState, "refused"], ids=str)
+def test_auto_preserved_it_crosses_from_every_state(coupling: str, state: LuoState | str) -> None:
+    """`refused`: a freeze was; with the notifier KHO is final still, and LUO's stale subtree in its tree."""
+    faults = "refuse_freeze=EIO@1" if state == "refused" else ""
+    model = boot(f"{ON} {REGIONS}", coupling=coupling, auto_preserve=("reserve_mem",), faults=faults)
+    if state is LuoState.UPDATED:
+        luo(model).prepare()
+        kexec(model)
+        assert luo(model).state is LuoState.UPDATED
     fill(model)
-    luo(model).prepare()
+    if state in (LuoState.PREPARED, LuoState.FROZEN, "refused"):
+        luo(model).prepare()
+    if state is LuoState.FROZEN:
+        luo(model).freeze()
+    if state == "refused":
+        with raises(errno.EIO):
+            kexec(model)
     kexec(model)
-    assert luo(model).state is LuoState.UPDATED
     assert content(model) == CARRIED
-    kexec(model)
-    assert luo(model).state is LuoState.NORMAL, "from UPDATED it is a plain kexec"
-    assert content(model) == CARRIED
+    update = state in (LuoState.PREPARED, LuoState.FROZEN) or (state, coupling) == ("refused", "notifier")
+    assert luo(model).state is (LuoState.UPDATED if update else LuoState.NORMAL)
+    if update:
+        luo(model).finish()
+    assert len(rfc2(model).memory) == 0
 
 
 @pytest.mark.parametrize("refused", ["legacy", "kho=off", "sessions"])

@@ -71,8 +71,8 @@ def test_nothing_fails(coupling: Coupling) -> None:
         b.luo.freeze()
         assert b.script.called == [("freeze", who) for who in PARTICIPANTS]
         whole = b.luo.subtree()
-        assert list(whole["file-descriptors"]) == ["0x0", "0x1", "0x2"]
-        assert list(whole["subsystems"]) == list(SUBSYSTEMS)
+        assert list(whole["file-descriptors"]) == ["compatible", "0x0", "0x1", "0x2"]
+        assert list(whole["subsystems"]) == ["compatible", *SUBSYSTEMS]
         b.heal()
         b.luo.cancel()
         assert b.script.called == [(UNDO[what], who) for what, who in reversed(ORDER[coupling])]

@@ -138,7 +138,7 @@ def test_tokens_stay_valid_over_cancel(b: Bench) -> None:
     b.heal()
     b.luo.prepare()
     assert not [who for who in b.script.of("prepare") if who in FILES]
-    assert b.luo.subtree()["file-descriptors"] == {}
+    assert b.luo.subtree()["file-descriptors"].keys() == {"compatible"}
 
 
 def test_a_caller_without_room_for_a_descriptor_may_come_again(

@@ -305,6 +305,7 @@ def test_an_incompatible_node_is_not_revived() -> None:
 
 @pytest.mark.parametrize("ways", [("kho", "luo"), ("luo", "kho")])
 def test_a_kernel_of_the_other_way_does_not_find_it(ways: tuple[str, str]) -> None:
+    """What LUO handed over goes with FINISH; what KHO did, which nobody asks for, with the next kexec."""
     other = EmulatedImage.rfc2("6.18", reserve_mem=ways[1], coupling="notifier")
     model = boot(f"{ON} {REGIONS}", reserve_mem=ways[0], coupling="notifier", others=(other,))
     fill(model)
@@ -312,6 +313,10 @@ def test_a_kernel_of_the_other_way_does_not_find_it(ways: tuple[str, str]) -> No
     kexec(model, release="6.18")
     assert luo(model).state is LuoState.UPDATED
     assert content(model) == ZEROS
+    luo(model).finish()
+    assert len(rfc2(model).memory) == (2 if ways[0] == "kho" else 0)
+    kexec(model)
+    assert len(rfc2(model).memory) == 0
 
 
 # --- what goes wrong beside it

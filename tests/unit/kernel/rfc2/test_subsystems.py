@@ -250,8 +250,26 @@ def test_unregistering() -> None:
     luo(parts.model).prepare()
     assert parts.told == ["prepare first", "prepare second"]
     luo(parts.model).cancel()
-    with raises(errno.EINVAL):
+    with raises(errno.ENOENT):
         kernel.subsystems.unregister(Spy("unknown", kernel.memory, []), kernel.state)
+
+
+@pytest.mark.parametrize("words", [None, KHO_ONLY], ids=["liveupdate", "kho only"])
+def test_one_that_comes_late_may_be_automatic_whether_luo_is_on_or_not(words: str | None) -> None:
+    """As a module's: auto-preserve needs no LUO, so where it is off registering is no EBUSY."""
+    told: list[str] = []
+    model = boot(*([words] if words else []), telemetry=False)
+
+    def spy() -> Spy:
+        return Spy("late", rfc2(model).memory, told, automatic=True)
+
+    rfc2(model).subsystems.register(spy(), rfc2(model).state)
+    kexec(model)
+    rfc2(model).subsystems.register(late := spy(), rfc2(model).state)
+    assert told == ["boot late", "prepare late", "boot late"]
+    assert late.booted_with is None, "what came for it was given back when the kernel booted without it"
+    rfc2(model).subsystems.unregister(late, rfc2(model).state)
+    assert late not in rfc2(model).subsystems.all
 
 
 # --- automatic ones

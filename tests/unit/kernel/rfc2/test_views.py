@@ -69,6 +69,26 @@ def test_prepared_and_handed_over() -> None:
     assert shown[f"{KHO}/out/sub_fdts/LUO"] == dts(luo(model).subtree())
     assert shown[f"{KHO}/out/fdt"].count('compatible = "luo-v1";') == 1
     assert '\tcompatible = "kho-v1";\n\tLUO {\n' in shown[f"{KHO}/out/fdt"]
+    assert shown[f"{KHO}/out/sub_fdts/LUO"] == textwrap.dedent(
+        """\
+        /dts-v1/;
+
+        / {
+        \tcompatible = "luo-v1";
+        \tfile-descriptors {
+        \t\tcompatible = "file-descriptors-v1";
+        \t\t0x0 {
+        \t\t\tcompatible = "memfd-v1";
+        \t\t\tdata = <0x00000001 0x00000000>;
+        \t\t};
+        \t};
+        \tsubsystems {
+        \t\tcompatible = "subsystems-v1";
+        \t\tfaults = <0x00000000 0x00000000>;
+        \t};
+        };
+        """
+    )
     luo(model).freeze()
     out = beneath(model, f"{KHO}/out")
     kexec(model)
