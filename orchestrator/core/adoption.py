@@ -7,7 +7,8 @@ Rules
    stands as if the rollout had made the attempt; so a node that was updated is not updated again.
 3. A rollback that has jumped belongs to the rollout that wants the node on the kernel that it came back
    from, or whose way back it was. The member is ROLLED_BACK then, and is not sent round again by itself.
-   One that was undone before its jump is nobody's: the node is where it was.
+   One that was undone before its jump is nobody's: the node is where it was. But if its rollout goes back
+   and has forgotten that the node crossed, it says so, and the node is brought back again.
 4. What no rollout wants stays as it is: the row of what has happened. A rollout that is created
    later may want it.
 5. After a rollout has taken in an attempt, nothing of it starts in the same plan: its budgets read
@@ -22,13 +23,13 @@ from typing import TYPE_CHECKING
 from orchestrator.core.beyond import Beyond
 from orchestrator.core.draft import Draft
 from orchestrator.core.model import AttemptRow, MemberRow, NewEvent, NodeRow, RolloutRow, Row
-from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Kind, Outcome, Phase
+from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Goal, Kind, Outcome, Phase
 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
 
 _TO_DO = frozenset({Outcome.PENDING, Outcome.FAILED})
-_MAY_GO_BACK = frozenset({Outcome.BAKING, Outcome.UPDATED, Outcome.UNCOMMITTED, Outcome.FAILED})
+_MAY_GO_BACK = _TO_DO | {Outcome.BAKING, Outcome.UPDATED, Outcome.UNCOMMITTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ def take_in(draft: Draft) -> None:
         draft.held.add(rollout.rollout_id)
 
 
+def awaits(fleet: Fleet, rollout_id: str) -> bool:
+    """Whether the rollout will take in an attempt, once the fleet is released: it does not end before."""
+    for node_id in fleet.unclaimed:
+        attempt = fleet.newest_attempt(node_id)
+        assert attempt is not None, "what is unclaimed is an attempt"
+        home = home_of(fleet, attempt)
+        if home is not None and home.rollout.rollout_id == rollout_id:
+            return True
+    return False
+
+
 def home_of(fleet: Fleet, attempt: AttemptRow) -> Home | None:
     """The rollout that the attempt belongs to, were the fleet released now."""
     homes = []
@@ -89,11 +101,12 @@ def _wants(node: NodeRow, rollout: RolloutRow, member: MemberRow, attempt: Attem
 
 
 def _goes_back(node: NodeRow, rollout: RolloutRow, member: MemberRow, attempt: AttemptRow) -> bool:
-    if not has_crossed(attempt):
-        return False
+    came_from_there = attempt.to_release == member.from_release
     if member.crossed:
-        return member.outcome in _MAY_GO_BACK and attempt.to_release == member.from_release
-    return member.outcome in _TO_DO and attempt.from_release == rollout.artifact.release
+        return has_crossed(attempt) and member.outcome in _MAY_GO_BACK and came_from_there
+    if member.outcome not in _TO_DO or attempt.from_release != rollout.artifact.release:
+        return False
+    return has_crossed(attempt) or (rollout.goal is Goal.BACK and came_from_there)
 
 
 def _joined(member: MemberRow, attempt: AttemptRow, beyond: Beyond | None) -> MemberRow:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from orchestrator.core import canaries, staging
 from orchestrator.core.blockers import FEW, Blocker
+from orchestrator.core.blocking_ended import superseded_by
 from orchestrator.core.draft import Draft
 from orchestrator.core.index import Order, RolloutIndex
 from orchestrator.core.model import RolloutRow
@@ -181,7 +182,7 @@ def places(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             if place is Place.OTHER_ROLLOUT:
                 yield _other_rollout(draft, orders, wave)
             elif place is Place.SUPERSEDED:
-                yield _superseded(draft, orders)
+                yield _superseded(draft, index, orders)
             elif place is Place.STAGE_FAILED:
                 yield from _stage_failed(draft, index.row, orders, wave)
             elif place is Place.NEEDS_WORD:
@@ -229,12 +230,13 @@ def _needs_word(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: st
         newest = fleet.newest_attempt(unhealthy[0][1])
         assert newest is not None
         name, nodes = newest.rollout_id, _ids(unhealthy)
-        back = told(
-            fleet, f"It must go back first (`liveroll why {name}`)", name, {Call.ROLL_BACK: ()}
-        ).removesuffix(".")
+        who, lead = f"rollout {name}", f"It must go back first (`liveroll why {name}`)"
+        if not name:
+            who, lead = "a rollout that the store has lost", "Boot it into the kernel that it came from"
+        back = told(fleet, lead, name, {Call.ROLL_BACK: ()}).removesuffix(".")
         yield on(
             at.reason,
-            f"rollout {name} found the node unhealthy, and it has not gone back",
+            f"{who} found the node unhealthy, and it has not gone back",
             told(fleet, back, row.rollout_id, dict.fromkeys(_OUT, nodes), last=nodes),
             unhealthy,
             wave=wave,
@@ -255,7 +257,16 @@ def _ends(draft: Draft, index: RolloutIndex, place: Place, orders: Sequence[Orde
 
 def _other_rollout(draft: Draft, orders: Sequence[Order], wave: str) -> Blocker:
     newest = draft.fleet.newest_attempt(orders[0][1])
-    other = draft.fleet.rollouts.get(newest.rollout_id) if newest is not None else None
+    assert newest is not None, "the other rollout's"
+    if not newest.rollout_id:
+        return on(
+            "OTHER_ROLLOUT",
+            f"attempt {newest.generation}, of a future that the store has lost, is open on the node",
+            "It goes on when that has been undone or has ended (`liveroll differences`).",
+            orders,
+            wave=wave,
+        )
+    other = draft.fleet.rollouts.get(newest.rollout_id)
     name = other.spec.name if other is not None else "unknown"
     return on(
         "OTHER_ROLLOUT",
@@ -266,16 +277,17 @@ def _other_rollout(draft: Draft, orders: Sequence[Order], wave: str) -> Blocker:
     )
 
 
-def _superseded(draft: Draft, orders: Sequence[Order]) -> Blocker:
-    newest = draft.fleet.newest_attempt(orders[0][1])
-    assert newest is not None, "the other rollout's"
+def _superseded(draft: Draft, index: RolloutIndex, orders: Sequence[Order]) -> Blocker:
+    member = index.members[orders[0][1]]
+    last = draft.fleet.last_attempt(member)
+    assert last is not None, "the other rollout's"
     return on(
         "SUPERSEDED",
-        "another rollout has taken the node elsewhere since",
+        superseded_by(draft.fleet, member),
         told(
             draft.fleet,
-            "Nothing needs doing: this rollout ends without it",
-            newest.rollout_id,
+            "This rollout ends without it, FAILED (`liveroll why` says then what to do)",
+            last.rollout_id,
             {Call.ROLL_BACK: ()},
         ),
         orders,

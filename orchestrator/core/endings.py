@@ -6,12 +6,14 @@ Rules
    baking nodes stay updated, uncommitted. If the cancel asked for it, the rollout goes BACK then.
 3. ROLLED_BACK needs every crossed node back on its release or written off; else FAILED.
 4. A node that runs its previous release again is back, however it got there.
+5. Nothing winds up that will take in an attempt of a lost future (adoption.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.core import adoption
 from orchestrator.core.draft import Draft
 from orchestrator.core.index import RolloutIndex
 from orchestrator.core.model import MemberRow, NewEvent, RolloutRow
@@ -24,6 +26,8 @@ from orchestrator.core.waves import settle_in_batches, way_back_open
 def wind_up(draft: Draft, index: RolloutIndex) -> None:
     """Take a rollout in CANCEL or BACK towards its end; note nodes that are back."""
     row = index.row
+    if adoption.awaits(draft.fleet, row.rollout_id):
+        return
     back = [
         replace(
             index.members[node_id],

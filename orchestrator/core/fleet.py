@@ -32,8 +32,9 @@ from orchestrator.core.model import (
     NodeRow,
     RolloutRow,
 )
-from orchestrator.core.phases import Kind, Link
+from orchestrator.core.phases import Kind, Link, Phase
 from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.settlement import is_forgotten
 from orchestrator.core.standing import (
     Flag,
     Membership,
@@ -126,6 +127,14 @@ class Fleet:
             attempt = self.attempts[node_id, generation]
             if attempt.rollout_id == rollout_id and attempt.kind is Kind.FORWARD:
                 return attempt
+        return None
+
+    def last_attempt(self, member: MemberRow) -> AttemptRow | None:
+        """The member's own newest, or the newest since that may have taken its node elsewhere."""
+        for attempt in reversed(self.attempts_at(member.node_id)):
+            undone = attempt.phase is Phase.ABORTED and not is_forgotten(attempt)
+            if attempt.generation == member.generation or not undone:
+                return attempt if attempt.generation >= member.generation else None
         return None
 
     def enrolled_after(self, at: datetime) -> list[NodeRow]:
@@ -363,7 +372,7 @@ class Fleet:
             index = self.indexes[rollout_id]
             member = index.members[node_id]
             own = self.attempts.get((node_id, member.generation))
-            memberships.append(Membership(index.row, member, own))
+            memberships.append(Membership(index.row, member, own, self.last_attempt(member)))
         return Surroundings(
             node=node,
             newest=self.newest_attempt(node_id),

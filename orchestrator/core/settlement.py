@@ -29,6 +29,9 @@ BAD_ENDS = frozenset({Phase.AWAITING_ROLLBACK, Phase.QUARANTINED, Phase.COLD_BOO
 RUNS_PREVIOUS = "runs_previous_release"
 """Why a member is ROLLED_BACK that no rollback attempt brought back: a bad end of one is past."""
 
+FORGOTTEN = "ATTEMPT_FORGOTTEN"
+"""Problem of an attempt that a lost future has ended: nobody knows how."""
+
 NO_TRIES: Mapping[str, int] = MappingProxyType({})
 
 _BY_VERDICT = {
@@ -55,6 +58,11 @@ def failure_kinds(attempt: AttemptRow) -> tuple[str, ...]:
 def lease_expired(attempt: AttemptRow) -> bool:
     """The agent unwound because no PROCEED was valid any more."""
     return attempt.problem is not None and attempt.problem.reason == "LEASE_EXPIRED"
+
+
+def is_forgotten(attempt: AttemptRow) -> bool:
+    """It may have jumped, though it says ABORTED."""
+    return attempt.problem is not None and attempt.problem.reason == FORGOTTEN
 
 
 def spared(attempt: AttemptRow) -> bool:

@@ -69,7 +69,7 @@ class Place(enum.StrEnum):
     IS_BACK = "IS_BACK"
     """BACK: runs the release it came from."""
     SUPERSEDED = "SUPERSEDED"
-    """BACK: another rollout has taken it elsewhere since."""
+    """BACK: another rollout, or one that the store has lost, has taken it elsewhere since."""
     NO_ROLLBACK = "NO_ROLLBACK"
     NOT_DUE = "NOT_DUE"
     UNKNOWN_LINK = "UNKNOWN_LINK"
@@ -152,6 +152,9 @@ class Membership:
     rollout: RolloutRow
     member: MemberRow
     own: AttemptRow | None
+    last: AttemptRow | None
+    """`own`, or the newest that may have taken the node elsewhere since. An attempt that was undone, another
+    rollout's or one of a lost future, has taken it nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +347,8 @@ def _taken(s: Surroundings, m: Membership) -> bool:
     if newest is None or newest.rollout_id == m.rollout.rollout_id:
         return False
     if is_open(newest):
-        return True
+        # Of a lost future, it is lost by nobody's lease: its node is waited for like any that is silent.
+        return bool(newest.rollout_id) or s.link is Link.UP
     if newest.phase is not Phase.BAKING:
         return False
     return any(
@@ -402,16 +406,16 @@ def _forward(
 
 
 def _back(s: Surroundings, m: Membership, maintained: bool, now: datetime) -> tuple[Place, datetime | None]:
-    node, newest, member = s.node, s.newest, m.member
+    node, newest, member, last = s.node, s.newest, m.member, m.last
     if _taken(s, m):
         return Place.OTHER_ROLLOUT, None
     if (reach := _reach(s, maintained)) is not None:
         return reach, None
     if node.release == member.from_release and (newest is None or newest.phase is not Phase.LOST):
         return Place.IS_BACK, None
-    if newest is not None and newest.rollout_id != m.rollout.rollout_id:
+    if last is not None and last.rollout_id != m.rollout.rollout_id:
         return Place.SUPERSEDED, None
-    if newest is not None and newest.phase in NEEDS_WORD and not member.operator_word:
+    if last is not None and last.phase in NEEDS_WORD and not member.operator_word:
         return Place.NEEDS_WORD, None
     if not member.from_artifact:
         return Place.NO_ROLLBACK, None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from orchestrator.core.messages import AttemptRef, Hello
 from orchestrator.core.model import Artifact, AttemptRow, DesiredCancel, NewEvent, NodeRow, Problem
 from orchestrator.core.phases import BEFORE_JUMP, SETTLED, Kind, Method, Phase
+from orchestrator.core.settlement import FORGOTTEN
 from orchestrator.core.transitions_hello import told_by
 from orchestrator.core.transitions_node import clear_desired
 from orchestrator.core.transitions_regression import LOCAL_INCARNATION, of_this_store
@@ -132,7 +133,7 @@ def _ended(attempt: AttemptRow, by: int, now: datetime) -> AttemptRow:
         blackout_open_at=None,
         proceed_until=None,  # whatever boot the node is in by now, it is not this attempt's doing
         problem=Problem(
-            "ATTEMPT_FORGOTTEN",
+            FORGOTTEN,
             Retry.REPLAN,
             f"the store went back in time, and the node has begun attempt {by} since",
             "Nothing to do: the newer attempt says where the node stands.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from orchestrator.core import budgets
 from orchestrator.core.actions import Plan
 from orchestrator.core.blockers import Blocker
+from orchestrator.core.blocking_ended import short_of_goal
 from orchestrator.core.blocking_uncommitted import left_behind
 from orchestrator.core.model import (
     AttemptRow,
@@ -222,12 +223,16 @@ def explain(fleet: Fleet, rollout_id: str, node_id: str, plan: Plan | None, now:
     row = find_rollout(fleet, rollout_id)
     wake = plan.next_wake if plan is not None and row.ended_at is None else None
     if node_id:
-        known = (*blockers_of(plan, row), *left_behind(fleet, row, node_id))
+        known = (
+            *blockers_of(plan, row),
+            *short_of_goal(fleet, row, node_id),
+            *left_behind(fleet, row, node_id),
+        )
         text, found = explain_node(fleet, row, find_node(fleet, node_id), known, now)
         return Explanation(text, found, row.gates, row.wave_names, wake)
     members = fleet.members(row.rollout_id)
     text = summary(fleet, row, shown_state(row, members.values()))
-    found = (*blockers_of(plan, row), *left_behind(fleet, row))
+    found = (*blockers_of(plan, row), *short_of_goal(fleet, row), *left_behind(fleet, row))
     return Explanation(text, found, row.gates, row.wave_names, wake)
 
 

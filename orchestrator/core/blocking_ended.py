@@ -1,0 +1,84 @@
+"""What keeps a rollout that ended FAILED from its goal: each node, and who must do what about it.
+
+Rules
+1. On the way back it is every node that crossed, and neither is back nor was written off. Forward it is
+   every node that failed: nothing else ends a rollout so.
+2. What must be done ends in a call that the rollout admits: a retry, or going back once more, which
+   counts nodes that came back otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.core.blockers import FEW, Blocker
+from orchestrator.core.model import MemberRow, RolloutRow
+from orchestrator.core.phases import Goal, Outcome, RolloutState
+from orchestrator.core.remedies import Call, possible, told
+
+if TYPE_CHECKING:
+    from orchestrator.core.fleet import Fleet
+
+
+def short_of_goal(fleet: Fleet, row: RolloutRow, node_id: str = "") -> tuple[Blocker, ...]:
+    """Empty unless the rollout ended FAILED. node_id: only about this one."""
+    if row.ended_as != RolloutState.FAILED:
+        return ()
+    members = sorted(fleet.members(row.rollout_id).values(), key=lambda m: m.position)
+    groups: dict[str, list[MemberRow]] = {}
+    for member in members:
+        if node_id in ("", member.node_id) and _is_short(row, member):
+            groups.setdefault(_reason(fleet, row, member), []).append(member)
+    return tuple(_blocker(fleet, row, reason, some) for reason, some in sorted(groups.items()))
+
+
+def _is_short(row: RolloutRow, member: MemberRow) -> bool:
+    """Rule 1."""
+    if row.goal is Goal.BACK:
+        return member.crossed and member.outcome is not Outcome.WRITTEN_OFF
+    return member.outcome is Outcome.FAILED
+
+
+def _reason(fleet: Fleet, row: RolloutRow, member: MemberRow) -> str:
+    last = fleet.last_attempt(member)
+    if last is not None and last.rollout_id != row.rollout_id:
+        return "SUPERSEDED"
+    if row.goal is Goal.BACK and not member.from_artifact:
+        return "NO_ROLLBACK_ARTIFACT"
+    return "NEEDS_OPERATOR"
+
+
+def _blocker(fleet: Fleet, row: RolloutRow, reason: str, members: Sequence[MemberRow]) -> Blocker:
+    nodes = [m.node_id for m in members]
+    if reason == "NEEDS_OPERATOR":
+        reasons = ", ".join(sorted({m.reason for m in members if m.reason}))
+        text = "the node has failed" + (f" ({reasons})" if reasons else "")
+        lead = f"Look at the node (`liveroll story {nodes[0]}`) and mend it"
+        remedy = told(
+            fleet, lead, row.rollout_id, {Call.RETRY: nodes, Call.WRITE_OFF: nodes}, joint=", then "
+        )
+    else:
+        text = (
+            superseded_by(fleet, members[0])
+            if reason == "SUPERSEDED"
+            else "the node has nothing to go back to"
+        )
+        remedy = _by_hand(fleet, row, members[0], nodes)
+    return Blocker(reason, text, remedy, tuple(nodes[:FEW]), len(nodes))
+
+
+def superseded_by(fleet: Fleet, member: MemberRow) -> str:
+    """Who has taken the node elsewhere."""
+    last = fleet.last_attempt(member)
+    assert last is not None, "somebody has"
+    who = f"rollout {last.rollout_id}" if last.rollout_id else "a rollout that the store has lost"
+    return f"{who} has taken the node elsewhere since, to {last.to_release}"
+
+
+def _by_hand(fleet: Fleet, row: RolloutRow, member: MemberRow, nodes: Sequence[str]) -> str:
+    """Rule 2, for nodes that this rollout cannot bring back."""
+    lead = f"Bring the node back to {member.from_release} (boot it by hand)"
+    if possible(fleet, Call.ROLL_BACK, row.rollout_id) is not None:
+        lead += f", then `liveroll rollback {row.rollout_id}` counts it as back"
+    return told(fleet, lead, row.rollout_id, {Call.WRITE_OFF: nodes}, last=nodes)

@@ -1,0 +1,261 @@
+"""A store that goes back in time in the middle of ROLLING_BACK: every node is brought back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.core.model import Problem
+from orchestrator.core.operations import roll_back
+from orchestrator.core.phases import Goal, Kind, Outcome, Phase
+from orchestrator.core.views import explain
+from orchestrator.errors import Retry
+from tests.unit.core_planner.builders import NEW, OLD, World, artifact, nodes, settled_attempt, spec
+from tests.unit.core_planner.lost_future import Restored, backup, gone_back
+from tests.unit.core_planner.test_lost_future import one, until
+
+
+def going_back(count: int = 2) -> World:
+    """All are updated, and have just been told to go back, one at a time: n0 comes last."""
+    w = World(nodes(count))
+    w.rollout(spec(waves=[None], bake=timedelta(seconds=1)))
+    w.run()
+    assert w.state() == "SUCCEEDED"
+    w.commit(roll_back(w.fleet, "r1", "it is slow", "alice", w.now))
+    return w
+
+
+def undone(v: Restored) -> None:
+    while v.agents():
+        v.settle_plans()
+
+
+def just(w: World, node_id: str, phase: Phase, kind: Kind) -> None:
+    """Until an attempt of this kind has come to the phase, and nothing is planned of it yet."""
+    while (a := w.fleet.newest_attempt(node_id)) is None or (a.phase, a.kind) != (phase, kind):
+        w.settle_plans()
+        if not w.agents():
+            w.tick(timedelta(seconds=1))
+
+
+def ends_rolled_back(v: Restored, w: World) -> None:
+    v.run()
+    assert v.state() == "ROLLED_BACK", v.phases()
+    for node_id in w.fleet.nodes:
+        assert v.node(node_id).release == OLD
+        assert v.member(node_id).outcome is Outcome.ROLLED_BACK
+        assert v.attempt(node_id).phase is Phase.COMMITTED, "or a cold boot would start the other kernel"
+
+
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.DRAINING, Phase.PRESERVED])
+@pytest.mark.parametrize("released_first", [False, True])
+def test_a_way_back_that_was_undone_is_begun_again(phase: Phase, released_first: bool) -> None:
+    w = going_back()
+    rows = backup(w)
+    if phase is Phase.LOADING:
+        w.settle_plans()
+        w.agents()
+    else:
+        until(w, "n1", phase)
+    assert (w.attempt("n1").kind, w.attempt("n1").phase) == (Kind.ROLLBACK, phase)
+    v = gone_back(w, rows)
+    v.hello_all(w)
+    assert one(v, "n1").outlook == "UNWINDS"
+    (open_,) = [b for b in v.plan().blockers["r1"] if b.reason == "OTHER_ROLLOUT"]
+    assert "of a future that the store has lost" in open_.message
+    if released_first:
+        v.release()
+    undone(v)
+    assert v.attempt("n1").rollout_id in ("", "r1")
+    if not released_first:
+        assert "SUPERSEDED" not in v.reasons()
+        v.release()
+    ends_rolled_back(v, w)
+    assert v.member("n1").tries == {}, "nothing is held against it"
+    assert v.jumped("n1") == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "phase", [Phase.JUMPING, Phase.RETRIEVING, Phase.FINISHING, Phase.BAKING, Phase.COMMITTED]
+)
+def test_a_way_back_that_has_jumped_counts(phase: Phase, count: int) -> None:
+    w = going_back(count)
+    rows, last = backup(w), f"n{count - 1}"
+    until(w, last, phase)
+    v = gone_back(w, rows)
+    v.hello_all(w)
+    undone(v)
+    v.settle_plans()
+    assert v.row().ended_at is None, "nothing ends before a person has looked"
+    v.release()
+    ends_rolled_back(v, w)
+    assert v.jumped(last) == 2, "it is not brought back twice"
+
+
+def test_a_second_way_back_counts_though_the_store_knows_of_the_first() -> None:
+    """The first was undone; its member waits for its turn in the store that is brought back."""
+    w = going_back(1)
+    w.script("n0", fail_at="PRESERVING", times=1)
+    until(w, "n0", Phase.ABORTED)
+    w.settle_plans()
+    assert (w.member("n0").outcome, w.member("n0").generation) == (Outcome.PENDING, 2)
+    rows = backup(w)
+    w.script("n0", fail_at="VERIFYING")
+    until(w, "n0", Phase.QUARANTINED)
+    assert w.attempt("n0").generation == 3
+    v = gone_back(w, rows)
+    v.hello_all(w)
+    assert one(v, "n0").outlook == "NEEDS_WORD"
+    v.release()
+    v.settle_plans()
+    assert (v.member("n0").outcome, v.member("n0").generation) == (Outcome.FAILED, 3)
+
+
+@pytest.mark.parametrize("phase", [Phase.PRESERVED, Phase.BAKING])
+def test_a_crossing_that_the_store_has_forgotten_is_told_by_the_way_back(phase: Phase) -> None:
+    """Its forward attempt is open in the store, told to be undone; the node had jumped, and was on its way
+    back in a later attempt."""
+    w = World(nodes(1))
+    w.rollout(spec(waves=[None], bake=timedelta(seconds=1)))
+    until(w, "n0", Phase.PRESERVING)
+    mid = backup(w)
+    w.run(until="BAKING")
+    w.commit(roll_back(w.fleet, "r1", "it is slow", "alice", w.now))
+    just(w, "n0", phase, Kind.ROLLBACK)
+    v = gone_back(w, mid)
+    v.set_rollout(goal=Goal.BACK)
+    v.hello_all(w)
+    undone(v)
+    v.settle_plans()
+    assert v.row().ended_at is None
+    v.release()
+    ends_rolled_back(v, w)
+    assert v.jumped("n0") == 2
+
+
+def test_a_node_that_was_found_unhealthy_is_brought_back_too() -> None:
+    w = World(nodes(2))
+    w.script("n1", end=Phase.AWAITING_ROLLBACK)
+    w.rollout(spec(waves=[None], bake=timedelta(seconds=1)))
+    just(w, "n1", Phase.AWAITING_ROLLBACK, Kind.FORWARD)
+    rows = backup(w)
+    just(w, "n1", Phase.PRESERVED, Kind.ROLLBACK)
+    v = gone_back(w, rows)
+    v.hello_all(w)
+    undone(v)
+    v.release()
+    v.run()
+    assert (v.member("n1").outcome, v.node("n1").release) == (Outcome.ROLLED_BACK, OLD)
+
+
+def test_an_attempt_of_another_rollout_that_was_undone_supersedes_nothing() -> None:
+    w = going_back(1)
+    w.put(settled_attempt(w.node("n0"), Phase.ABORTED, generation=9, rollout_id="r2"))
+    w.set_node("n0", attempt=9, highest_generation=9)
+    w.run()
+    assert (w.state(), w.node("n0").release) == ("ROLLED_BACK", OLD)
+
+
+def test_one_that_a_lost_future_has_ended_may_have_taken_the_node_elsewhere() -> None:
+    w = going_back(1)
+    problem = Problem("ATTEMPT_FORGOTTEN", Retry.REPLAN, "x")
+    w.put(settled_attempt(w.node("n0"), Phase.ABORTED, generation=9, rollout_id="r2", problem=problem))
+    w.set_node("n0", attempt=9, highest_generation=9, release="7.2.0")
+    w.run()
+    assert w.state() == "FAILED"
+
+
+def test_a_silent_node_with_an_attempt_of_nobodys_is_waited_for_like_any_other() -> None:
+    """Nobody's lease runs out on it: a person must know whom to look at."""
+    w = going_back(1)
+    rows = backup(w)
+    until(w, "n0", Phase.PRESERVED)
+    v = gone_back(w, rows)
+    v.hello_all(w)
+    v.release()
+    v.cut("n0")
+    v.tick(timedelta(minutes=5))
+    v.settle_plans()
+    (waits,) = [b for b in v.plan().blockers["r1"] if b.reason == "NODE_UNREACHABLE"]
+    assert "liveroll write-off n0" in waits.remedy
+
+
+# --- why, afterwards -----------------------------------------------------------------------
+
+
+def told(w: World, node_id: str = "") -> list[tuple[str, tuple[str, ...], str, str]]:
+    found = explain(w.fleet, "r1", node_id, None, w.now)
+    return [(b.reason, b.nodes, b.message, b.remedy) for b in found.blockers]
+
+
+def test_why_names_who_was_taken_elsewhere_and_by_hand_it_comes_back() -> None:
+    for other, who in (("r2", "rollout r2"), ("", "a rollout that the store has lost")):
+        w = going_back(2)
+        far = settled_attempt(w.node("n1"), Phase.COMMITTED, generation=9, rollout_id=other, to_release="8.0")
+        w.put(far)
+        w.set_node("n1", release="8.0", attempt=9, highest_generation=9)
+        assert "SUPERSEDED" in w.reasons()
+        w.run()
+        assert w.state() == "FAILED"
+        ((reason, named, message, remedy),) = told(w)
+        assert (reason, named) == ("SUPERSEDED", ("n1",))
+        assert message == f"{who} has taken the node elsewhere since, to 8.0"
+        assert "boot it by hand), then `liveroll rollback r1` counts it as back" in remedy
+        assert f"back to {OLD}" in remedy
+        assert told(w, "n1") == told(w)
+        assert told(w, "n0") == []
+        w.set_node("n1", release=OLD)
+        w.commit(roll_back(w.fleet, "r1", "", "alice", w.now))
+        w.run()
+        assert (w.state(), told(w)) == ("ROLLED_BACK", [])
+
+
+def test_why_names_who_has_nothing_to_go_back_to() -> None:
+    w = going_back(2)
+    w.set_member("n1", from_artifact="")
+    w.run()
+    assert w.state() == "FAILED"
+    ((reason, named, _, remedy),) = told(w)
+    assert (reason, named) == ("NO_ROLLBACK_ARTIFACT", ("n1",))
+    assert "`liveroll rollback r1` counts it as back" in remedy
+
+
+def test_why_names_whose_way_back_failed() -> None:
+    w = going_back(1)
+    w.script("n0", fail_at="VERIFYING", times=1)
+    w.run()
+    assert w.state() == "FAILED"
+    ((reason, named, message, remedy),) = told(w)
+    assert (reason, named, message) == ("NEEDS_OPERATOR", ("n0",), "the node has failed (quarantined)")
+    assert "`liveroll retry r1 n0` tries again" in remedy
+    assert "liveroll story n0" in remedy
+
+
+def test_why_names_who_failed_on_the_way_there() -> None:
+    w = World(nodes(1))
+    w.rollout(spec(waves=[]))
+    w.script("n0", fail_at="VERIFYING")
+    w.run()
+    if w.row().halted:
+        w.set_rollout(halted="", failures_forgiven=9)
+        w.run()
+    assert (w.state(), w.node("n0").release) == ("FAILED", NEW)
+    ((reason, named, _, remedy),) = told(w)
+    assert (reason, named) == ("NEEDS_OPERATOR", ("n0",))
+    assert "`liveroll retry r1 n0` tries again" in remedy
+
+
+def test_a_node_that_a_lost_rollout_found_unhealthy_is_told_without_its_name() -> None:
+    w = World(nodes(2))
+    other = artifact("8.0.0", "sha-8")
+    found = settled_attempt(w.node("n1"), Phase.AWAITING_ROLLBACK, rollout_id="", adopted=True, failed=True)
+    w.put(replace(found, artifact=other, to_release="8.0.0"))
+    w.set_node("n1", attempt=1, highest_generation=1)
+    w.rollout(spec(waves=[None]))
+    w.run()
+    (blocker,) = [b for b in w.plan().blockers["r1"] if b.reason == "NEEDS_OPERATOR"]
+    assert blocker.message.startswith("a rollout that the store has lost found the node unhealthy")
+    assert blocker.remedy.startswith("Boot it into the kernel that it came from, or `liveroll exclude r1 n1")
