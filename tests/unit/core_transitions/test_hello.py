@@ -128,7 +128,9 @@ def test_an_attempt_that_ended_under_numbers_that_another_machine_has_used_is_ov
     """A machine with a copy of the node's journal was here, and its reports were acknowledged."""
     under_way = attempt(phase=Phase.LOADING, seq=0)
     made = fleet(node("n00", highest_generation=1, acknowledged_seq=9), under_way)
-    problem = Problem("DEVICE_MISSING", Retry.FIX_STATE, "/dev/liveupdate is not there", "Boot another kernel.")
+    problem = Problem(
+        "DEVICE_MISSING", Retry.FIX_STATE, "/dev/liveupdate is not there", "Boot another kernel."
+    )
     status = NodeStatus(ref(), Phase.ABORTED, seq=9, problem=problem)
     over = row(transitions.hello(made, hello(highest_generation=1, status=status), "", NOW), AttemptRow)
     assert isinstance(over, AttemptRow)
