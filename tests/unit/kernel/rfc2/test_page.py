@@ -72,6 +72,12 @@ def test_every_row_names_a_test(title: str) -> None:
     assert not [row[0] for row in found if not TEST.findall(row[-1])]
 
 
+def test_every_difference_from_the_series_names_a_test() -> None:
+    found = section("How the emulation differs from the series").split("\n- ")[1:]
+    assert len(found) > 10
+    assert not [bullet for bullet in found if not TEST.findall(bullet)]
+
+
 def test_what_is_quoted_is_quoted_by_a_test_that_the_row_names() -> None:
     for row in rows("Every statement, and its test"):
         docstrings = [named_in(file)[test] for file, test in TEST.findall(row[-1])]

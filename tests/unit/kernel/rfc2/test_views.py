@@ -98,6 +98,10 @@ def test_prepared_and_handed_over() -> None:
     assert shown["/sys/kernel/debug/liveupdate/files"] == "0 memfd arrived\n"
     assert shown["/sys/kernel/debug/liveupdate/subsystems"] == "faults manual out=- in=0x0\n"
     assert f"{KHO}/out/fdt" not in shown
+    luo(model).finish()
+    shown = model.views()
+    assert shown["/sys/kernel/debug/liveupdate/files"] == ""
+    assert shown["/sys/kernel/debug/liveupdate/subsystems"] == "faults manual out=- in=-\n"
     model.power_off()
 
 
