@@ -29,6 +29,7 @@ from node_agent.runtime.broker import Broker
 from node_agent.runtime.broker_handover import HandoverKernel, marks
 from node_agent.runtime.broker_record import BrokerTimeouts
 from node_agent.runtime.journal_format import MAGIC, encode_record
+from tests.unit.resume.patience import Patience
 
 UID = os.getuid()
 
@@ -82,12 +83,11 @@ class Node:
         records = (JournalRecord(1, "installation", {}), JournalRecord(2, "jump_intent", body))
         (self.path / "journal").write_bytes(MAGIC + b"".join(map(encode_record, records)))
 
-    def resume(self, deadline_s: float = 10.0) -> Handover:
+    def resume(self) -> Handover:
+        """The deadline passes once all scripts have said what they say."""
+        Patience(Script.talking).install(self._monkeypatch)
         self.handover = blackout.resume(
-            root="/r",
-            journal_path=str(self.path / "journal"),
-            socket_path=self.socket,
-            deadline_s=deadline_s,
+            root="/r", journal_path=str(self.path / "journal"), socket_path=self.socket
         )
         return self.handover
 
@@ -137,6 +137,11 @@ class Script(threading.Thread):
             self.sock.close()
 
     @classmethod
+    def talking(cls) -> bool:
+        """One that is not started yet will talk."""
+        return any(script.ident is None or script.is_alive() for script in cls.started)
+
+    @classmethod
     def close_all(cls) -> None:
         while cls.started:
             script = cls.started.pop()
@@ -160,10 +165,10 @@ CLAIM = {"cmd": "CLAIM", "id": "vm", "extensions": ["suspend"]}
 RESUMED = {"cmd": "RESUMED", "duration_s": 1.25, "uncertainty_s": 0.1, "clock": "tsc", "memory_intact": True}
 
 
-def run_with(node: Node, *scripts: Script, deadline_s: float = 10.0) -> Handover:
+def run_with(node: Node, *scripts: Script) -> Handover:
     for script in scripts:
         script.start()
-    handover = node.resume(deadline_s)
+    handover = node.resume()
     for script in scripts:
         script.join()
     return handover
@@ -187,7 +192,7 @@ RUNNING = {"cmd": "RUNNING"}
 
 def test_a_workload_runs_before_it_reports(node: Node) -> None:
     script = Script(node.socket, CLAIM, None, None, RUNNING)
-    handover = run_with(node, script, deadline_s=0.3)
+    handover = run_with(node, script)
     assert "resume" in handover.marks
     assert handover.errors == {"lr.7-a.vm": "not claimed and resumed in time"}
     (client,) = handover.clients
@@ -196,7 +201,7 @@ def test_a_workload_runs_before_it_reports(node: Node) -> None:
 
 def test_a_workload_that_runs_and_dies_does_not_run(node: Node) -> None:
     script = Script(node.socket, CLAIM, None, None, RUNNING, hang_up=True)
-    handover = run_with(node, script, deadline_s=0.3)
+    handover = run_with(node, script)
     assert "resume" not in handover.marks
 
 
@@ -243,7 +248,7 @@ def test_a_workload_that_dies_in_between_may_claim_again(node: Node) -> None:
     ],
 )
 def test_what_is_not_understood_is_left_to_the_broker(node: Node, line: object) -> None:
-    handover = run_with(node, Script(node.socket, line), deadline_s=0.2)
+    handover = run_with(node, Script(node.socket, line))
     (client,) = handover.clients
     said = line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
     assert (client.workload, client.pending) == ("", said)
@@ -255,7 +260,7 @@ def test_what_is_not_understood_is_left_to_the_broker(node: Node, line: object) 
 def test_a_claim_of_anothers_memory_gets_nothing(node: Node, binding: dict[str, object]) -> None:
     node.write(sessions={"vm": "lr.7-a.vm"}, bindings={"vm": binding})
     script = Script(node.socket, CLAIM)
-    handover = run_with(node, script, deadline_s=0.2)
+    handover = run_with(node, script)
     assert script.heard == []
     assert handover.clients[0].workload == ""
 
@@ -267,7 +272,7 @@ def test_floods_and_fds_are_cut_off(node: Node, flood: bytes) -> None:
         script.lines = (flood,)
     else:
         script.run = lambda: _send_fds(script, flood)  # type: ignore[method-assign]
-    handover = run_with(node, script, deadline_s=0.3)
+    handover = run_with(node, script)
     assert handover.clients == []
 
 
@@ -279,11 +284,12 @@ def _send_fds(script: Script, data: bytes) -> None:
 
 def test_beyond_max_clients_nobody_is_accepted(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "MAX_CLIENTS", 1)
-    handover = run_with(node, Script(node.socket), Script(node.socket), deadline_s=0.3)
+    handover = run_with(node, Script(node.socket), Script(node.socket))
     assert len(handover.clients) == 1
 
 
-def test_a_busy_device_is_waited_for(node: Node) -> None:
+def test_a_busy_device_is_waited_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blackout, "BUSY_S", 30.0)
     node.sessions.busy = 3
     assert run_with(node, Script(node.socket, CLAIM, None, None, RESUMED)).errors == {}
 
@@ -354,6 +360,7 @@ def test_a_lock_that_only_outlives_its_agent_is_waited_for(node: Node) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(time, "sleep", slept)
+        patched.setattr(blackout, "LOCK_S", 30.0)
         child = threading.Thread(target=lambda: (tries.acquire(), os.close(held)))
         child.start()
         node.boot_id = "old"
@@ -397,7 +404,7 @@ async def test_the_broker_goes_on_where_the_blackout_path_stopped(node: Node) ->
     early = Script(node.socket, b'{"cmd":"CLAIM","id":"slow","ext')
     for script in (back, early):
         script.start()
-    handover = await asyncio.to_thread(node.resume, 0.5)
+    handover = await asyncio.to_thread(node.resume)
     wrapped: list[HeldSession] = []
 
     def wrap(name: str, fd: int) -> HeldSession:
@@ -447,7 +454,7 @@ async def handed_back_in_vain(node: Node) -> AsyncIterator[tuple[Broker, Handove
     node.write(sessions={"vm": "lr.7-a.vm"}, bindings={"vm": {"uid": UID, "unit": "", "suspend": True}})
     slow = Script(node.socket, CLAIM, None, None)
     slow.start()
-    handover = await asyncio.to_thread(node.resume, 0.5)
+    handover = await asyncio.to_thread(node.resume)
     await asyncio.to_thread(slow.join)
     assert [event["event"] for event in slow.heard] == ["CLAIMED", "RESUME"]
     kernel = HandoverKernel(None, handover, HeldSession)  # type: ignore[arg-type]
