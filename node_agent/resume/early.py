@@ -109,6 +109,7 @@ def run(parameters: Parameters, root: str = "") -> None:
     if handover.sessions:
         blackout.listen(handover, parameters.socket, parameters.mode, parameters.gid)
     offer = Offer(handover, blackout.DEADLINE_S)
+    keeper.reap(handover.forked)
     keeper.settle(
         [
             fd
@@ -122,5 +123,4 @@ def run(parameters: Parameters, root: str = "") -> None:
             if fd >= 0
         ]
     )
-    keeper.reap(handover.forked)
     keeper.Keeper(listener, sessions, offer).run()

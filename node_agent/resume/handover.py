@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from node_agent.resume.keeper import Forked
     from node_agent.resume.parking import Parking
 
 
@@ -104,7 +105,7 @@ class Handover:
         self.token_fd = -1
         self.parking: Parking | None = None
         self.parked: dict[str, int] = {}
-        self.forked: list[int] = []
+        self.forked: list[Forked] = []
         self.clients: list[ClientLeft] = []
         self.marks: dict[str, Mark] = {}
         self.errors: dict[str, str] = {}

@@ -25,8 +25,12 @@ from node_agent.resume.identity import credentials
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import TypeAlias
 
     from node_agent.resume.offer import Offer
+
+    Forked: TypeAlias = tuple[int, int]
+    """A child's pid, and the end of a pipe: it says STAYS where the child does the work itself."""
 
 BACKLOG = 16
 SEND_S = 2
@@ -36,6 +40,7 @@ CLIENTS_MAX = 32
 COMM = b"liveroll-keeper"
 """Its name in ps and /proc/PID/comm: its command line is that of the agent it was forked from."""
 
+STAYS = b"!"
 OOM_SCORE_ADJ = b"-1000"
 """The last process to kill for memory: it has next to none, and with it goes that of workloads."""
 
@@ -194,7 +199,7 @@ def make_place(path: str) -> None:
         posix.mkdir(directory, 0o755)
 
 
-def start(path: str, sessions: Mapping[str, int], forked: list[int] | None = None) -> None:
+def start(path: str, sessions: Mapping[str, int], forked: list[Forked] | None = None) -> None:
     """Fork a keeper of these sessions; the fds stay the caller's too. Raises OSError.
 
     Only for a process of one thread. The socket answers when this returns. forked: see fork_away().
@@ -213,7 +218,7 @@ def main(words: Sequence[str]) -> None:
     _fork(listener, {name: int(fd) for fd, _, name in pairs})
 
 
-def _fork(listener: _socket.socket, sessions: Mapping[str, int], forked: list[int] | None = None) -> None:
+def _fork(listener: _socket.socket, sessions: Mapping[str, int], forked: list[Forked] | None = None) -> None:
     def keep() -> None:
         # Who listens is whom SO_PEERCRED names to the other end.
         listener.listen(BACKLOG)
@@ -223,36 +228,51 @@ def _fork(listener: _socket.socket, sessions: Mapping[str, int], forked: list[in
 
 
 def fork_away(
-    work: Callable[[], None], keep: Iterable[int], comm: bytes = COMM, forked: list[int] | None = None
+    work: Callable[[], None], keep: Iterable[int], comm: bytes = COMM, forked: list[Forked] | None = None
 ) -> None:
     """Do it in a process that nobody waits for, which has these fds alone. Raises OSError.
 
-    Twice forked, so that it is init's child: its end must leave the agent nothing to wait for.
+    Twice forked, so that it is init's child: its end must leave the agent nothing to wait for. Where there is
+    no room for the second, the first does it and stays the agent's child: what is served there is alive, and
+    when it ends an entry in the process table is left, until the agent ends.
 
     Args:
-        forked: gets the pid of the child between the two, for reap(); None: it is waited for here. On a
+        forked: gets the child between the two, for reap(); None: it is waited for here. On a
             machine that is busy booting that wait takes longer than the rest of the blackout path.
     """
-    pid = posix.fork()
+    told, tell = posix.pipe2(posix.O_CLOEXEC)
+    try:
+        pid = posix.fork()
+    except OSError:
+        posix.close(told)
+        posix.close(tell)
+        raise
     if pid:
+        posix.close(tell)
+        children = [] if forked is None else forked
+        children.append((pid, told))
         if forked is None:
-            posix.waitpid(pid, 0)
-        else:
-            forked.append(pid)
+            reap(children)
         return
     try:
-        if posix.fork():
-            return
+        try:
+            if posix.fork():
+                return
+        except OSError:
+            posix.write(tell, STAYS)
         settle(keep, comm)
         work()
     finally:
         posix._exit(0)
 
 
-def reap(forked: list[int]) -> None:
+def reap(forked: list[Forked]) -> None:
     """Wait for children that have forked and end at once."""
     while forked:
-        posix.waitpid(forked.pop(), 0)
+        pid, told = forked.pop()
+        if posix.read(told, 1) != STAYS:
+            posix.waitpid(pid, 0)
+        posix.close(told)
 
 
 def settle(keep: Iterable[int], comm: bytes = COMM) -> None:

@@ -251,7 +251,7 @@ def _answer(reply: int, result: int, argument: bytes = b"", fd: int = -1) -> Non
 
 
 def start(
-    root: str, sessions: Mapping[str, Mapping[int, int]], forked: list[int] | None = None
+    root: str, sessions: Mapping[str, Mapping[int, int]], forked: list[keeper.Forked] | None = None
 ) -> dict[str, int]:
     """Fork a server of these; session fds by name, the caller's. Only for a process of one thread.
 
@@ -305,7 +305,7 @@ def fork(
     device: int,
     ours: Mapping[str, _socket.socket],
     sessions: Mapping[str, Mapping[int, int]],
-    forked: list[int] | None = None,
+    forked: list[keeper.Forked] | None = None,
 ) -> None:
     """The server, of these ends of its sessions' fds. All fds stay the caller's too. Raises OSError."""
 
