@@ -41,9 +41,18 @@ async def test_debugfs_by_hand(node: Node) -> None:
 
 async def test_what_is_asked_wrongly(node: Node) -> None:
     assert await ask(node.root, "view") == (1, "error: view: EINVAL; its arguments are: PATH\n")
+    assert await ask(node.root, "facts", "all") == (1, "error: facts: EINVAL; its arguments are: none\n")
     assert (await ask(node.root, "nonsense"))[0] == 2
     # The kernel's own answer, and not that it does not run.
     assert await ask(node.root, "load", "/no", "", "", "6.16") == (1, "error: load: ENOENT\n")
+    assert await ask(node.root, "debugfs_write", "kho/out/finalize", "x") == (
+        1,
+        "error: debugfs_write: EINVAL\n",
+    )
+    assert await ask(node.root, "default") == (
+        1,
+        "error: default: EINVAL; its arguments are: RELEASE [COMMAND_LINE]\n",
+    )
 
 
 async def test_a_kernel_that_does_not_run() -> None:

@@ -38,13 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno == errno.ESHUTDOWN:
             return 0  # that boot is over: it did what it was asked
         name = errno.errorcode.get(error.errno or 0, "EIO")
-        usage = f"; its arguments are: {ARGUMENTS[options.word] or 'none'}" if name == "EINVAL" else ""
-        print(f"error: {options.word}: {name}{usage}", file=sys.stderr)
+        print(f"error: {options.word}: {name}{_usage(options.word, options.arguments)}", file=sys.stderr)
         return 1
     finally:
         asked.close()
     print(answer, end="" if answer.endswith("\n") or not answer else "\n")
     return 0
+
+
+def _usage(word: str, arguments: Sequence[str]) -> str:
+    """What the word takes, if it was given fewer or more; else the error is the kernel's own."""
+    needed, _, optional = ARGUMENTS[word].partition("[")
+    counts = {len(needed.split()), len(needed.split()) + len(optional.split())}
+    return "" if len(arguments) in counts else f"; its arguments are: {ARGUMENTS[word] or 'none'}"
 
 
 if __name__ == "__main__":
