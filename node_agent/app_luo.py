@@ -231,14 +231,12 @@ class LuoByHand:
                 remedy="Say `luoctl commit` first, or roll the node back.",
             )
         ports = self._ports
-        subscribers = await ports.workloads.subscribers()
-        check_jump(await ports.kernel.facts(), subscribers, skip_preflight=skip_preflight)
         words = (command_line or self._life.boot.facts.command_line).split()
         # The word of an attempt of before would make the next boot its own.
         line = " ".join(word for word in words if not word.startswith(COMMAND_LINE_KEY))
         image = KexecImage(artifact.kernel_path, artifact.initrd_path, line, artifact.release)
         try:
-            await within(ports.clock, _JUMP_S, self._made_ready(image))
+            await within(ports.clock, _JUMP_S, self._made_ready(image, skip_preflight))
             await ports.disks.jump(ports.kernel, lambda: None, _JUMP_S)
         except TimeoutError:
             await self._stay()
@@ -253,9 +251,12 @@ class LuoByHand:
             await self._stay()
             raise
 
-    async def _made_ready(self, image: KexecImage) -> None:
-        await self._ports.kernel.load(image)
-        await got_ready(self._ports)
+    async def _made_ready(self, image: KexecImage, skip_preflight: bool) -> None:
+        ports = self._ports
+        subscribers = await ports.workloads.subscribers()
+        check_jump(await ports.kernel.facts(), subscribers, skip_preflight=skip_preflight)
+        await ports.kernel.load(image)
+        await got_ready(ports)
 
     async def _stay(self) -> None:
         """No jump comes. What cannot be undone is logged: the answer is why there was none."""
@@ -325,8 +326,9 @@ class LuoByHand:
 
 
 _JUMP_S = 60.0
-"""How long it may take to load the target, write back and hear from LUO that it is ready; then filesystems to
-come to rest, with nobody's blackout to keep short; then, if there is no jump, each step back."""
+"""How long it may take to see that nothing is lost, load the target, write back and hear from LUO that it is
+ready; then filesystems to come to rest, with nobody's blackout to keep short; then, if there is no jump, each
+step back."""
 
 
 def unknown_here(verb: str) -> CommandRefused:

@@ -14,11 +14,13 @@ from node_agent.app_luo import INSTEAD
 from node_agent.core import commands as cmd
 from node_agent.core.phases import Phase
 from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
+from node_agent.kernel.emulated.inprocess import InProcessKernel
 from node_agent.kernel.faults import FaultPlan
 from node_agent.luoctl_view import RENDER
 from node_agent.ports import Kernel, LiveUpdateAbi
 from node_agent.runtime.runner import INBOX
 from node_agent.runtime.runner_effects import HostedDisks
+from node_agent.workloads.inprocess import InProcessWorkloads
 from tests.unit.agent_app.luo_node import COUPLINGS, NEW_DIGEST, luo_node
 from tests.unit.runner.lab import NOTIFIER, OLD
 
@@ -164,6 +166,28 @@ async def test_a_kexec_by_hand_that_hangs_is_given_up_and_undone(kind: str, hang
         assert node.lab.base.now() - begun_s <= {"reboot's disk": 1, "unload": 120}.get(hangs, 60)
         assert (disk.let_go_of, node.lab.node.model.loaded) == (1, hangs == "unload")
         assert node.story()[-2:] == ["ByHandKexec", "ByHandKexecFailed"]
+        assert (await node.ask("cancel"))["state"] == "normal", "the runner goes on"
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+@pytest.mark.parametrize(("port", "asked"), [(InProcessWorkloads, "subscribers"), (InProcessKernel, "facts")])
+async def test_a_look_that_hangs_before_a_kexec_by_hand_is_given_up(
+    kind: str, port: type, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the runner's turn, as the load is."""
+    real = getattr(port, asked)
+
+    async def hangs(self: object) -> object:
+        if node.story()[-1] == "ByHandKexec":
+            await asyncio.get_running_loop().create_future()
+        return await real(self)
+
+    async with luo_node(kind) as node:
+        await node.ask("prepare")
+        monkeypatch.setattr(port, asked, hangs)
+        going = asyncio.create_task(node.ask("kexec", artifact="n", skip_preflight=True))
+        await node.lab.base.until(going.done, limit_s=130.0)
+        assert await node.refused(going) == "BY_HAND_TIMEOUT"
         assert (await node.ask("cancel"))["state"] == "normal", "the runner goes on"
 
 
