@@ -75,7 +75,8 @@ def _default_kernel(settings: AgentSettings) -> str:
 
 async def open_machine(settings: AgentSettings, root: str) -> Machine:
     """This boot of the emulated node. Raises KernelError."""
-    from node_agent.kernel.emulated.client import ProcessKernel, ProcessSession
+    from node_agent.kernel.emulated.client import ProcessKernel
+    from node_agent.kernel.emulated.process_sessions import ProcessSession
     from node_agent.runtime.runner_effects import HostedDisks
     from node_agent.workloads.default_kernel import HookDriver
     from node_agent.workloads.hooks import CommandHooks

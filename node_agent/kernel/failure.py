@@ -20,6 +20,8 @@ FINISH = "LIVEUPDATE_SESSION_FINISH"
 GET_NAME = "LIVEUPDATE_SESSION_GET_NAME"
 LOAD = "kexec_file_load"
 REBOOT = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+FACTS = "facts"
+"""Of an emulated kernel's process: what this boot is."""
 
 FD_PRESERVE = rfc2.CALL_NAMES[rfc2.FD_PRESERVE]
 FD_UNPRESERVE = rfc2.CALL_NAMES[rfc2.FD_UNPRESERVE]
@@ -202,6 +204,11 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "LUO_STATE",
         Retry.NEVER,
         "only a prepared LUO can be frozen; `luoctl state` says what it is",
+    ),
+    (FACTS, errno.EPROTO): (
+        "KERNEL_PROCESS_DIFFERS",
+        Retry.FIX_STATE,
+        "the process that is this node's kernel was started by another version; end the node, and start it anew",
     ),
     (LUO_FINISH, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "there is nothing to finish: LUO is not updated"),
 }

@@ -1,12 +1,12 @@
-"""LUO as merged: sessions, and no state for the machine. What ports.Kernel asks beyond them is nothing."""
+"""LUO as merged: sessions, and no state for the machine. What ports.Sessions asks beyond them is nothing."""
 
 from __future__ import annotations
 
-from node_agent.ports import KexecTelemetry, TokenDevice, Tokens
+from node_agent.ports import TokenDevice, Tokens
 
 
 class SessionModel:
-    """The part of ports.Kernel that a kernel with sessions needs no code for."""
+    """The part of ports.Sessions that a kernel with sessions needs no code for."""
 
     async def prepare(self) -> Tokens:
         """A session is ready as soon as its files are preserved."""
@@ -23,10 +23,6 @@ class SessionModel:
 
     async def ready_to_jump(self) -> None:
         """reboot(KEXEC) freezes every session, or is refused."""
-
-    async def telemetry(self) -> KexecTelemetry | None:
-        """Mainline has none."""
-        return None
 
     def luo(self) -> TokenDevice | None:
         """There is one for each session only."""

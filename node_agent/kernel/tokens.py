@@ -1,4 +1,4 @@
-"""Sessions made of tokens: ports.Kernel's sessions on a kernel that has none (RFC v2).
+"""Sessions made of tokens: ports.Sessions on a kernel that has none (RFC v2).
 
 There the kernel chooses a token for each file, and one state holds for the machine. This is the userspace of
 it, what the seed calls liveupdated: it keeps, by session name, which token of the session's owner is which of
@@ -74,7 +74,7 @@ class TokenSessions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def create_session(self, name: str) -> TokenSession:
-        """See ports.Kernel. Nothing is asked of the kernel but whether it can."""
+        """See ports.Sessions. Nothing is asked of the kernel but whether it can."""
         if not 0 < len(name.encode()) < SESSION_NAME_BYTES:
             raise calls.failure(OSError(errno.EINVAL, calls.CREATE))
         self._reap()
@@ -87,7 +87,7 @@ class TokenSessions:
         return session
 
     async def retrieve_session(self, name: str) -> TokenSession:
-        """See ports.Kernel."""
+        """See ports.Sessions."""
         self._reap()
         if name in self._incoming:
             raise calls.failure(OSError(errno.EINVAL, calls.RETRIEVE))
@@ -97,8 +97,8 @@ class TokenSessions:
         return session
 
     async def prepare(self) -> Tokens:
-        """See ports.Kernel. What a workload registers from here on would cross unknown to the journal: none
-        is taken until cancel(), which also comes where this is cut short."""
+        """See ports.Sessions. What a workload registers from here on would cross unknown to the journal:
+        none is taken until cancel(), which also comes where this is cut short."""
         self._preparing = True
         try:
             await self._none_put.wait()
@@ -116,7 +116,7 @@ class TokenSessions:
         return told
 
     async def cancel(self) -> None:
-        """See ports.Kernel."""
+        """See ports.Sessions."""
         self._reap()
         self._preparing, self._told = False, None  # until it is undone the kernel itself takes nothing
         for _ in range(2):  # once more after a PREPARE that was still under way: rule 1
@@ -132,7 +132,7 @@ class TokenSessions:
         raise not_normal(await self.device.state(), calls.FD_UNPRESERVE)
 
     async def finish(self) -> None:
-        """See ports.Kernel."""
+        """See ports.Sessions."""
         self._reap()
         unfinished = sorted(name for name, session in self._incoming.items() if not session.finished)
         if unfinished:
@@ -149,7 +149,7 @@ class TokenSessions:
         self._recalled = {}
 
     async def recall(self, tokens: Tokens) -> None:
-        """See ports.Kernel."""
+        """See ports.Sessions."""
         if not self._outgoing and not self._incoming:
             self._recalled = {
                 name: {int(mine): token for mine, token in told.items()} for name, told in tokens.items()
@@ -173,6 +173,10 @@ class TokenSessions:
             raise _not_prepared(
                 f"LUO has no file under the tokens {', '.join(map(str, sorted(gone)))} any more"
             )
+
+    def luo(self) -> TokenDevice:
+        """See ports.Sessions."""
+        return self.device
 
     def die(self) -> None:
         """The end of this process: its copies of files are closed, and its sessions do nothing any more."""

@@ -109,6 +109,9 @@ class GuestKernel(SessionModel):
     async def retrieve_session(self, name: str) -> GuestSession:
         return GuestSession(self._machine, name, self._machine.call("retrieve_session", name))
 
+    async def telemetry(self) -> None:
+        return None
+
     async def load(self, image: KexecImage) -> None:
         self._machine.call("load", image.kernel_path, image.initrd_path, image.command_line, image.release)
 

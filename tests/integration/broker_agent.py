@@ -91,7 +91,8 @@ async def agent(root: str, state: str, hops: int, ids: list[str], handover: Hand
     import json
     from pathlib import Path
 
-    from node_agent.kernel.emulated.client import ProcessKernel, ProcessSession
+    from node_agent.kernel.emulated.client import ProcessKernel
+    from node_agent.kernel.emulated.process_sessions import ProcessSession
     from node_agent.ports import KexecImage
     from node_agent.runtime.broker import Broker
     from node_agent.runtime.broker_handover import HandoverKernel, marks

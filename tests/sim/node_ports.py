@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from node_agent.core.model import ArtifactRef
 from node_agent.errors import AgentError, ArtifactError, HookFailed
 from node_agent.kernel.emulated.inprocess import InProcessKernel
+from node_agent.kernel.tokens import TokenSessions
 from node_agent.ports import (
     BootChoice,
     BootFacts,
@@ -124,8 +125,8 @@ class SimKernel:
     def __init__(self, node: SimNode, kernel: InProcessKernel) -> None:
         self._node, self._kernel = node, kernel
         self._waiting: dict[str, Session] = {}
-        if kernel._tokens is not None:
-            kernel._tokens.device = SimTokens(node, kernel._tokens.device)
+        if isinstance(kernel.sessions, TokenSessions):
+            kernel.sessions.device = SimTokens(node, kernel.sessions.device)
 
     async def facts(self) -> BootFacts:
         return await self._kernel.facts()

@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno == errno.ESHUTDOWN:
             return 0  # that boot is over: it did what it was asked
-        name = errno.errorcode.get(error.errno or 0, "EIO")
+        # One number has two names, and Python knows the one that no kernel source uses.
+        name = errno.errorcode.get(error.errno or 0, "EIO").replace("ENOTSUP", "EOPNOTSUPP")
         print(f"error: {options.word}: {name}{_usage(options.word, options.arguments)}", file=sys.stderr)
         return 1
     finally:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from node_agent.kernel.emulated.model import LuoModel
 from node_agent.kernel.emulated.rfc2.kernel import Rfc2
 from node_agent.kernel.emulated.rfc2.listing import listing, page
+from node_agent.kernel.emulated.syncclient import WIRE
 from node_agent.kernel.faults import FaultPlan, FaultSyntax
 from node_agent.ports import KexecImage
 
@@ -118,7 +119,7 @@ class KernelControl:
         return "\n".join(" ".join(map(str, row)) for row in page(listing(self._rfc2("files")), after))
 
     def _told(self) -> str:
-        told = {**dataclasses.asdict(self._model.facts()), **self._facts()}
+        told = {"wire": WIRE, **dataclasses.asdict(self._model.facts()), **self._facts()}
         told.update({key: json.dumps(told[key]) for key in ("kho", "memory")})
         return "".join(f"{k}={int(v) if isinstance(v, bool) else v}\n" for k, v in told.items())
 

@@ -26,6 +26,11 @@ SOCKET_PATH_BYTES = 107
 FD_AT = 4
 """Where all of LUO's structs, as merged, have their descriptor. Source: abi."""
 
+WIRE = "1"
+"""Of control's words and answers: another number where one of them gets another meaning, or is gone. A node's
+kernel is the program that the node was started with, its agents are what is installed when they start. Session
+and device fds need no such number: what they carry is LUO's own ABI (abi.decode)."""
+
 _S_IFMT, _S_IFSOCK = 0o170000, 0o140000
 _KIND = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
 
@@ -190,15 +195,27 @@ def take_control(sock: _socket.socket, word: str) -> str:
     return _receive(sock, CONTROL_CALLS.get(word, word))[0].decode()
 
 
+FACTS = "facts"
 CONTROL_CALLS = {"load": "kexec_file_load", "reboot": "reboot(LINUX_REBOOT_CMD_KEXEC)"}
 """The kernel's name of what a control word stands for, where it has one."""
 
 
 def facts(root: str) -> dict[str, str]:
     """What this boot of an emulated node is: BootFacts' fields, kernel_started_s, powered_on_s
-    (seconds of the host's CLOCK_BOOTTIME), tsc_hz and rtc_grain_s, as text."""
-    pairs = (line.partition("=") for line in control(root, "facts").splitlines())
-    return {key: value for key, _, value in pairs}
+    (seconds of the host's CLOCK_BOOTTIME), tsc_hz and rtc_grain_s, as text.
+
+    Raises OSError(EPROTO): its kernel process is another program than this one.
+    """
+    return read_facts(control(root, FACTS))
+
+
+def read_facts(answer: str) -> dict[str, str]:
+    """See facts()."""
+    pairs = (line.partition("=") for line in answer.splitlines())
+    told = {key: value for key, _, value in pairs}
+    if told.get("wire") != WIRE:
+        raise OSError(errno.EPROTO, FACTS)
+    return told
 
 
 def connect(path: str) -> _socket.socket:

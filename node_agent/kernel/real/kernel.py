@@ -88,6 +88,9 @@ class RealKernel(SessionModel):
         """A session that was retrieved already, by the blackout path. The fd becomes the session's."""
         return RealSession(self._worker, name, fd)
 
+    async def telemetry(self) -> None:
+        """Mainline has none."""
+
     async def load(self, image: KexecImage) -> None:
         await _told(alone("liveroll-kexec-load", lambda: kexec.load(image)))
 

@@ -9,6 +9,7 @@ import pytest
 
 from node_agent.core.phases import Phase
 from node_agent.kernel.emulated.node import Boot as NodeBoot
+from node_agent.kernel.tokens import TokenSessions
 from tests.unit.runner.lab import Lab, Trouble, Watched
 from tests.unit.runner.test_every_step import again_until_baking, check
 
@@ -36,8 +37,8 @@ class IoctlLab(Lab):
     """A lab whose script knows the device's calls, too."""
 
     async def _userspace(self, boot: NodeBoot) -> None:
-        tokens = boot.kernel._tokens
-        assert tokens is not None
+        tokens = boot.kernel.sessions
+        assert isinstance(tokens, TokenSessions)
         tokens.device = Watched(self, "device", tokens.device)  # type: ignore[assignment]
         await super()._userspace(boot)
 
