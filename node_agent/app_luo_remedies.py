@@ -47,6 +47,11 @@ _NOT_NORMAL: Mapping[str, str] = {
     UPDATED: "LUO is updated: restore what came in, then say `luoctl finish`",
 }
 
+_NOT_UPDATED: Mapping[str, str] = {
+    state: f"LUO is {state}: what it holds comes back after the kexec (`luoctl kexec DIGEST`), and not before"
+    for state in READY
+}
+
 
 def stranded(facts: BootFacts) -> bool:
     """Nothing can be handed over any more in this boot."""
@@ -80,9 +85,10 @@ def _remedy(error: KernelError, facts: BootFacts, kinds: Sequence[str], token: i
     of: Mapping[str, Callable[[], str]] = {
         "LUO_STATE": lambda: _NOTHING.get(error.call, {}).get(facts.luo_state, ""),
         "LUO_NOT_NORMAL": lambda: _NOT_NORMAL.get(facts.luo_state, ""),
+        "LUO_NOT_UPDATED": lambda: _NOT_UPDATED.get(facts.luo_state, ""),
         "NOT_PREPARED": lambda: _TO_PREPARE.get(facts.luo_state, ""),
         "FILE_UNPRESERVABLE": lambda: (
-            f"this kernel takes {', '.join(sorted(kinds))}"
+            f"by its artifact this kernel takes {', '.join(sorted(kinds))}"
             if kinds
             else "this kernel's file handlers take a memfd; what else, its build says"
         ),

@@ -39,6 +39,12 @@ async def test_debugfs_by_hand(node: Node) -> None:
     assert await ask(node.root, "loaded") == (0, "0\n")
 
 
+async def test_debugfs_by_hand_where_luo_alone_drives_kho(tmp_path: Path) -> None:
+    async with running(tmp_path / "other", "--coupling", "luo-driven") as node:
+        refused = await ask(node.root, "debugfs_write", "kho/out/finalize", "1")
+    assert refused == (1, "error: debugfs_write: EOPNOTSUPP\n")
+
+
 async def test_what_is_asked_wrongly(node: Node) -> None:
     assert await ask(node.root, "view") == (1, "error: view: EINVAL; its arguments are: PATH\n")
     assert await ask(node.root, "facts", "all") == (1, "error: facts: EINVAL; its arguments are: none\n")

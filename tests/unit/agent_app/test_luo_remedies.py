@@ -45,6 +45,7 @@ async def test_remedies_name_luos_state(kind: str) -> None:
         assert "nothing to cancel" in (await node.refusal(node.ask("cancel"))).remedy
         await node.ask("prepare")
         assert "nothing to finish" in (await node.refusal(node.ask("finish"))).remedy
+        assert "after the kexec" in (await node.refusal(node.ask("restore", token=0))).remedy
         await node.ask("freeze")
         assert "frozen already" in (await node.refusal(node.ask("freeze"))).remedy
 
