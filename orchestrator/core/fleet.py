@@ -131,10 +131,12 @@ class Fleet:
 
     def last_attempt(self, member: MemberRow) -> AttemptRow | None:
         """The member's own newest, or the newest since that may have taken its node elsewhere."""
-        for attempt in reversed(self.attempts_at(member.node_id)):
+        generations = self._generations.get(member.node_id, ())
+        for generation in sorted((g for g in generations if g >= member.generation), reverse=True):
+            attempt = self.attempts[member.node_id, generation]
             undone = attempt.phase is Phase.ABORTED and not is_forgotten(attempt)
-            if attempt.generation == member.generation or not undone:
-                return attempt if attempt.generation >= member.generation else None
+            if generation == member.generation or not undone:
+                return attempt
         return None
 
     def enrolled_after(self, at: datetime) -> list[NodeRow]:
