@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ async def test_an_operator_sees_stuck_and_the_node_goes_on_by_itself(directory: 
         # Waits for the lock as nobody else does yet: it has it as soon as the agent is killed.
         with (node.state / "journal").open("rb") as holder:
             taking = asyncio.create_task(asyncio.to_thread(fcntl.flock, holder, fcntl.LOCK_EX))
+            await node.until(somebody_waits, "waited for")
             await node.kill_agent()
             await taking
             nodes = await asyncio.to_thread(
@@ -37,3 +39,9 @@ async def test_an_operator_sees_stuck_and_the_node_goes_on_by_itself(directory: 
         nodes = await asyncio.to_thread(operator.wait_for_nodes, lambda found: found["one"].healthy)
         assert not nodes["one"].problem.reason
         assert (await node.luoctl("status"))["link"] == "up"
+
+
+def somebody_waits() -> bool:
+    """This process, for a lock of a file. Source: proc_locks(5), the arrow."""
+    waiting = f"-> FLOCK  ADVISORY  WRITE {os.getpid()} "
+    return waiting in Path("/proc/locks").read_text()
