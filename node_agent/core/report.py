@@ -20,6 +20,8 @@ class NodeStatus:
     """Journal record of the newest report for this attempt."""
     healthy: bool
     problem: Problem | None = None
+    not_ready: Problem | None = None
+    """Why a PREPARE would be refused if it came now; None in an attempt of the orchestrator's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ def status(now: NodeStatus) -> pb.NodeStatus:
         seq=now.seq,
         healthy=now.healthy,
         problem=problem(now.problem),
+        not_ready=problem(now.not_ready),
     )
 
 

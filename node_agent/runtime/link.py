@@ -5,6 +5,8 @@ Rules:
 - Reports are what the runner says is unacknowledged: the journal is the queue. They are sent
   in order, those that wait together in one message, at most WINDOW of them without an
   acknowledgement, and all of them again on a new link.
+- Whether an update could begin is looked at before each heartbeat and after each change, and told at once
+  where that has turned.
 - An acknowledgement never reaches beyond what was sent or is known here.
 - Commands are level-triggered: each is handed to the runner, which says if it is news. A
   malformed one is refused by a report; the link goes on.
@@ -77,6 +79,10 @@ class LinkedNode(Protocol):
         ...
 
     async def hello(self) -> HelloFacts: ...
+    async def look(self) -> None:
+        """Have status() say anew whether an update could begin. Bounded, for a beat waits for it."""
+        ...
+
     def status(self) -> NodeStatus: ...
     def stamp(self) -> BootStamp: ...
     def unacknowledged(self) -> Sequence[Report]:
@@ -245,13 +251,15 @@ class Link:
         loop = asyncio.get_running_loop()
         last_beat = loop.time() - 3600.0  # the first goes at once: it carries a stamp
         changes = self._node.changes
+        told: Problem | None = None
         while True:
             changes.clear()
             await self._send_reports(transport)
+            await self._node.look()
             status = self._node.status()
             every = _cadence_s(status.phase, terms)
-            if self._beat_now or loop.time() >= last_beat + every:
-                self._beat_now = False
+            if self._beat_now or status.not_ready != told or loop.time() >= last_beat + every:
+                self._beat_now, told = False, status.not_ready
                 await self._send(
                     transport,
                     convert.heartbeat(status, self._node.stamp(), len(self._node.unacknowledged())),

@@ -6,7 +6,8 @@ at boot. Every refusal names what is missing and how to mend it. All findings ar
 Rules
 1. Facts are gathered first; what follows from them is pure (here, preflight_kernels, preflight_model,
    preflight_room).
-2. STAGE asks all that does not depend on the attempt; LOADING asks everything, again. A person on the
+2. STAGE asks all that does not depend on the attempt; LOADING asks everything, again. What of the running
+   kernel stands in the way now (check_now) is told with every heartbeat, too (readiness). A person on the
    node may have an attempt go on in spite of it, never over the link; what was found is kept.
 3. What a node cannot see (debugfs not mounted) is no finding: its artifacts say what its kernel speaks, and
    kexec_file_load itself refuses an image without room.
@@ -96,7 +97,7 @@ async def gather(target: StagedArtifact, kernel: Kernel, artifacts: Artifacts, w
     for held in preservable:
         if not held.seen:
             log.warning("cannot see what %s would preserve: the agent lacks CAP_SYS_PTRACE", held.workload)
-    boot, device = await kernel.facts(), kernel.luo()
+    boot = await kernel.facts()
     return Facts(
         boot=boot,
         target=target,
@@ -105,8 +106,14 @@ async def gather(target: StagedArtifact, kernel: Kernel, artifacts: Artifacts, w
         way_back_remedy=remedy,
         peers=peers,
         preservable=preservable,
-        registered=tuple(await device.registered()) if device is not None and boot.luo else (),
+        registered=await registered(kernel, boot),
     )
+
+
+async def registered(kernel: Kernel, boot: BootFacts) -> tuple[int, ...]:
+    """Tokens of files that LUO is to preserve already, where it has tokens. KernelError."""
+    device = kernel.luo() if boot.luo else None
+    return tuple(await device.registered()) if device is not None else ()
 
 
 async def _way_back(artifacts: Artifacts) -> tuple[StagedArtifact | None, str, str]:
@@ -126,8 +133,7 @@ def findings(facts: Facts, attempt: Attempt) -> list[Finding]:
     excused = attempt.rollback_none or going_back
     found = [
         *check_expected(attempt, facts),
-        *check_node(facts.boot),
-        *check_state(facts.boot, facts.registered),
+        *check_now(facts.boot, facts.registered),
         *check_way_back(facts, excused=excused),
         *_target(facts, excused=excused),
         *check_command_line(attempt.command_line, attempt.ref.id, facts.target),
@@ -152,8 +158,7 @@ def at_rest(facts: Facts, *, whole: bool) -> list[Finding]:
         whole: facts.target is one; else only the node and its way back are looked at.
     """
     found = [
-        *check_node(facts.boot),
-        *check_state(facts.boot, facts.registered),
+        *check_now(facts.boot, facts.registered),
         *check_way_back(facts, excused=False),
     ]
     if whole:
@@ -220,6 +225,12 @@ def check_expected(attempt: Attempt, facts: Facts) -> Iterator[Finding]:
             "Build the artifact again, or name the right one.",
             Retry.NEVER,
         )
+
+
+def check_now(boot: BootFacts, registered: Sequence[int]) -> Iterator[Finding]:
+    """What of the running kernel stands in the way of any attempt that begins now."""
+    yield from check_node(boot)
+    yield from check_state(boot, registered)
 
 
 def check_node(boot: BootFacts) -> Iterator[Finding]:

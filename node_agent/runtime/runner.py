@@ -45,6 +45,7 @@ from node_agent.errors import JournalUnavailable
 from node_agent.ports import StagedArtifact
 from node_agent.runtime.by_hand import Deed, in_turn, perform
 from node_agent.runtime.preflight import preflight_staged
+from node_agent.runtime.readiness import Readiness
 from node_agent.runtime.runner_boot import Boot, classify_boot, named
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met, Staged, Unreadable
@@ -77,6 +78,7 @@ class NodeRunner:
         self._ledger = Ledger(ports, boot.facts, keep_reports=identity.linked)
         self._effects = Effects(ports, pace or Pace(), boot.facts.boot_id, boot.marks)
         self._stages = Stages(ports.artifacts, self._ahead)
+        self._readiness = Readiness(ports.kernel, boot.facts)
         self._inbox: asyncio.Queue[Item | Deed] = asyncio.Queue(INBOX)
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
@@ -122,7 +124,12 @@ class NodeRunner:
             seq=attempt.seq if attempt is not None else 0,
             healthy=node.healthy and not self._halted,
             problem=self._trouble or node.problem,
+            not_ready=self._readiness.of(node),
         )
+
+    async def look(self) -> None:
+        """Find out anew what status() says of an update that would begin now."""
+        await self._readiness.look(self.node)
 
     def stamp(self) -> BootStamp:
         """This instant of this boot."""
@@ -142,6 +149,7 @@ class NodeRunner:
 
     async def hello(self) -> HelloFacts:
         """Who is calling and where it stands."""
+        await self.look()
         return build_hello(
             self._identity,
             self._ports.journal.installation_id,
@@ -287,6 +295,7 @@ class NodeRunner:
                 case Deed():
                     ports, phase = self._ports, self.status().phase
                     await perform(item, phase, self._ledger, ports.journal, ports.clock)
+                    self.changes.set()  # of what LUO is now, nothing was journalled
                 case Unreadable(refusal):
                     await self._ledger.refused(refusal)
                 case _:

@@ -68,6 +68,9 @@ class StuckNode:
         """This node."""
         return self.identity.node_id
 
+    async def look(self) -> None:
+        """It is not healthy, and nothing begins."""
+
     def status(self) -> NodeStatus:
         """Where the journal says the node stands."""
         attempt = self.node.attempt

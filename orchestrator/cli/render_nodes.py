@@ -19,6 +19,8 @@ BLACKOUT = frozenset({"SUSPENDING", "JUMPING", "RETRIEVING", "RESUMING"})
 BROKEN = frozenset({"AWAITING_ROLLBACK", "QUARANTINED", "COLD_BOOTED", "LOST"})
 IN_FLIGHT_ROWS = 12
 """As many as a budget usually lets fly; the rest is counted."""
+RFC2 = "luo-rfc-v2"
+"""Capability of a node whose LUO is of RFC v2's model."""
 _STORY_FIELDS = 8
 _SAID_ANYWAY = frozenset({"kind", "phase", "outcome"})
 """Fields that an event's message says in words."""
@@ -68,9 +70,22 @@ def link_text(node: pb.Node) -> Text:
 
 def problem_line(node: pb.Node) -> str:
     """REASON: message; empty if there is none."""
-    if not node.HasField("problem") or not node.problem.reason:
+    return _in_words(node.problem)
+
+
+def _in_words(problem: common_pb2.Problem) -> str:
+    return f"{problem.reason}: {problem.message}" if problem.reason else ""
+
+
+def _luo(node: pb.Node) -> str:
+    """Its model, and its state where the node tells of one."""
+    if "luo" not in node.capabilities:
         return ""
-    return f"{node.problem.reason}: {node.problem.message}"
+    told = node.not_ready.fields
+    if RFC2 not in node.capabilities:
+        return "sessions"
+    final = ", KHO finalized" if told.get("kho_finalized") else ""
+    return f"rfc-v2, {told['luo_state']}{final}" if told.get("luo_state") else "rfc-v2"
 
 
 def nodes_table(nodes: Sequence[pb.Node]) -> RenderableType:
@@ -97,7 +112,9 @@ def _health(node: pb.Node) -> Text:
         return Text("written off", "magenta")
     if node.HasField("maintenance"):
         return Text("maintenance", "magenta")
-    return Text("ok", "green") if node.healthy else Text("unhealthy", "red")
+    if not node.healthy:
+        return Text("unhealthy", "red")
+    return Text("not ready", "yellow") if node.HasField("not_ready") else Text("ok", "green")
 
 
 def node_view(node: pb.Node, now: datetime) -> RenderableType:
@@ -112,6 +129,8 @@ def node_view(node: pb.Node, now: datetime) -> RenderableType:
         ("health", _health(node)),
         ("problem", Text(problem_line(node), "red")),
         ("remedy", node.problem.remedy),
+        ("not ready", Text(_in_words(node.not_ready), "yellow")),
+        ("remedy", node.not_ready.remedy),
         ("link", _link_line(node, now)),
         ("rollout", f"{node.rollout}, wave {node.wave}" if node.rollout else ""),
         ("attempt", str(node.attempt.generation) if node.HasField("attempt") else ""),
@@ -119,6 +138,7 @@ def node_view(node: pb.Node, now: datetime) -> RenderableType:
         ("wanted", node.desired),
         ("labels", " ".join(f"{k}={v}" for k, v in sorted(node.labels.items()))),
         ("capabilities", ", ".join(node.capabilities)),
+        ("LUO", _luo(node)),
         ("way back", node.rollback_artifact),
         ("staged", ", ".join(d[:16] for d in node.staged_artifacts)),
         ("maintenance", _maintenance(node)),

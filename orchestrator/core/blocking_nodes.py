@@ -156,6 +156,12 @@ _PLACES: Mapping[Place, _At] = {
         (Call.END_MAINTENANCE, *_OUT),
     ),
     Place.UNHEALTHY: _At("NODE_UNHEALTHY", "the node's probes fail before its update", "Mend the node", _OUT),
+    Place.NOT_READY: _At(
+        "NODE_NOT_READY",
+        "the node would refuse an attempt now",
+        "See `liveroll node {node}` for what must be done there",
+        _OUT,
+    ),
     Place.NEEDS_WORD: _At(
         "NEEDS_OPERATOR",
         "the node's last attempt ended so that only a person may begin another",
@@ -185,6 +191,8 @@ def places(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
                 yield _superseded(draft, index, orders)
             elif place is Place.STAGE_FAILED:
                 yield from _stage_failed(draft, index.row, orders, wave)
+            elif place is Place.NOT_READY:
+                yield from _not_ready(draft, index.row, orders, wave)
             elif place is Place.NEEDS_WORD:
                 yield from _needs_word(draft, index.row, orders, wave)
             elif place in _PLACES:
@@ -241,6 +249,21 @@ def _needs_word(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: st
             unhealthy,
             wave=wave,
         )
+
+
+def _not_ready(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str) -> Iterator[Blocker]:
+    """One for each thing that the nodes say, in their words."""
+    at = _PLACES[Place.NOT_READY]
+    groups: dict[tuple[str, str], list[Order]] = {}
+    for order in orders:
+        problem = draft.fleet.nodes[order[1]].not_ready
+        assert problem is not None, "this is why they are here"
+        groups.setdefault((problem.message, problem.remedy), []).append(order)
+    for (message, remedy), some in sorted(groups.items()):
+        nodes = _ids(some)
+        lead = f"On the node: {remedy.rstrip('.')}" if remedy else at.lead.format(node=nodes[0])
+        told_so = told(draft.fleet, lead, row.rollout_id, _about(nodes, at))
+        yield on(at.reason, f"{at.text}: {message}", told_so, some, wave=wave)
 
 
 def _ends(draft: Draft, index: RolloutIndex, place: Place, orders: Sequence[Order]) -> datetime | None:

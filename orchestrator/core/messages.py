@@ -35,6 +35,8 @@ class NodeStatus:
     healthy: bool = True
     problem: Problem | None = None
     """Why it is unhealthy, or why it is quarantined."""
+    not_ready: Problem | None = None
+    """Why it would refuse a PREPARE now; None if it would not, or in an attempt of ours."""
 
 
 @dataclass(frozen=True, slots=True)

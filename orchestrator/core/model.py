@@ -167,6 +167,8 @@ class NodeRow:
     """Reports of the node are committed up to here."""
     healthy: bool = True
     problem: Problem | None = None
+    not_ready: Problem | None = None
+    """Why it would refuse a PREPARE, as it said last; None if it would not, or did not say."""
     boot_verdict: Verdict | None = None
     staged: frozenset[str] = frozenset()
     stage_problem: Problem | None = None

@@ -143,6 +143,7 @@ class NodeView:
     wave: str
     healthy: bool
     problem: Problem | None
+    not_ready: Problem | None
     maintenance: Maintenance | None
     rollback_artifact: str
     staged: tuple[str, ...]

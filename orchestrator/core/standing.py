@@ -76,6 +76,8 @@ class Place(enum.StrEnum):
     UNREACHABLE = "UNREACHABLE"
     MAINTENANCE = "MAINTENANCE"
     UNHEALTHY = "UNHEALTHY"
+    NOT_READY = "NOT_READY"
+    """It would refuse a PREPARE now, as it says itself: somebody drives its LUO by hand, say."""
     OTHER_ROLLOUT = "OTHER_ROLLOUT"
     NEEDS_WORD = "NEEDS_WORD"
     NOT_STAGED = "NOT_STAGED"
@@ -396,7 +398,7 @@ def _forward(
         return Place.NOT_DUE, member.not_before
     digest = rollout.artifact.digest
     if digest in node.staged:
-        return Place.READY, None
+        return _now(node), None
     held, until = staging.is_held(node, rollout, policy, now)
     if held:
         return Place.STAGE_FAILED, until
@@ -421,7 +423,13 @@ def _back(s: Surroundings, m: Membership, maintained: bool, now: datetime) -> tu
         return Place.NO_ROLLBACK, None
     if member.not_before is not None and now < member.not_before:
         return Place.NOT_DUE, member.not_before
-    return Place.READY, None
+    return _now(node), None
+
+
+def _now(node: NodeRow) -> Place:
+    """Of a node of which nothing else is waited for. What it says of itself comes last: an artifact can be
+    staged meanwhile."""
+    return Place.READY if node.not_ready is None else Place.NOT_READY
 
 
 def _told_at(node: NodeRow, a: AttemptRow, rollout: RolloutRow) -> datetime:

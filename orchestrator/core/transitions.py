@@ -12,8 +12,8 @@ Rules
 1. A report at or below the node's acknowledged seq is acknowledged again, without effect.
 2. Everything under another link epoch than the node's newest is refused (STALE_LINK).
 3. A node's desired command is cleared as soon as the node has answered it.
-4. Heartbeats write nothing but the edge of a node's health. A phase that contradicts the row
-   is ignored: the report that explains it is on its way.
+4. Heartbeats write nothing but the edges of a node's health and of its readiness. A phase that contradicts
+   the row is ignored: the report that explains it is on its way.
 5. A luoctl attempt (incarnation `local`) is not ours: it raises the generation, no more.
 6. Whatever a message changes it writes together with the node's row, and PREPARE, PROCEED, CANCEL
    write that row, too. So the node's revision guards what was read of its attempts; only LOST and
@@ -105,7 +105,7 @@ def hello(
             return Observation(change, refusal=found.error)
     node = replace(node, incarnation=fleet.incarnation)
     gap = gap_of(fleet, known, message, now, came)
-    events = list(_link_events(known, node, actor, gap))
+    events = [*_link_events(known, node, actor, gap), *_readiness_events(known, node)]
     late = known is not None and known.beyond is not None and known.beyond.refused
     taken = take_in(fleet, known, node, message, now) if found is not None or late else None
     learnt = seen_again(fleet, known, node, message, gap, now) if taken is None else None
@@ -148,7 +148,7 @@ def heartbeat(
     now: datetime,
     came: Arrival | None = None,
 ) -> Observation:
-    """A node still beats. Writes only the edge of its health; the stamp is in `facts`.
+    """A node still beats. Writes only the edges of rule 4; the stamp is in `facts`.
 
     Refusals: StaleGeneration (STALE_LINK) under an older link epoch.
     """
@@ -157,9 +157,12 @@ def heartbeat(
         return Observation(refusal=_stale(node_id, node, link_epoch))
     facts = (Heard(node_id, now, message.stamp, came),)
     status = message.status
+    told = replace(node, not_ready=status.not_ready)
+    events = _readiness_events(node, told)
     if status.healthy == node.healthy:
-        return Observation(facts=facts)
-    writes: list[Row] = [replace(node, healthy=status.healthy, problem=status.problem)]
+        return Observation(Change((told,), events=events) if events else NOTHING, facts)
+    told = replace(told, healthy=status.healthy, problem=status.problem)
+    writes: list[Row] = [told]
     attempt = fleet.newest_attempt(node_id)
     if attempt is not None and attempt.phase is Phase.BAKING:
         writes.append(baking_edge(attempt, status.healthy, now))
@@ -172,7 +175,7 @@ def heartbeat(
         node_id=node_id,
         actor=node_id,
     )
-    return Observation(Change(tuple(writes), events=(event,)), facts)
+    return Observation(Change(tuple(writes), events=(event, *events)), facts)
 
 
 def report(
@@ -336,6 +339,24 @@ def _link_events(
         back = f"{name} is back; its write-off ({known.written_off}) ends"
         return (linked, NewEvent("node.returned", back, node_id=name, actor=who))
     return (linked,)
+
+
+def _readiness_events(known: NodeRow | None, node: NodeRow) -> tuple[NewEvent, ...]:
+    """That the node would refuse an attempt from now on, or no longer; none if it says what it said."""
+    name, problem = node.node_id, node.not_ready
+    if problem == (known.not_ready if known is not None else None):
+        return ()
+    if problem is None:
+        return (NewEvent("node.ready", f"{name} would take an attempt again", node_id=name, actor=name),)
+    return (
+        NewEvent(
+            "node.not_ready",
+            f"{name} would refuse an attempt now: {problem.message}",
+            node_id=name,
+            actor=name,
+            fields={"problem": problem.reason},
+        ),
+    )
 
 
 def _refusal_event(node: NodeRow, message: Report) -> NewEvent:

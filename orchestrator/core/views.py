@@ -186,6 +186,7 @@ def node_view(fleet: Fleet, node_id: str, now: datetime, of: str = "") -> NodeVi
         wave=wave,
         healthy=node.healthy,
         problem=problem,
+        not_ready=node.not_ready,
         maintenance=node.maintenance,
         rollback_artifact=node.rollback_artifact,
         staged=tuple(sorted(node.staged)),

@@ -30,6 +30,7 @@ _WAITS: dict[Place, str] = {
     Place.UNREACHABLE: "it is not linked",
     Place.MAINTENANCE: "it is in maintenance",
     Place.UNHEALTHY: "it is not healthy",
+    Place.NOT_READY: "it would refuse an attempt now",
     Place.OTHER_ROLLOUT: "another rollout is busy with it",
     Place.NEEDS_WORD: "it waits for an operator's word",
     Place.NOT_STAGED: "the artifact is not on the node yet",
@@ -142,6 +143,8 @@ def _waiting(
         text = f"{name} has not started (wave {wave}): {_WAITS[place]}"
         if place is Place.UNHEALTHY and node.problem is not None:
             text += f", {node.problem.reason}: {node.problem.message}. {node.problem.remedy}".rstrip()
+        if place is Place.NOT_READY and node.not_ready is not None:
+            text += f", {node.not_ready.reason}: {node.not_ready.message}. {node.not_ready.remedy}".rstrip()
         if place is Place.NOT_DUE and member.not_before is not None:
             text += f" until {member.not_before:%Y-%m-%d %H:%M:%S} UTC"
     if own is not None and own.problem is not None:

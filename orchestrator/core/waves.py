@@ -7,8 +7,8 @@ Rules
    hold); anything else holds the wave GATED until the evidence changes or an operator waives
    the gates of this wave (RolloutRow.gates_waived).
 3. A wave that needs an operator's approval waits AWAITING_APPROVAL before it begins.
-4. Members that cannot be reached, or are in maintenance, at their turn move to a last wave of
-   stragglers, where they are waited for. Late nodes join it if the rollout wants them.
+4. Members that cannot be reached, are in maintenance, or would refuse an attempt at their turn move to a
+   last wave of stragglers, where they are waited for. Late nodes join it if the rollout wants them.
 5. Members found on the target release at their turn are ALREADY there: nothing is done to them.
    One that another rollout has left there uncommitted is waited for: a cold boot would undo it.
 """
@@ -160,12 +160,20 @@ def settle_in_batches(draft: Draft, index: RolloutIndex, members: Sequence[Membe
         draft.add("settle", index.row.rollout_id, list(some), events)
 
 
+_DEFERRED = {
+    Place.UNREACHABLE: "unreachable",
+    Place.MAINTENANCE: "in maintenance",
+    Place.NOT_READY: "not ready for an attempt",
+}
+"""Rule 4: somebody is at work there, or nobody knows, and that need not hold up the others."""
+
+
 def _defer(index: RolloutIndex, step: Step) -> None:
     row = step.row
     last = len(row.wave_names) - 1
     if has_stragglers(row) and row.wave >= last:
         return
-    for place, why in ((Place.UNREACHABLE, "unreachable"), (Place.MAINTENANCE, "in maintenance")):
+    for place, why in _DEFERRED.items():
         for wave, queue in index.due_queues():
             for _, node_id in queue.waiting.get(place, ())[: BATCH - len(step.members)]:
                 member = index.members[node_id]

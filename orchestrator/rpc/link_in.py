@@ -151,6 +151,9 @@ def _status(check: Checker, holder: agent_pb2.Hello | agent_pb2.Heartbeat, path:
         seq=check.count(proto.seq, f"{path}.seq", most=MAX_SEQ),
         healthy=proto.healthy,
         problem=_problem(check, proto.problem, f"{path}.problem") if proto.HasField("problem") else None,
+        not_ready=_problem(check, proto.not_ready, f"{path}.not_ready")
+        if proto.HasField("not_ready")
+        else None,
     )
 
 

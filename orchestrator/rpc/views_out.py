@@ -170,6 +170,8 @@ def node_of(view: report.NodeView) -> rollout_pb2.Node:
         made.link_changed_time.FromDatetime(view.link_changed_at)
     if view.problem is not None:
         made.problem.CopyFrom(problem_of(view.problem))
+    if view.not_ready is not None:
+        made.not_ready.CopyFrom(problem_of(view.not_ready))
     if view.maintenance is not None:
         made.maintenance.CopyFrom(maintenance_of(view.maintenance))
     return made

@@ -4,8 +4,9 @@ Rules
 1. One message of a node at a time, over all its links; nodes do not wait for each other.
 2. A message that loses to another commit is looked at again, on the fleet as it then is.
 3. What a message means (transitions.py) is written before it is answered.
-4. A heartbeat is a fact, not a write, unless a node's health turned, or another replica plans and
-   needs the stamp (core/stamps.py): then it is written behind the beat, at most one such write a node.
+4. A heartbeat is a fact, not a write, unless a node's health or readiness turned, or another replica plans
+   and needs the stamp (core/stamps.py): then it is written behind the beat, one such write a node at a time,
+   and of the beats that come meanwhile the newest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from orchestrator.runtime.commits import Commits
 from orchestrator.runtime.links import LinkHandle, Links, replaced
 from orchestrator.runtime.tasks import Tasks
 
+_Look = Callable[[Fleet, datetime], Observation]
+
 TRIES = 8
 """Each loss means that somebody else's commit about the node succeeded; eight in a row is a fault."""
 
@@ -42,7 +45,8 @@ class Ingest:
         self._tasks = tasks
         self._plans = plans
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._writing: set[str] = set()
+        self._writing: dict[str, _Look | None] = {}
+        """Node → what is to be written next: the node that turned and beats at once does so once."""
 
     def _lock(self, node_id: str) -> asyncio.Lock:
         lock = self._locks.get(node_id)
@@ -102,20 +106,25 @@ class Ingest:
                 lambda fleet, now: Observation(stamps.renewal(fleet, handle.node_id, message.stamp, now)),
             )
 
-    def _write(self, node_id: str, look: Callable[[Fleet, datetime], Observation]) -> None:
+    def _write(self, node_id: str, look: _Look) -> None:
         """Behind a beat."""
-        if node_id not in self._writing:
-            self._writing.add(node_id)
+        if node_id in self._writing:
+            self._writing[node_id] = look
+        else:
+            self._writing[node_id] = None
             self._tasks.spawn(self._write_behind(node_id, look))
 
-    async def _write_behind(self, node_id: str, look: Callable[[Fleet, datetime], Observation]) -> None:
+    async def _write_behind(self, node_id: str, look: _Look) -> None:
         try:
-            async with self._lock(node_id):
-                await self._take(look)
+            following: _Look | None = look
+            while following is not None:
+                async with self._lock(node_id):
+                    await self._take(following)
+                following, self._writing[node_id] = self._writing[node_id], None
         except LiverollError:
             pass  # the next beat says the same again
         finally:
-            self._writing.discard(node_id)
+            del self._writing[node_id]
 
     async def link_down(self, node_id: str, link_epoch: int, cause: str) -> bool:
         """Record that the link ended, unless it lives after all or a newer one has taken its place.
@@ -131,7 +140,7 @@ class Ingest:
             return False
         return True
 
-    async def _take(self, look: Callable[[Fleet, datetime], Observation]) -> Observation:
+    async def _take(self, look: _Look) -> Observation:
         """Commit and apply what `look` sees, then raise its refusal if there is one."""
         tries = 0
         while True:

@@ -143,6 +143,9 @@ class ReportingNode:
         self.began_s = time.perf_counter()
         self._fill()
 
+    async def look(self) -> None:
+        pass
+
     def status(self) -> NodeStatus:
         return NodeStatus(None, Phase.IDLE, 0, True)
 

@@ -103,18 +103,20 @@ class AttemptMemory(_message.Message):
     def __init__(self, kind: _Optional[_Union[Prepare.Kind, str]] = ..., artifact: _Optional[_Union[ArtifactRef, _Mapping]] = ..., from_release: _Optional[str] = ..., from_boot_id: _Optional[str] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., emulated: _Optional[bool] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("attempt", "phase", "seq", "healthy", "problem")
+    __slots__ = ("attempt", "phase", "seq", "healthy", "problem", "not_ready")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    NOT_READY_FIELD_NUMBER: _ClassVar[int]
     attempt: _common_pb2.AttemptRef
     phase: _common_pb2.Phase
     seq: int
     healthy: bool
     problem: _common_pb2.Problem
-    def __init__(self, attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., seq: _Optional[int] = ..., healthy: _Optional[bool] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ...) -> None: ...
+    not_ready: _common_pb2.Problem
+    def __init__(self, attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., seq: _Optional[int] = ..., healthy: _Optional[bool] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ..., not_ready: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("status", "stamp", "unacknowledged")

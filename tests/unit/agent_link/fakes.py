@@ -70,6 +70,9 @@ class FakeNode:
             command_line="quiet",
         )
 
+    async def look(self) -> None:
+        pass
+
     def status(self) -> NodeStatus:
         return NodeStatus(None, self.phase, max((r.seq for r in self.reports), default=0), True)
 
