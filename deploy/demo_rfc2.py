@@ -23,6 +23,7 @@ from orchestrator.artifacts.build import build_emulated
 from orchestrator.cli.client import Client
 
 NODES_EACH = 3
+WORKLOADS_EACH = 2
 PROCESS_NODE = "k-01"
 LOOK_S = 0.002
 RFC2_ABI = ("kho=kho-v1", "luo=luo-v1", "memfd=memfd-v1")
@@ -96,7 +97,7 @@ async def demo(keep: bool, directory: Path) -> int:
         await fleet.start_orchestrator()
         for seed, part in enumerate(PARTS):
             await fleet.start_agents(part.prefix, *agent_arguments(part, seed))
-        await fleet.start_node(PROCESS_NODE, *node_arguments(PARTS[0]), workloads=2)
+        await fleet.start_node(PROCESS_NODE, *node_arguments(PARTS[0]), workloads=WORKLOADS_EACH)
         await asyncio.to_thread(wait_for_links, fleet, NODES_EACH * len(PARTS) + 1)
         promises = [await one_target_for_all(fleet)]
         sysfs = asyncio.create_task(watch_sysfs(directory / PROCESS_NODE / "root"))
@@ -128,8 +129,8 @@ def agent_arguments(part: Part, seed: int) -> list[str]:
     """One part's agent process."""
     return [
         "--nodes", str(NODES_EACH), "--zones", "1", "--label", "pool=demo", "--releases", part.release,
-        "--luo-model", part.model, "--workloads", "2", "--devices", "1", "--mib", "1", "--kexec-s", "0.6",
-        "--seed", str(seed),
+        "--luo-model", part.model, "--workloads", str(WORKLOADS_EACH), "--devices", "1", "--mib", "1",
+        "--kexec-s", "0.6", "--seed", str(seed),
         "--image", f"{RFC2_TARGET}=rfc-v2", "--image", f"{MERGED_TARGET}=sessions",
     ]  # fmt: skip
 
@@ -171,8 +172,9 @@ async def a_target_of_their_own(fleet: LocalFleet) -> bool:
     status = await foreground(fleet, "create", str(file), "--watch")
     rollout = await asyncio.to_thread(get, fleet, name)
     await asyncio.to_thread(summarise, fleet, name)
-    updated = sum(wave.updated for wave in rollout.waves)
-    return status == 0 and updated == 2 * NODES_EACH + 1 and not rollout.memory_checks_failed
+    updated, nodes = sum(wave.updated for wave in rollout.waves), 2 * NODES_EACH + 1
+    checks = (rollout.memory_checks_passed, rollout.memory_checks_failed)
+    return status == 0 and updated == nodes and checks == (WORKLOADS_EACH * nodes, 0)
 
 
 def write(fleet: LocalFleet, name: str, release: str, selector: str) -> Path:
