@@ -78,6 +78,11 @@ class Sessions(Protocol):
 
     async def create_session(self, name: str) -> Session: ...
     async def retrieve_session(self, name: str) -> Session: ...
+    async def is_free(self, name: str) -> bool:
+        """May a session of this name be created: has nobody one any more? A kernel with sessions cannot be
+        asked that: there one is created and closed again, so that this fails as create_session() does."""
+        ...
+
     async def prepare(self) -> Tokens:
         """All that shall cross is in sessions: make it ready. What the journal must know of it, for
         recall(). Sessions as merged are ready as they are: empty."""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from node_agent.ports import TokenDevice, Tokens
+import errno
+
+from node_agent.errors import KernelError
+from node_agent.ports import Sessions, TokenDevice, Tokens
 
 
-class SessionModel:
-    """The part of ports.Sessions that a kernel with sessions needs no code for."""
+class SessionModel(Sessions):
+    """The part of ports.Sessions that a kernel with sessions needs no code of its own for."""
+
+    async def is_free(self, name: str) -> bool:
+        """No kernel says it, or when a session goes: it is tried."""
+        try:
+            tried = await self.create_session(name)
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            return False
+        await tried.close()
+        return True
 
     async def prepare(self) -> Tokens:
         """A session is ready as soon as its files are preserved."""

@@ -96,6 +96,11 @@ class TokenSessions:
         session = self._incoming[name] = TokenSession(self, name, self._recalled[name])
         return session
 
+    async def is_free(self, name: str) -> bool:
+        """Also while LUO is prepared: what was in a session that is closed is given up by cancel()."""
+        self._reap()
+        return name not in self._outgoing
+
     async def prepare(self) -> Tokens:
         """See ports.Sessions. What a workload registers from here on would cross unknown to the journal:
         none is taken until cancel(), which also comes where this is cut short."""

@@ -22,17 +22,19 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node_agent.core.model import Problem
-from node_agent.errors import AgentError, BrokerError, KernelError, Retry
+from node_agent.errors import AgentError, BrokerError
 from node_agent.ports import Kernel, WorkloadPause, WorkloadPeer
-from node_agent.runtime.broker_handover import left_by_the_dead, paused
-from node_agent.runtime.broker_leaving import (
-    UNPRESERVABLE,
-    DrainWorkload,
+from node_agent.runtime.broker_errors import (
+    absent,
+    already_preserved,
+    came_late,
     died,
-    left_behind,
-    not_drained,
+    no_binding,
     restarted,
+    still_held,
 )
+from node_agent.runtime.broker_handover import left_by_the_dead, paused
+from node_agent.runtime.broker_leaving import UNPRESERVABLE, DrainWorkload, left_behind, not_drained
 from node_agent.runtime.broker_peer import Peer
 from node_agent.runtime.broker_record import BrokerTimeouts, WorkloadRecord
 from node_agent.runtime.broker_roster import Roster
@@ -42,10 +44,6 @@ from node_agent.workloads.together import all_or_cancel, all_to_the_end
 
 if TYPE_CHECKING:
     from node_agent.resume.handover import Handover
-
-_EEXIST = 17
-NOT_NORMAL = "LUO_NOT_NORMAL"
-"""Of create_session where sessions are made of tokens: nothing is made while LUO is prepared."""
 
 
 class Broker:
@@ -201,18 +199,12 @@ class Broker:
     async def _preserve(self, kernel: Kernel, attempt: str, id: str) -> None:
         workload = self._workloads.get(id)
         if workload is None:
-            raise self._absent(WorkloadRecord(id, -1, ""))
+            raise absent(WorkloadRecord(id, -1, ""), self.socket_path)
         peer = self._peer(workload)
         if workload.session is not None:
-            raise BrokerError(
-                f"{id} is in session {workload.session_name} already",
-                reason="ALREADY_PRESERVED",
-                retry=Retry.FIX_STATE,
-                remedy="Finish or release the last attempt first.",
-                workload=id,
-            )
+            raise already_preserved(workload)
         name = protocol.session_name(attempt, id)
-        workload.session = await self._device.session(lambda: kernel.create_session(name))
+        workload.session = await self._device.in_turn(lambda: kernel.create_session(name))
         workload.session_name, workload.retrieved, workload.pause = name, False, None
         await peer.ask(
             protocol.StartPreservation(), protocol.Ready, self._timeouts.preserve_s, workload.session.fileno()
@@ -226,12 +218,7 @@ class Broker:
             if workload.session is not None:
                 await self._still_there(workload.id)
             elif workload.peer is not None:
-                raise BrokerError(
-                    f"{workload.id} came after the others were preserved",
-                    reason="NOT_PRESERVED",
-                    remedy=f"Try again: the next attempt preserves {workload.id} too.",
-                    workload=workload.id,
-                )
+                raise came_late(workload.id)
         preserved = [w.id for w in self._workloads.values() if w.session is not None and w.suspends]
         await all_or_cancel(preserved, self._suspend)
 
@@ -255,14 +242,9 @@ class Broker:
     async def _retrieve(self, kernel: Kernel, id: str, name: str) -> None:
         workload = self._workloads.get(id)
         if workload is None:
-            raise BrokerError(
-                f"the journal names no owner of {id}",
-                reason="NO_BINDING",
-                retry=Retry.FIX_STATE,
-                workload=id,
-            )
+            raise no_binding(id)
         if workload.session is None:
-            workload.session = await self._device.session(lambda: kernel.retrieve_session(name))
+            workload.session = await self._device.in_turn(lambda: kernel.retrieve_session(name))
         workload.session_name, workload.retrieved = name, True
         workload.notify()
 
@@ -294,7 +276,7 @@ class Broker:
                     else:
                         await self._ask_resume(workload, peer)
         except TimeoutError:
-            raise self._absent(workload) from None
+            raise absent(workload, self.socket_path) from None
         finally:
             workload.given_up = workload.pause is None
         return workload.pause
@@ -353,33 +335,15 @@ class Broker:
             await self._await_unpreserved(self._kernel, workload, name)
 
     async def _await_unpreserved(self, kernel: Kernel, workload: WorkloadRecord, name: str) -> None:
-        """The kernel has no event for it: a session is gone when its name can be taken again."""
+        """The kernel has no event for it: a session is gone when its name is free again."""
         wait_s = 0.002
         try:
             async with asyncio.timeout(self._timeouts.release_s):
-                while True:
-                    try:
-                        probe = await self._device.session(lambda: kernel.create_session(name))
-                    except KernelError as error:
-                        if error.reason == NOT_NORMAL:
-                            return  # the name is free; the kernel gives up what was in it at CANCEL
-                        if error.errno != _EEXIST:
-                            raise
-                        await asyncio.sleep(wait_s)
-                        wait_s = min(wait_s * 2, 0.2)
-                        continue
-                    await probe.close()
-                    return
+                while not await self._device.in_turn(lambda: kernel.is_free(name)):
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 2, 0.2)
         except TimeoutError:
-            holder = f" (process {workload.peer.pid})" if workload.peer is not None else ""
-            raise BrokerError(
-                f"a process still holds session {name} of {workload.id}{holder}",
-                reason="SESSION_STILL_HELD",
-                retry=Retry.FIX_STATE,
-                remedy=f"Restart {workload.id}: its memory is given free when the last copy closes.",
-                workload=workload.id,
-                session=name,
-            ) from None
+            raise still_held(workload, name) from None
 
     # -- small things ------------------------------------------------------------------------
 
@@ -393,14 +357,5 @@ class Broker:
 
     def _peer(self, workload: WorkloadRecord) -> Peer:
         if workload.peer is None:
-            raise self._absent(workload)
+            raise absent(workload, self.socket_path)
         return workload.peer
-
-    def _absent(self, workload: WorkloadRecord) -> BrokerError:
-        waited = "did not claim its session" if workload.retrieved else "is not connected"
-        return BrokerError(
-            f"workload {workload.id} {waited}",
-            reason="CLAIM_TIMEOUT" if workload.retrieved else "WORKLOAD_GONE",
-            remedy=f"Start {workload.id} and let it connect to {self.socket_path}.",
-            workload=workload.id,
-        )

@@ -122,6 +122,9 @@ class HandoverKernel:
             await _call(parking.park, {name: session.fileno()}, keeper_process.start, otherwise=None)
         return ParkedSession(session, parking, self._finished)
 
+    async def is_free(self, name: str) -> bool:
+        return await self._kernel.is_free(name)
+
     async def prepare(self) -> Tokens:
         return await self._kernel.prepare()
 
@@ -265,7 +268,7 @@ async def left_by_the_dead(device: Device, kernel: Kernel, name: str) -> Session
     if not name:
         return None
     try:
-        return await device.session(lambda: kernel.retrieve_session(name))
+        return await device.in_turn(lambda: kernel.retrieve_session(name))
     except KernelError as error:
         if error.reason not in ("SESSION_NOT_FOUND", "SESSION_HELD"):
             raise

@@ -65,28 +65,6 @@ def unpreservable(workload: str, said: protocol.Failed) -> BrokerError:
     )
 
 
-def died(workload: str, session: str) -> BrokerError:
-    """Its connection ended after READY."""
-    return BrokerError(
-        f"workload {workload} closed its connection after it said READY",
-        reason="WORKLOAD_DIED",
-        remedy=f"Find out why {workload} ended; it must stay connected until the kexec. Then try again.",
-        workload=workload,
-        session=session,
-    )
-
-
-def restarted(workload: str, session: str) -> BrokerError:
-    """Another process of that id than the one that said READY."""
-    return BrokerError(
-        f"workload {workload} was restarted after it said READY",
-        reason="WORKLOAD_RESTARTED",
-        remedy=f"Try again: the next attempt preserves what {workload} has now.",
-        workload=workload,
-        session=session,
-    )
-
-
 def not_drained(workload: str, why: AgentError, error: AgentError) -> BrokerError:
     """The policy is to drain it, and that did not work either."""
     return BrokerError(

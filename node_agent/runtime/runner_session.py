@@ -89,9 +89,11 @@ class AgentSession:
             KernelError: the device refuses for a reason that says nothing about the session.
         """
         try:
-            self._session = held or await when_free(
-                self._clock.sleep, lambda: kernel.retrieve_session(attempt.ref.agent_session)
-            )
+            if held is None:
+                held = await when_free(
+                    self._clock.sleep, lambda: kernel.retrieve_session(attempt.ref.agent_session)
+                )
+            self._session = held
         except KernelError as error:
             if error.reason in _NO_SUCH_SESSION:
                 return Found(SessionFinding.ABSENT, error.message)

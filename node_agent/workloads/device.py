@@ -1,4 +1,4 @@
-"""Creating and retrieving sessions through a device that only one process may have open.
+"""Creating, retrieving and looking for sessions through a device that only one process may have open.
 
 Rules: our own calls wait for each other; EBUSY from another user of /dev/liveupdate (systemd
 carries fd stores through it) is normal and waited out, bounded. This is the only place that
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from node_agent.errors import KernelError
-from node_agent.ports import Session
+
+T = TypeVar("T")
 
 WAITS_S = (0.01, 0.02, 0.05, *(0.1,) * 49)
 """Five seconds in all. Others open the device for the length of one ioctl, so the first waits are
@@ -30,15 +32,13 @@ class Device:
         self._sleep = sleep
         self._turn = asyncio.Lock()
 
-    async def session(self, call: Callable[[], Awaitable[Session]]) -> Session:
-        """call(), a create_session or retrieve_session, in its turn. Raises KernelError."""
+    async def in_turn(self, call: Callable[[], Awaitable[T]]) -> T:
+        """call(), a create_session, retrieve_session or is_free, in its turn. Raises KernelError."""
         async with self._turn:
             return await when_free(self._sleep, call)
 
 
-async def when_free(
-    sleep: Callable[[float], Awaitable[None]], call: Callable[[], Awaitable[Session]]
-) -> Session:
+async def when_free(sleep: Callable[[float], Awaitable[None]], call: Callable[[], Awaitable[T]]) -> T:
     """call(), again after each of WAITS_S while somebody else has the device open. KernelError."""
     for wait_s in WAITS_S:
         try:

@@ -195,7 +195,7 @@ class InProcessWorkloads:
             )
         self._tick(workload)
         name = session_name(attempt, workload.id)
-        workload.session = await self._device.session(lambda: kernel.create_session(name))
+        workload.session = await self._device.in_turn(lambda: kernel.create_session(name))
         if self._fault(workload, "refuse_ready"):
             raise BrokerError(
                 f"workload {workload.id} refused to be preserved",
@@ -233,7 +233,7 @@ class InProcessWorkloads:
         if known is not None and known.session is not None:
             return
         try:
-            session = await self._device.session(lambda: kernel.retrieve_session(name))
+            session = await self._device.in_turn(lambda: kernel.retrieve_session(name))
         except KernelError as error:
             if known is not None and known.crossed and error.reason == "SESSION_NOT_FOUND":
                 # An earlier agent of this boot retrieved it, and its end finished it: the

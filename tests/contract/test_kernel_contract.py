@@ -33,6 +33,7 @@ async def test_open_is_ebusy_while_another_has_the_device(node: Backend) -> None
         error = await refused(node.kernel.create_session("s"), errno.EBUSY, "DEVICE_BUSY")
         assert error.retry is Retry.CALL
         await refused(node.kernel.retrieve_session("s"), errno.EBUSY, "DEVICE_BUSY")
+        await refused(node.kernel.is_free("s"), errno.EBUSY, "DEVICE_BUSY")
     await (await node.kernel.create_session("s")).close()
 
 
@@ -416,5 +417,7 @@ async def test_a_session_fd_is_held_by_every_copy_of_it(node: Backend) -> None:
     holder = await node.hold(session)
     await session.close()
     await refused(node.kernel.create_session("s"), errno.EEXIST)
+    assert not await node.kernel.is_free("s")
     await holder.end()
+    assert await node.kernel.is_free("s")
     await (await node.kernel.create_session("s")).close()

@@ -155,6 +155,9 @@ class SimKernel:
             raise
         return SimSession(node, session)
 
+    async def is_free(self, name: str) -> bool:
+        return await self._kernel.is_free(name)
+
     async def prepare(self) -> Tokens:
         return await self._node.passing("prepare", self._kernel.prepare)
 

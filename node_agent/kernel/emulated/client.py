@@ -85,6 +85,9 @@ class ProcessKernel:
     async def retrieve_session(self, name: str) -> Session:
         return await (await self._sessions()).retrieve_session(name)
 
+    async def is_free(self, name: str) -> bool:
+        return await (await self._sessions()).is_free(name)
+
     async def prepare(self) -> Tokens:
         return await (await self._sessions()).prepare()
 

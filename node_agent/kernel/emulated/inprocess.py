@@ -65,6 +65,9 @@ class InProcessKernel:
     async def retrieve_session(self, name: str) -> Session:
         return await self.sessions.retrieve_session(name)
 
+    async def is_free(self, name: str) -> bool:
+        return await self.sessions.is_free(name)
+
     async def prepare(self) -> Tokens:
         return await self.sessions.prepare()
 

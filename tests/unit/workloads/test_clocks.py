@@ -87,16 +87,16 @@ async def test_a_busy_device_is_waited_for_and_no_longer_than_said() -> None:
         return call
 
     turns = device.Device(sleep)
-    assert await turns.session(busy(3)) == "session"
+    assert await turns.in_turn(busy(3)) == "session"
     assert waits == list(device.WAITS_S[:3])
     assert waits == sorted(waits)
     waits.clear()
     with pytest.raises(KernelError):
-        await turns.session(busy(device.TRIES))
+        await turns.in_turn(busy(device.TRIES))
     assert waits == list(device.WAITS_S)
     waits.clear()
     with pytest.raises(KernelError):
-        await turns.session(busy(1, "SESSION_EXISTS"))
+        await turns.in_turn(busy(1, "SESSION_EXISTS"))
     assert waits == []
 
 
