@@ -125,7 +125,7 @@ class Kernel(Sessions, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JournalRecord:
-    """One durable fact. seq rises by one a record; kind and body are the core's."""
+    """One durable fact. seq rises from record to record; kind and body are the core's."""
 
     seq: int
     kind: str
@@ -142,6 +142,10 @@ class Journal(Protocol):
     async def append(self, kind: str, body: Mapping[str, object]) -> JournalRecord:
         """Durable when it returns. A failed fsync is never retried: the journal is closed
         and every later append raises."""
+        ...
+
+    def number_from(self, seq: int) -> None:
+        """Later records have numbers above this one, whatever the last record's is."""
         ...
 
     async def ensure_room(self) -> None:

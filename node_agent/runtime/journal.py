@@ -59,6 +59,7 @@ class FileJournal:
         self._size_after_compaction = 0
         self._records: list[JournalRecord] = []
         self._broken: JournalUnavailable | None = None
+        self._floor = 0
 
     @classmethod
     def open(
@@ -154,6 +155,10 @@ class FileJournal:
         # Cutting the wait short does not stop the write: the thread finishes it, in order.
         return await loop.run_in_executor(self._executor, self._append, kind, dict(body))
 
+    def number_from(self, seq: int) -> None:
+        """See ports.Journal."""
+        self._floor = max(self._floor, seq)
+
     async def ensure_room(self) -> None:
         """See ports.Journal."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._ensure_room)
@@ -193,7 +198,7 @@ class FileJournal:
             raise self._broken
         if self._fd < 0:
             raise JournalUnavailable("the journal is closed", reason="JOURNAL_CLOSED")
-        record = JournalRecord(self._records[-1].seq + 1, kind, body)
+        record = JournalRecord(max(self._records[-1].seq, self._floor) + 1, kind, body)
         data = encode_record(record)
         try:
             self._write(data)

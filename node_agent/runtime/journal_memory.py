@@ -62,6 +62,7 @@ class MemoryJournal:
             raise decoded.corrupt
         self._disk = disk
         self._broken: JournalUnavailable | None = None
+        self._floor = 0
         self._records = list(decoded.records)
         disk.data = disk.data[: decoded.good_bytes]
         if not self._records:
@@ -88,7 +89,7 @@ class MemoryJournal:
         disk = self._disk
         if disk.full:
             raise _unavailable("the disk with the journal is full", "JOURNAL_FULL")
-        record = JournalRecord(self._records[-1].seq + 1, kind, dict(body))
+        record = JournalRecord(max(self._records[-1].seq, self._floor) + 1, kind, dict(body))
         disk.data += encode_record(record)
         if disk.before_sync is not None:
             await disk.before_sync()
@@ -98,6 +99,10 @@ class MemoryJournal:
         disk.synced = len(disk.data)
         self._records.append(record)
         return record
+
+    def number_from(self, seq: int) -> None:
+        """See ports.Journal."""
+        self._floor = max(self._floor, seq)
 
     async def ensure_room(self) -> None:
         """See ports.Journal."""

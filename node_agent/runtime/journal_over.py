@@ -31,6 +31,10 @@ class JournalOver:
         """See ports.Journal."""
         return await self._journal.append(kind, body)
 
+    def number_from(self, seq: int) -> None:
+        """See ports.Journal."""
+        self._journal.number_from(seq)
+
     async def ensure_room(self) -> None:
         """See ports.Journal."""
         await self._journal.ensure_room()

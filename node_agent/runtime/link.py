@@ -7,7 +7,8 @@ Rules:
   acknowledgement, and all of them again on a new link.
 - Whether an update could begin is looked at before each heartbeat and after each change, and told at once
   where that has turned.
-- An acknowledgement never reaches beyond what was sent or is known here.
+- An acknowledgement never reaches beyond what was sent or is known here. A Welcome's may: a machine
+  with a copy of this journal has spoken for the node. Later reports are numbered above it: others are not read.
 - Commands are level-triggered: each is handed to the runner, which says if it is news. A
   malformed one is refused by a report; the link goes on.
 - A peer that does not read for SEND_S is cut off. The node waits without end for one that is
@@ -93,6 +94,10 @@ class LinkedNode(Protocol):
     async def handle(self, command: LinkCommand) -> Disposition: ...
     async def refuse(self, command_id: str, problem: Problem) -> None:
         """Report that a command could not even be read."""
+        ...
+
+    def number_from(self, seq: int) -> None:
+        """Reports from here on have numbers above this one."""
         ...
 
     async def note_incarnation(self, incarnation: str, serial: int) -> None: ...
@@ -204,6 +209,7 @@ class Link:
         if answer is None or answer.WhichOneof("message") != "welcome":
             raise _protocol("the first message down is not a welcome")
         terms = convert.welcome(answer.welcome)
+        self._node.number_from(terms.acknowledged_seq)
         await self._node.note_incarnation(terms.incarnation, terms.incarnation_serial)
         self._sent_seq = 0
         await self._acknowledged(terms.acknowledged_seq, everything=True)

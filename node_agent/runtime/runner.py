@@ -209,6 +209,10 @@ class NodeRunner:
         self._ledger.outbox.acknowledge(seq)
         self.renew()
 
+    def number_from(self, seq: int) -> None:
+        """The orchestrator has this of the node, whoever told it: reports from here on come after it."""
+        self._ports.journal.number_from(seq)
+
     async def note_incarnation(self, incarnation: str, serial: int) -> None:
         """The orchestrator said which incarnation its store is; only newer ones are kept."""
         self.renew()

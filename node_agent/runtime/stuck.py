@@ -112,6 +112,9 @@ class StuckNode:
     async def acknowledge(self, seq: int) -> None:
         """There is nothing to acknowledge."""
 
+    def number_from(self, seq: int) -> None:
+        """It writes no reports."""
+
     async def note_incarnation(self, incarnation: str, serial: int) -> None:
         """Learnt again on the next link, once it can be written down."""
 

@@ -139,6 +139,9 @@ class ReportingNode:
             self.status(), Verdict.SAME_BOOT, "0", (), "", "quiet",
         )  # fmt: skip
 
+    def number_from(self, _seq: int) -> None:
+        pass
+
     async def note_incarnation(self, _incarnation: str, _serial: int) -> None:
         self.began_s = time.perf_counter()
         self._fill()

@@ -43,6 +43,7 @@ class FakeNode:
         self.refused: list[tuple[str, Problem]] = []
         self.acknowledged: list[int] = []
         self.incarnations: list[tuple[str, int]] = []
+        self.numbered_from = 0
         self.outcome = Outcome.ACCEPTED
         self.fail_with: Exception | None = None
 
@@ -94,6 +95,9 @@ class FakeNode:
 
     async def refuse(self, command_id: str, problem: Problem) -> None:
         self.refused.append((command_id, problem))
+
+    def number_from(self, seq: int) -> None:
+        self.numbered_from = seq
 
     async def note_incarnation(self, incarnation: str, serial: int) -> None:
         self.incarnations.append((incarnation, serial))

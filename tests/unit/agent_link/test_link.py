@@ -93,6 +93,7 @@ async def test_what_the_welcome_acknowledges_is_not_sent_again() -> None:
         transport = await welcomed(network, acknowledged=7)
         assert await transport.report() == 9
         assert node.acknowledged == [5]
+        assert node.numbered_from == 7, "somebody may have told it in this node's name"
 
 
 async def test_a_new_report_is_sent_once_and_acks_may_repeat_or_come_late() -> None:

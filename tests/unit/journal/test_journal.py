@@ -17,6 +17,7 @@ from node_agent.runtime import journal as module
 from node_agent.runtime.journal import BALLAST_BYTES, FileJournal
 from node_agent.runtime.journal_format import decode_file
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
+from node_agent.runtime.journal_over import JournalOver
 
 
 @pytest.fixture
@@ -141,6 +142,23 @@ async def test_seqs_rise_over_every_journal_set_aside_whatever_was_readable(path
     journal = FileJournal.open(path)
     assert journal.records[0].seq >= 2**33
     await journal.close()
+
+
+async def test_later_records_come_after_what_another_machine_has_told_in_this_ones_name(path: Path) -> None:
+    """The orchestrator takes a number that it has had for an old report's."""
+    on_disk, in_memory = FileJournal.open(path), MemoryJournal(MemoryDisk())
+    for journal in (on_disk, in_memory):
+        await journal.append("event", {})
+        journal.number_from(1)
+        assert (await journal.append("event", {})).seq == 3
+        JournalOver(journal).number_from(40)
+        journal.number_from(7)
+        assert (await journal.append("event", {})).seq == 41
+        assert (await journal.append("event", {})).seq == 42
+        await journal.close()
+    again = FileJournal.open(path)
+    assert [record.seq for record in again.records] == [1, 2, 3, 41, 42]
+    await again.close()
 
 
 async def test_a_journal_without_its_beginning(path: Path) -> None:
