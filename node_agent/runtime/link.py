@@ -8,7 +8,7 @@ Rules:
 - Whether an update could begin is looked at before each heartbeat and after each change, and told at once
   where that has turned.
 - An acknowledgement never reaches beyond what was sent or is known here. A Welcome's may: a machine
-  with a copy of this journal has spoken for the node. Later reports are numbered above it: others are not read.
+  with a copy of this journal has spoken for the node. Later reports are numbered above it.
 - Commands are level-triggered: each is handed to the runner, which says if it is news. A
   malformed one is refused by a report; the link goes on.
 - A peer that does not read for SEND_S is cut off. The node waits without end for one that is
