@@ -76,3 +76,17 @@ async def test_after_a_freeze_that_was_refused_only_a_cold_boot_helps() -> None:
         node.lab.node.model.faults = node.lab.node.model.faults.parse("refuse_freeze")
         assert "cold" in (await node.refusal(node.ask("freeze"))).remedy
         assert "cold" in (await node.refusal(node.ask("kexec", artifact=NEW_DIGEST))).remedy
+
+
+@pytest.mark.parametrize("kind", COUPLINGS)
+async def test_what_was_restored_is_not_given_out_once_luo_is_finished_past_luoctl(kind: str) -> None:
+    """The agent's copy is for who comes again before FINISH, whoever sends that."""
+    async with luo_node(kind) as node:
+        token = await node.preserve_bytes(b"kept")
+        await node.ask("prepare")
+        await node.kexec()
+        assert await node.restore(token) == b"kept"
+        rfc2 = node.lab.node.model.rfc2
+        assert rfc2 is not None
+        rfc2.the_luo("test").finish()
+        assert await node.refused(node.ask("restore", token=token)) == "LUO_NOT_UPDATED"
