@@ -37,5 +37,7 @@ class Beyond:
     """Of the node, as the store had it: what leads back from where it has gone to."""
     command_line: str = ""
     """Likewise: what a way back composes from."""
+    loss: int = 0
+    """FleetRow.losses then: what was noticed of an earlier loss, a person has accepted since."""
     refused: bool = False
     """Its link was not taken: who drives it now is for a person to say."""

@@ -4,7 +4,8 @@ who must say whether the fleet may go on.
 Pure views of rows; transitions_regression.py notices, adoption.py acts.
 
 Rules
-1. A difference stands on its node's row from the Hello that proved it to the node's next attempt.
+1. A difference stands on its node's row from the Hello that proved it to the node's next attempt. It is
+   told until the store goes back in time once more: of what is told then, a person has accepted nothing.
 2. A node is unheard if it has said no Hello to the store as it is now, and may still: it is neither
    written off, nor linked, nor was its link taken under the store's incarnation.
 """
@@ -22,7 +23,7 @@ from orchestrator.core.adoption import home_of, is_open
 from orchestrator.core.beyond import Beyond
 from orchestrator.core.model import AttemptRow, NodeRow
 from orchestrator.core.phases import BEFORE_JUMP, Kind, Link, Phase
-from orchestrator.core.transitions_regression import STOPPED
+from orchestrator.core.transitions_regression import stands
 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
@@ -65,8 +66,15 @@ def differences(fleet: Fleet) -> Iterator[Difference]:
     """All that stand, in the order of the nodes' names."""
     for node_id in sorted(fleet.nodes):
         node = fleet.nodes[node_id]
-        if node.beyond is not None:
-            yield _difference(fleet, node, node.beyond)
+        beyond = told_of(fleet, node)
+        if beyond is not None:
+            yield _difference(fleet, node, beyond)
+
+
+def told_of(fleet: Fleet, node: NodeRow) -> Beyond | None:
+    """The node's difference, if it is of the last loss."""
+    beyond = node.beyond
+    return beyond if beyond is not None and beyond.loss == fleet.row.losses else None
 
 
 def unheard(fleet: Fleet, now: datetime) -> Iterator[str]:
@@ -75,10 +83,11 @@ def unheard(fleet: Fleet, now: datetime) -> Iterator[str]:
         node = fleet.nodes[node_id]
         if node.written_off or fleet.link(node_id, now) is Link.UP:
             continue
-        since = fleet.row.stopped_at if fleet.row.stopped == STOPPED else None
+        since = fleet.row.stopped_at if stands(fleet.row) else None
         told = node.link_changed_at
         heard = node.incarnation == fleet.incarnation and (since is None or (told or since) > since)
-        if not heard and not (node.beyond is not None and node.beyond.refused):
+        beyond = told_of(fleet, node)
+        if not heard and not (beyond is not None and beyond.refused):
             yield node_id
 
 

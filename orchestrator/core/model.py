@@ -385,6 +385,8 @@ class FleetRow:
     accepted too."""
 
     @property
+    losses: int = 0
+    """How often the fleet has stopped because the store had gone back in time, as far as the store knows."""
     def key(self) -> tuple[str, ...]:
         return ("fleet",)
 

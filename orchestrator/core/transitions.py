@@ -50,10 +50,10 @@ from orchestrator.core.transitions_hello import baking_edge, gap_of, seen_again
 from orchestrator.core.transitions_node import absorb_report, answered, described, refused_command
 from orchestrator.core.transitions_regression import (
     LOCAL_INCARNATION,
-    STOPPED,
     kept_and_stopped,
     noticed,
     regression,
+    stands,
     stopped,
     told,
 )
@@ -112,7 +112,7 @@ def hello(
     writes: list[Row] = []
     if found is not None:
         events.append(told(fleet, node.node_id, found))
-        if not found.known and fleet.row.stopped != STOPPED:
+        if not found.known and not stands(fleet.row):
             writes.append(stopped(fleet.row, found.error, now))
     elif late and node.beyond is not None:
         node = replace(node, beyond=replace(node.beyond, refused=False))

@@ -140,7 +140,7 @@ def _told_elsewhere(fleet: Fleet, known: NodeRow | None, message: Hello) -> Stor
 def stopped(row: FleetRow, found: StoreRegressed, now: datetime) -> FleetRow:
     """The fleet row with its stop, by a node's word."""
     serial = int(found.fields.get("incarnation_serial", "0"))
-    still = row if row.stopped == STOPPED else _stopped(row, found.message, now)
+    still = row if stands(row) else _stopped(row, found.message, now)
     return replace(still, regressed_serial=max(row.regressed_serial, serial))
 
 
@@ -151,9 +151,15 @@ def stop_regressed(row: FleetRow, why: str, now: datetime) -> Change:
     return Change((_stopped(row, why, now),), events=(event,))
 
 
+def stands(row: FleetRow) -> bool:
+    """Whether the fleet is stopped because the store went back in time, and nobody has accepted it."""
+    return row.stopped == STOPPED
+
+
 def _stopped(row: FleetRow, why: str, now: datetime) -> FleetRow:
     return replace(
         row,
+        losses=_loss(row),
         stopped=STOPPED,
         stop_message=why,
         stopped_by="orchestrator",
@@ -162,15 +168,21 @@ def _stopped(row: FleetRow, why: str, now: datetime) -> FleetRow:
     )
 
 
+def _loss(row: FleetRow, *, known: bool = False) -> int:
+    """The number of the loss that is noticed: a new one, unless the fleet has stopped for it (rule 4)."""
+    return row.losses + (not known and not stands(row))
+
+
 def noticed(
     fleet: Fleet, known: NodeRow | None, node: NodeRow, message: Hello, found: Regression, now: datetime
 ) -> NodeRow:
-    """The node's row with both sides of the difference; what was noticed first stays.
+    """The node's row with both sides of the difference; what was noticed first of this loss stays.
 
     node: as its Hello describes it.
     """
     before = known.beyond if known is not None else None
-    if before is not None and before.store.incarnation == fleet.incarnation:
+    loss = _loss(fleet.row, known=found.known)
+    if before is not None and (before.loss, before.store.incarnation) == (loss, fleet.incarnation):
         return replace(node, beyond=replace(before, refused=found.refused))
     newest = fleet.newest_attempt(message.node_id)
     ref = message.status.attempt
@@ -194,6 +206,7 @@ def noticed(
         ),
         rollback_artifact=has.rollback_artifact,
         command_line=has.command_line,
+        loss=loss,
         refused=found.refused,
     )
     return replace(node, beyond=beyond)
@@ -228,7 +241,7 @@ def kept_and_stopped(
 
 def told(fleet: Fleet, node_id: str, found: Regression) -> NewEvent:
     """The event of a Hello that proves it: the fleet stops, or has stopped for it before."""
-    if found.known or fleet.row.stopped == STOPPED:
+    if found.known or stands(fleet.row):
         return NewEvent("node.beyond", found.error.message, node_id=node_id, cause=STOPPED)
     return NewEvent("fleet.stopped", found.error.message, node_id=node_id, cause=STOPPED)
 

@@ -17,6 +17,7 @@ from datetime import datetime
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from orchestrator.core.differences import told_of
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.phases import Link, Phase, RolloutState
 from orchestrator.core.planner import Plan
@@ -79,7 +80,7 @@ def _nodes(fleet: Fleet, now: datetime) -> Iterator[Metric]:
         phases[attempt.phase.value if attempt is not None else Phase.IDLE.value] += 1
         links[fleet.link(node_id, now).value.lower()] += 1
         maintenance += node.maintenance is not None
-        differing += node.beyond is not None
+        differing += told_of(fleet, node) is not None
         if attempt is not None and attempt.blackout_open_at is not None:
             open_since.append(attempt.blackout_open_at)
     yield _gauge("liveroll_nodes", "Nodes by the phase of their newest attempt", phases, "phase")
@@ -87,7 +88,7 @@ def _nodes(fleet: Fleet, now: datetime) -> Iterator[Metric]:
     yield _gauge("liveroll_nodes_in_maintenance", "Nodes that a person took out of the count", maintenance)
     yield _gauge(
         "liveroll_differing_nodes",
-        "Nodes that have done more than the store knew, until their next attempt",
+        "Nodes that have done more than the store knew when it last went back, until their next attempt",
         differing,
     )
     yield _gauge("liveroll_open_blackouts", "Nodes whose workloads stand still now", len(open_since))
