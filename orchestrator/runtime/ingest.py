@@ -46,7 +46,7 @@ class Ingest:
         self._plans = plans
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._writing: dict[str, _Look | None] = {}
-        """Node → what is to be written next: the node that turned and beats at once does so once."""
+        """Node that is being written → the newest beat since: a node that turns beats at once, and once."""
 
     def _lock(self, node_id: str) -> asyncio.Lock:
         lock = self._locks.get(node_id)
@@ -93,7 +93,8 @@ class Ingest:
         if seen.refusal is not None:
             raise seen.refusal
         self._commits.hear(seen.facts)
-        if seen.change:
+        if seen.change or handle.node_id in self._writing:
+            # What is being written may be what this beat takes back.
             self._write(
                 handle.node_id,
                 lambda fleet, now: transitions.heartbeat(

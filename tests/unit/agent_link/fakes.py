@@ -46,6 +46,9 @@ class FakeNode:
         self.numbered_from = 0
         self.outcome = Outcome.ACCEPTED
         self.fail_with: Exception | None = None
+        self.finds: Problem | None = None
+        """What look() finds."""
+        self.not_ready: Problem | None = None
 
     def add(self, *seqs: int) -> None:
         self.reports += [a_report(seq, self.phase) for seq in seqs]
@@ -72,10 +75,11 @@ class FakeNode:
         )
 
     async def look(self) -> None:
-        pass
+        self.not_ready = self.finds
 
     def status(self) -> NodeStatus:
-        return NodeStatus(None, self.phase, max((r.seq for r in self.reports), default=0), True)
+        seq = max((r.seq for r in self.reports), default=0)
+        return NodeStatus(None, self.phase, seq, True, not_ready=self.not_ready)
 
     def stamp(self) -> BootStamp:
         return BootStamp("boot-1", 12.5)

@@ -12,10 +12,11 @@ from liveroll.v1 import agent_pb2 as pb
 from liveroll.v1 import common_pb2 as common
 
 from node_agent.core.commands import Cancel
+from node_agent.core.model import Problem
 from node_agent.core.phases import Phase
 from node_agent.core.report import Outcome
 from node_agent.core.rota import DialPolicy, Rota
-from node_agent.errors import JournalCorrupt, LinkError
+from node_agent.errors import JournalCorrupt, LinkError, Retry
 from node_agent.runtime import link as link_module
 from node_agent.runtime.link import WINDOW, Link, LinkView, is_active
 from tests.unit.agent_link.fakes import FakeNetwork, FakeNode, FakeTransport
@@ -400,6 +401,36 @@ async def test_what_the_runner_raises_comes_out() -> None:
     transport.command(cancel())
     with pytest.raises(JournalCorrupt):
         await task
+
+
+async def test_a_node_that_turns_ready_or_not_says_so_at_once_and_once() -> None:
+    node, network = FakeNode(), FakeNetwork()
+    async with running(node, network):
+        transport = await welcomed(network, beat_s=3000)
+        beat = (await transport.sent("heartbeat")).heartbeat
+        assert not beat.status.HasField("not_ready")
+        for seq, found in enumerate(
+            (
+                Problem(
+                    "LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared", "undo it", {"luo_state": "prepared"}
+                ),
+                Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is updated", "finish it"),
+                None,
+            ),
+            start=1,
+        ):
+            node.finds = found
+            node.changes.set()
+            beat = (await transport.sent("heartbeat")).heartbeat
+            if found is None:
+                assert not beat.status.HasField("not_ready")
+            else:
+                said = beat.status.not_ready
+                assert (said.reason, said.message, said.remedy) == (found.reason, found.message, found.remedy)
+                assert dict(said.fields) == found.fields
+            node.add(seq)
+            assert await transport.report() == seq
+            assert transport.up.empty(), "nothing has turned"
 
 
 async def test_the_cadence_follows_the_phase() -> None:

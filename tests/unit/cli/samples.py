@@ -145,6 +145,17 @@ def nodes() -> list[pb.Node]:
     ]
 
 
+def by_hand(state: str = "prepared", **fields: str) -> pb.Node:
+    """A node whose LUO somebody drives."""
+    said = common_pb2.Problem(
+        reason="LUO_NOT_NORMAL",
+        message=f"LUO is {state}: another live update has begun",
+        remedy="Undo it with `luoctl cancel`.",
+        fields={"luo_model": "rfc-v2", "luo_state": state, **fields},
+    )
+    return node("n7", "IDLE", not_ready=said, capabilities=["luo", "kho", "luo-rfc-v2"])
+
+
 def events() -> list[pb.Event]:
     told = [
         ("node.enrolled", 0, "n3 is enrolled, 6.18.0", {}, "", "local:n3"),

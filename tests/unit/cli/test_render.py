@@ -78,6 +78,23 @@ def test_a_node() -> None:
     node.attempt.generation = 3
     node.boot_id, node.boot_verdict = "b" * 8, common_pb2.BOOT_VERDICT_STATE_LOST
     check("node.txt", drawn(render_nodes.node_view(node, NOW)))
+    node.boot_verdict, node.boot_by_hand = common_pb2.BOOT_VERDICT_FOREIGN_KEXEC, True
+    assert "bbbbbbbb (foreign kexec, by hand)" in drawn(render_nodes.node_view(node, NOW))
+
+
+def test_a_node_that_is_driven_by_hand() -> None:
+    check("node-by-hand.txt", drawn(render_nodes.node_view(samples.by_hand(kho_finalized="true"), NOW)))
+    assert "not ready" in drawn(render_nodes.nodes_table([samples.by_hand()]))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "line"),
+    [(["luo", "kho"], "sessions"), (["luo", "luo-rfc-v2"], "rfc-v2"), (["kho"], "")],
+)
+def test_a_nodes_model_of_luo(capabilities: list[str], line: str) -> None:
+    shown = drawn(render_nodes.node_view(samples.node("n1", "IDLE", capabilities=capabilities), NOW))
+    told = [row.split(maxsplit=1)[1].strip() for row in shown.splitlines() if row.startswith("LUO")]
+    assert told == ([line] if line else [])
 
 
 def test_events_and_a_story() -> None:

@@ -41,7 +41,7 @@ from tests.unit.core_planner.builders import START, World, node, nodes, settled_
 from tests.unit.core_planner.test_starts import begun, opened
 
 COMMAND = re.compile(r"`liveroll ([a-z-]+) ?([^`]*)`")
-LOOKS = frozenset({"why", "story", "nodes", "get", "differences"})
+LOOKS = frozenset({"why", "story", "node", "nodes", "get", "differences"})
 MANY: dict[str, Any] = {"failures": FailureBudget(Amount(count=9), halt_on=frozenset())}
 S = timedelta(seconds=1)
 
@@ -552,6 +552,13 @@ CASES = [
         "maintenance exclude",
     ),
     Case("NODE_UNHEALTHY", lambda: only({"healthy": False}), "exclude"),
+    Case(
+        "NODE_NOT_READY",
+        lambda: only({"not_ready": Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared")}).run(
+            bound=60
+        ),
+        "exclude",
+    ),
     Case("NEEDS_OPERATOR", lambda: broken(Phase.QUARANTINED), "retry exclude"),
     Case("NEEDS_OPERATOR", lambda: broken(Phase.LOST), "retry exclude", "lost"),
     Case("NEEDS_OPERATOR", lambda: broken(Phase.AWAITING_ROLLBACK), "exclude write-off", "unhealthy"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from liveroll.v1 import agent_pb2, common_pb2
 
-from orchestrator.errors import InvalidSpec
+from orchestrator.core.model import Problem
+from orchestrator.errors import InvalidSpec, Retry
 from orchestrator.rpc.link_in import (
     MAX_FIELDS,
     MAX_GENERATION,
@@ -30,6 +31,27 @@ def test_more_fields_than_are_kept() -> None:
     read = read_heartbeat(beat).status.problem
     assert read is not None
     assert len(read.fields) == MAX_FIELDS
+
+
+def test_why_a_node_is_not_ready_is_read_in_heartbeat_and_hello() -> None:
+    said = common_pb2.Problem(
+        reason="LUO_NOT_NORMAL",
+        retry=common_pb2.RETRY_CLASS_FIX_STATE,
+        message="LUO is prepared",
+        remedy="Undo it.",
+        fields={"luo_state": "prepared"},
+    )
+    status = agent_pb2.NodeStatus(phase=common_pb2.PHASE_IDLE, healthy=True, not_ready=said)
+    hello = agent_pb2.Hello(
+        node_id="n1", installation_id="i", boot_id="b", kernel_release="6.12.0", status=status
+    )
+    wanted = Problem(
+        "LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared", "Undo it.", {"luo_state": "prepared"}
+    )
+    assert read_heartbeat(agent_pb2.Heartbeat(status=status)).status.not_ready == wanted
+    assert read_hello(hello).status.not_ready == wanted
+    status.ClearField("not_ready")
+    assert read_heartbeat(agent_pb2.Heartbeat(status=status)).status.not_ready is None
 
 
 def left(count: int) -> agent_pb2.Report:

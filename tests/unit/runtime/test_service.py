@@ -10,11 +10,12 @@ import pytest
 
 from orchestrator.core.actions import Action
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.model import Artifact, Change, DesiredStage, NewEvent, NodeRow
+from orchestrator.core.model import Artifact, Change, DesiredStage, NewEvent, NodeRow, Problem
 from orchestrator.errors import (
     InvalidSpec,
     NotLeader,
     OutOfRange,
+    Retry,
     StaleGeneration,
 )
 from orchestrator.runtime.service import Command
@@ -173,6 +174,42 @@ def test_a_turn_of_health_is_written_and_beats_are_not() -> None:
             await world.passes(1)
             assert not orchestrator.fleet.nodes["n1"].healthy
             assert world.told().count("node.sickened") == 1
+
+    run(main())
+
+
+PREPARED = Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared", "Undo it.")
+
+
+@pytest.mark.parametrize("beats", [(PREPARED, None), (PREPARED, None, PREPARED), (PREPARED, PREPARED, None)])
+def test_of_turns_while_one_is_written_the_last_stands(beats: tuple[Problem | None, ...]) -> None:
+    """A node says at once that it has turned, and says it once: its next beat may be minutes away."""
+
+    async def main() -> None:
+        world = World()
+        async with world.running() as orchestrator:
+            link = await orchestrator.open_link(hello("n1"))
+            for said in beats:
+                link.heartbeat(beat(not_ready=said))
+            await world.passes(1)
+            assert orchestrator.fleet.nodes["n1"].not_ready == beats[-1]
+            assert world.told().count("node.not_ready") in (0, 1)
+
+    run(main())
+
+
+def test_a_node_that_is_ready_again_is_planned_for_at_once() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.running() as orchestrator:
+            link = await orchestrator.open_link(hello("n1"))
+            link.heartbeat(beat(not_ready=PREPARED))
+            await world.passes(1)
+            before = len(world.planned.times)
+            link.heartbeat(beat())
+            await world.passes(0.01)
+            assert len(world.planned.times) > before
+            assert world.told()[-1] == "node.ready"
 
     run(main())
 

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.core.actions import Action, Plan
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.messages import Heartbeat, Hello, NodeStatus, Report
-from orchestrator.core.model import Artifact, Change, Row, Stamp
+from orchestrator.core.model import Artifact, Change, Problem, Row, Stamp
 from orchestrator.core.phases import Phase
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.errors import LiverollError, StoreUnavailable
@@ -33,9 +33,9 @@ def hello(node_id: str, **more: Any) -> Hello:
     return Hello(node_id, f"installation-{node_id}", "boot-1", "6.12.0", **more)
 
 
-def beat(*, healthy: bool = True, stamp: float | None = None) -> Heartbeat:
+def beat(*, healthy: bool = True, stamp: float | None = None, not_ready: Problem | None = None) -> Heartbeat:
     at = Stamp("boot-1", seconds(stamp)) if stamp is not None else None
-    return Heartbeat(NodeStatus(healthy=healthy), at)
+    return Heartbeat(NodeStatus(healthy=healthy, not_ready=not_ready), at)
 
 
 def report(seq: int, event: str = "Checked") -> Report:
