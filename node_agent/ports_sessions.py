@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-Tokens = Mapping[str, Mapping[str, int]]
-"""Session name → the token in it (as text) → the kernel's own token, where the kernel chooses tokens."""
+Tokens = Mapping[str, Mapping[int, int]]
+"""Session name → the token in it → the kernel's own token, where the kernel chooses tokens."""
 
 
 class Session(Protocol):

@@ -66,7 +66,7 @@ class Attempt:
     """The verdict of VERIFYING, kept until FINISHING is done."""
     sessions: Mapping[str, str] = field(default_factory=dict)
     bindings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    tokens: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    tokens: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """See Preserved; what a later boot finds them by."""
     marks: tuple[Mark, ...] = ()
     tsc_hz: float = 0.0

@@ -1,8 +1,8 @@
 """Frozen dataclasses to plain JSON values and back, for the journal.
 
-Enums travel as their values, datetimes as ISO 8601, tuples as lists. Unknown keys are ignored
-and missing ones take the field's default, so that an agent reads what an older or newer
-one wrote. What a type needs is worked out once.
+Enums travel as their values, datetimes as ISO 8601, tuples as lists, keys of a mapping as text.
+Unknown keys are ignored and missing ones take the field's default, so that an agent reads what an
+older or newer one wrote. What a type needs is worked out once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def _decoder(kind: Any) -> Coder:
         item = _decoder(typing.get_args(kind)[0])
         return lambda value: tuple([item(part) for part in value])
     if origin is not None:
-        item = _decoder(typing.get_args(kind)[1])
+        of_key, of_item = typing.get_args(kind)
+        item = _decoder(of_item)
+        if of_key is int:
+            return lambda value: {int(key): item(part) for key, part in value.items()}
         return lambda value: {key: item(part) for key, part in value.items()}
     if dataclasses.is_dataclass(kind):
         return _of_dataclass(typing.cast(type, kind))

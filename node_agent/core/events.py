@@ -47,7 +47,7 @@ class Preserved:
     tsc_hz: float = 0.0
     left_behind: Mapping[str, Problem] = field(default_factory=dict)
     """Workloads that could not be preserved and were drained instead, and why."""
-    tokens: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    tokens: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """Session → its token → the kernel's, where the kernel chooses tokens (RFC v2)."""
 
 

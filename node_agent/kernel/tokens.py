@@ -109,10 +109,7 @@ class TokenSessions:
             await self._none_put.wait()
             self._reap()
             await self.let_go()
-            told = {
-                session.name: {str(mine): token for mine, token in session.tokens.items()}
-                for session in self._outgoing.values()
-            }
+            told = {session.name: dict(session.tokens) for session in self._outgoing.values()}
             self._told = self._held()
             await self.device.prepare()
         except KernelError:
@@ -156,9 +153,7 @@ class TokenSessions:
     async def recall(self, tokens: Tokens) -> None:
         """See ports.Sessions."""
         if not self._outgoing and not self._incoming:
-            self._recalled = {
-                name: {int(mine): token for mine, token in told.items()} for name, told in tokens.items()
-            }
+            self._recalled = {name: dict(told) for name, told in tokens.items()}
 
     async def ready_to_jump(self) -> None:
         """Rule 5. Raises KernelError."""

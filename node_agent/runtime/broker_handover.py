@@ -136,9 +136,7 @@ class HandoverKernel:
         self._tokens = {}
 
     async def recall(self, tokens: Tokens) -> None:
-        self._tokens = {
-            name: {int(mine): token for mine, token in told.items()} for name, told in tokens.items()
-        }
+        self._tokens = {name: dict(told) for name, told in tokens.items()}
         await self._kernel.recall(tokens)
 
     async def telemetry(self) -> KexecTelemetry | None:

@@ -191,7 +191,7 @@ async def test_a_cold_boot_keeps_nothing(start: StartNode) -> None:
     await node.kernel.prepare()
     await node.power_loss()
     assert (await node.kernel.facts()).luo_state == "normal"
-    await node.kernel.recall({"s": {"1": 0}})
+    await node.kernel.recall({"s": {1: 0}})
     await refused(node.kernel.retrieve_session("s"), errno.ENOENT, "SESSION_NOT_FOUND")
     await session.close()
 

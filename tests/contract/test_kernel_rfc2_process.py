@@ -224,7 +224,7 @@ async def test_the_agents_kernel_makes_sessions_of_tokens(node: Node) -> None:
     await session.preserve_fd(memory, 1)
     os.close(memory)
     told = await kernel.prepare()
-    assert told == {"s": {"1": 0}}
+    assert told == {"s": {1: 0}}
     assert (await kernel.facts()).luo_state == "prepared"
     await node.kexec()
     await session.close()

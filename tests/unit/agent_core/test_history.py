@@ -53,7 +53,7 @@ FULL: Attempt = attempt(
     jumped=True,
     sessions={"vm": "lr.7-abcdef01.vm"},
     bindings={"vm": {"uid": 1000, "unit": "vm.service", "suspend": True}},
-    tokens={"lr.7-abcdef01.vm": {"1": 5}, "lr.7-abcdef01.agent": {"0": 6, "1": 7}},
+    tokens={"lr.7-abcdef01.vm": {1: 5}, "lr.7-abcdef01.agent": {0: 6, 1: 7}},
     marks=(mark("suspend", 1.5, tsc=7),),
     samples=(BlackoutSample(Vantage.HOST, 1.0, 0.1, "tsc"),),
     memory=MemoryCheck(1, 1, 10),

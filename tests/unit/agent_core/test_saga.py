@@ -183,7 +183,7 @@ def test_what_the_attempt_learns_on_the_way() -> None:
 
 
 def test_the_kernels_tokens_are_known_while_anything_has_them() -> None:
-    told = {"lr.7-abcdef01.vm": {"1": 5}}
+    told = {"lr.7-abcdef01.vm": {1: 5}}
     state = transition(attempt(P.PRESERVING), ev.Preserved(tokens=told)).attempt
     for event in (ev.Proceeded(Lease(NOW, 5.0)), ev.Suspended(), ev.JumpIntentRecorded()):
         state = transition(state, event).attempt

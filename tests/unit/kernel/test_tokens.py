@@ -112,7 +112,7 @@ async def refused(call: Awaitable[object], reason: str, number: int = 0) -> Kern
     return caught.value
 
 
-async def preserved(device: Device) -> tuple[TokenSessions, Mapping[str, Mapping[str, int]]]:
+async def preserved(device: Device) -> tuple[TokenSessions, Mapping[str, Mapping[int, int]]]:
     """Two sessions of three files, and PREPARE."""
     sessions = TokenSessions(device)
     one, two = await sessions.create_session("one"), await sessions.create_session("two")
@@ -122,7 +122,7 @@ async def preserved(device: Device) -> tuple[TokenSessions, Mapping[str, Mapping
     return sessions, await sessions.prepare()
 
 
-TOLD = {"one": {"1": 101, "7": 102}, "two": {"1": 103}}
+TOLD = {"one": {1: 101, 7: 102}, "two": {1: 103}}
 
 
 async def arrived() -> tuple[Device, TokenSessions]:

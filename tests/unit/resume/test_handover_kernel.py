@@ -171,7 +171,7 @@ class Server:
         return made
 
 
-TOKENS = {"lr.7-a.vm": {"0": 5}, "lr.7-a.other": {"0": 6, "1": 7}, "lr.7-a.agent": {}}
+TOKENS = {"lr.7-a.vm": {0: 5}, "lr.7-a.other": {0: 6, 1: 7}, "lr.7-a.agent": {}}
 MADE_OF = {"lr.7-a.other": {0: 6, 1: 7}, "lr.7-a.agent": {}}
 
 

@@ -133,7 +133,7 @@ async def test_by_default_there_is_no_device() -> None:
         workloads = InProcessWorkloads(boot.clock, size_bytes=8192)
         await workloads.preserve(boot.kernel, "a")
         tokens = await boot.kernel.prepare()
-        assert list(tokens.values()) == [{"1": 0}]
+        assert list(tokens.values()) == [{1: 0}]
         await boot.kernel.cancel()
         await workloads.release()
         workloads.node_died()
