@@ -113,7 +113,9 @@ class Meter:
             else:
                 self.blackout[sample.vantage.value.lower()].observe(sample.duration_s)
         for name, (span, source) in timing.phases(report.marks, tsc_hz).items():
-            if not span.rejected:
+            if span.rejected:
+                self.rejected_samples += 1
+            else:
                 self.blackout_phase[name, source].observe(span.duration_s)
         if report.memory_check is not None:
             self.memory_checks["intact"] += report.memory_check.intact

@@ -11,12 +11,11 @@ Rules
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from orchestrator.core.model import AttemptRow, Mark, MemberRow, RolloutRow, Row
+from orchestrator.core.model import AttemptRow, MemberRow, RolloutRow, Row
 from orchestrator.core.phases import Goal, Kind, Phase
+from orchestrator.web import blackout_parts
 
 SECONDS = (
     *(0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
@@ -33,21 +32,6 @@ FAILURES = frozenset(
 VANTAGES = frozenset({"workload", "host", "link"})
 CAUSES = frozenset({"pause", "halt", "window", "embargo", "fleet_stop", "cancel", "lease", "ack_timeout"})
 LINK_CAUSES = frozenset({"closed", "replaced", "silent", "shutdown", "cut", "failed"})
-BLACKOUT_PHASES = (
-    ("shutdown", "suspend", "pre_reboot", "marks"),
-    ("boot", "kernel_start", "userspace_start", "marks"),
-    ("userspace", "userspace_start", "retrieved", "marks"),
-    ("restore", "retrieved", "resume", "marks"),
-)
-"""Parts of a blackout within one boot, from mark to mark, and who says so; purgatory is what the host's gap
-leaves."""
-TOLD_PHASES = (
-    ("shutdown", "suspend", "kernel_left", "telemetry"),
-    ("boot", "kernel_start", "init_start", "telemetry"),
-    ("userspace", "init_start", "retrieved", "telemetry"),
-    ("restore", "retrieved", "resume", "marks"),
-)
-"""The same where the node's kernels tell when they were left and started (kexec telemetry)."""
 
 
 class Metrics:
@@ -80,6 +64,12 @@ class Metrics:
         )
         self.rejected = counter(
             "liveroll_blackout_samples_rejected_total", "Samples that must not be used", "vantage"
+        )
+        self.rejected_phase = counter(
+            "liveroll_blackout_phase_samples_rejected_total",
+            "Parts of a blackout that could not be told, and why",
+            "phase",
+            "reason",
         )
         self.attempts = counter(
             "liveroll_attempts_total",
@@ -129,6 +119,9 @@ class Metrics:
             self.blackout.labels(vantage)
         for result in ("passed", "failed"):
             self.memory.labels(result)
+        for part in blackout_parts.PARTS:
+            for reason in sorted(blackout_parts.REASONS):
+                self.rejected_phase.labels(part, reason)
 
     # --- committed rows ------------------------------------------------------------------
 
@@ -163,6 +156,7 @@ class Metrics:
                 self.blackout.labels(vantage).observe(sample.duration.total_seconds())
         if after.brownout is not None and (before is None or before.brownout is None):
             self.brownout.observe(after.brownout.total_seconds())
+        if _has_ended(after) and not _has_ended(before):
             self._phases(after)
         if after.workloads and (before is None or not before.workloads):
             self.memory.labels("passed").inc(after.memory_intact)
@@ -184,21 +178,11 @@ class Metrics:
             self.rollbacks.labels(result).inc()
 
     def _phases(self, attempt: AttemptRow) -> None:
-        marks = {mark.name: mark for mark in attempt.marks}
-        told = "kernel_left" in marks
-        for name, first, last, source in TOLD_PHASES if told else BLACKOUT_PHASES:
-            duration = _within_boot(marks.get(first), marks.get(last))
-            if duration is not None:
-                self.blackout_phase.labels(name, source).observe(duration.total_seconds())
-        host = next((s for s in attempt.samples if s.vantage.lower() == "host" and not s.rejected), None)
-        boot = _within_boot(marks.get("kernel_start"), marks.get("userspace_start"))
-        leaving = _within_boot(marks.get("pre_reboot"), marks.get("kernel_left")) if told else timedelta(0)
-        if host is None or boot is None or leaving is None:
-            return
-        purgatory = host.duration - boot - leaving
-        if purgatory >= timedelta(0):
-            source = "telemetry" if told else "marks"
-            self.blackout_phase.labels("purgatory", source).observe(purgatory.total_seconds())
+        for part in blackout_parts.parts(attempt.marks):
+            if part.rejected:
+                self.rejected_phase.labels(part.name, part.rejected).inc()
+            else:
+                self.blackout_phase.labels(part.name, part.source).observe(part.duration.total_seconds())
 
     # --- the service itself (runtime.observer.Observer) ------------------------------------
 
@@ -228,8 +212,6 @@ class Metrics:
         self.links_closed.labels(cause if cause in LINK_CAUSES else "other").inc()
 
 
-def _within_boot(first: Mark | None, last: Mark | None) -> timedelta | None:
-    if first is None or last is None or first.boot_id != last.boot_id:
-        return None
-    duration = last.boottime - first.boottime
-    return duration if duration >= timedelta(0) else None
+def _has_ended(attempt: AttemptRow | None) -> bool:
+    """Its blackout, by its marks."""
+    return attempt is not None and any(mark.name == blackout_parts.LAST for mark in attempt.marks)

@@ -7,6 +7,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from asyncio import to_thread
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -62,6 +63,15 @@ def test_a_blackout_is_observed_once_by_vantage_and_phase() -> None:
         (phase, "marks"): 1.0 for phase in ("shutdown", "purgatory", "boot", "userspace", "restore")
     }
     assert meter.memory_checks == {"intact": 1, "differs": 1}
+
+
+def test_a_part_of_a_blackout_that_a_clock_spoilt_is_rejected_and_told() -> None:
+    meter = Meter()
+    back = tuple(replace(m, boottime_s=9.0) if m.name == "retrieved" else m for m in marks())
+    meter.report("n1", report("Resumed", Phase.VERIFYING, marks=back))
+    assert meter.rejected_samples == 1
+    assert sum(meter.blackout_phase["restore", "marks"].counts) == 0
+    assert sum(meter.blackout_phase["boot", "marks"].counts) == 1
 
 
 def test_results_count_once_an_attempt_and_a_commit_beside_its_bake() -> None:
