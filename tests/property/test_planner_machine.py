@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from orchestrator.core.actions import Action
 from orchestrator.core.facts import LinkDown
-from orchestrator.core.model import AttemptRow, DesiredProceed, MemberRow, NodeRow
+from orchestrator.core.model import AttemptRow, DesiredProceed, MemberRow, NodeRow, Problem
 from orchestrator.core.phases import BLACKOUT_SLOT, SETTLED, UNAVAILABLE, Goal, Kind, Link, Outcome, Phase
 from orchestrator.core.policy import FleetPolicy
 from orchestrator.core.spec import Amount, DomainBudget, FailureBudget, Promotion
@@ -24,6 +24,7 @@ from orchestrator.errors import Retry
 from tests.unit.core_planner.builders import NEW, World, artifact, node, spec
 
 IDS = [f"n{i}" for i in range(7)]
+BY_HAND = Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared", "Undo it.")
 FAILING = ["LOADING", "PRESERVING", "SUSPENDING", "RETRIEVING", "VERIFYING"]
 
 
@@ -111,6 +112,11 @@ class Planner(RuleBasedStateMachine):
     @rule(node_id=st.sampled_from(IDS), end=st.sampled_from([Phase.AWAITING_ROLLBACK, Phase.COLD_BOOTED]))
     def will_end(self, node_id: str, end: Phase) -> None:
         self.world.script(node_id, end=end)
+
+    @rule(node_id=st.sampled_from(IDS), said=st.sampled_from([None, BY_HAND]))
+    def by_hand(self, node_id: str, said: Problem | None) -> None:
+        """Somebody drives the node's LUO, or has done."""
+        self.world.set_node(node_id, not_ready=said)
 
     @rule(node_id=st.sampled_from(IDS))
     def cut(self, node_id: str) -> None:
@@ -203,6 +209,7 @@ class Planner(RuleBasedStateMachine):
         assert fleet.open_attempt(a.node_id) is None
         assert a.generation > n.highest_generation
         assert fleet.link(a.node_id, w.now) is Link.UP
+        assert n.not_ready is None
         down = [m for m in fleet.members(a.rollout_id) if self.is_down(m)]
         if a.node_id not in down:
             budgets = row.spec.rollback if row.goal is Goal.BACK else row.spec.budgets
@@ -304,6 +311,9 @@ class Planner(RuleBasedStateMachine):
             elif blocker.reason == "HALTED":
                 forgiven = w.fleet.indexes[rollout_id].failed
                 row = w.set_rollout(rollout_id, halted="", failures_forgiven=forgiven)
+            elif blocker.reason == "NODE_NOT_READY":
+                for node_id in blocker.nodes:
+                    w.set_node(node_id, not_ready=None)
             elif blocker.reason == "AWAITING_APPROVAL":
                 row = w.set_rollout(rollout_id, approved=row.approved | {row.wave})
             elif blocker.reason in ("CANARY_FAILED", "PAIR_WAITS"):

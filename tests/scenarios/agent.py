@@ -98,6 +98,8 @@ class Agent:
     kind: Kind = Kind.FORWARD
     to: str = ""
     problem: Problem | None = None
+    not_ready: Problem | None = None
+    """Somebody drives its LUO by hand."""
     verdict: Verdict | None = None
     faults: Faults = field(default_factory=Faults)
     unsent: list[Report] = field(default_factory=list)
@@ -135,7 +137,9 @@ class Agent:
         return Heartbeat(self._status(), self.stamp(now))
 
     def _status(self) -> NodeStatus:
-        return NodeStatus(self.ref, self.phase, self.seq, self.well, None if self.well else self.problem)
+        problem = None if self.well else self.problem
+        not_ready = self.not_ready if self.phase in SETTLED else None
+        return NodeStatus(self.ref, self.phase, self.seq, self.well, problem, not_ready)
 
     @property
     def well(self) -> bool:

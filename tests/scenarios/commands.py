@@ -16,6 +16,7 @@ differences                               what that is
 agent n2 stop_at=… fail_at=… retry=… times=… jump=… unhealthy deaf blackout=2s
 reinstall n2 release=6.12.0               somebody boots another kernel by hand
 power-cycle n2                            it boots cold, into what is its default
+hand n2 prepared | hand n2 normal         somebody drives its LUO by hand, and has done
 cut n2 | vanish n2 | link n2              the link ends, noticed or not; it comes back
 link n2 generation=7 phase=COMMITTED release=7.1.0    and says so
 restart                                   the orchestrator dies and comes back
@@ -29,7 +30,7 @@ from datetime import timedelta
 
 from orchestrator.core import differences, operations, views
 from orchestrator.core.messages import AttemptRef, NodeStatus
-from orchestrator.core.model import Change, Maintenance
+from orchestrator.core.model import Change, Maintenance, Problem
 from orchestrator.core.phases import Phase, Verdict
 from orchestrator.core.planner import plan
 from orchestrator.core.policy import FleetPolicy
@@ -40,6 +41,8 @@ from tests.scenarios.world import ARTIFACT, OLD, START, World, told
 
 WHO = "alice"
 LONG = timedelta(hours=6)
+BY_HAND = {"prepared": "Undo it with `luoctl cancel`.", "updated": "End it with `luoctl finish`."}
+"""LUO's state → what ends it."""
 
 
 class Script:
@@ -116,6 +119,15 @@ class Script:
         )
         agent = self.world.agents[node_id]
         agent.faults, agent.healthy = faults, "sick" not in flags
+
+    def do_hand(self, names: list[str], words: dict[str, str]) -> None:
+        """Somebody drives a node's LUO into a state; into normal: it is as an attempt wants it. The node's
+        next heartbeat comes at once."""
+        node_id, state = names
+        problem = Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, f"LUO is {state}", BY_HAND.get(state, ""))
+        agent = self.world.agents[node_id]
+        agent.not_ready = problem if problem.remedy else None
+        self.world.talk(agent)
 
     def do_cut(self, names: list[str], words: dict[str, str]) -> None:
         for name in names:
