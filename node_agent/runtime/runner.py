@@ -47,12 +47,13 @@ from node_agent.runtime.by_hand import Deed, in_turn, perform
 from node_agent.runtime.preflight import preflight_staged
 from node_agent.runtime.readiness import Readiness
 from node_agent.runtime.runner_boot import Boot, classify_boot, named
+from node_agent.runtime.runner_current import CurrentEffect
 from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.runtime.runner_items import BUSY, Happened, Identity, Item, Met, Staged, Unreadable
-from node_agent.runtime.runner_ledger import Ledger, with_attempt
+from node_agent.runtime.runner_ledger import Ledger, begun, with_attempt
 from node_agent.runtime.runner_report import build_hello
 from node_agent.runtime.runner_stages import Stages
-from node_agent.runtime.runner_step import in_time, jump, perform_bounded
+from node_agent.runtime.runner_step import in_time, jump
 
 if TYPE_CHECKING:
     from node_agent.runtime.link_transport import HelloFacts
@@ -81,8 +82,7 @@ class NodeRunner:
         self._readiness = Readiness(ports.kernel, boot.facts)
         self._inbox: asyncio.Queue[Item | Deed] = asyncio.Queue(INBOX)
         self._group: asyncio.TaskGroup | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._epoch = 0
+        self._current = CurrentEffect(self._effects, ports.clock, self.stamp, self._inbox.put)
         self._cancel: cmd.Cancel | None = None
         """The last one that was accepted for an attempt under way."""
         self._trouble: Problem | None = None
@@ -116,8 +116,7 @@ class NodeRunner:
 
     def status(self) -> NodeStatus:
         """Where the node stands."""
-        node = self.node
-        attempt = node.attempt
+        node, attempt = self.node, self.attempt
         return NodeStatus(
             attempt=attempt.ref if attempt is not None else None,
             phase=Phase.QUARANTINED if self._halted else node.phase,
@@ -166,9 +165,8 @@ class NodeRunner:
     def submit(self, command: cmd.Command) -> Disposition:
         """Take a command. Never blocks; the disposition is what it means at this moment."""
         if isinstance(command, (cmd.LocalPrepare, cmd.LocalKexec, cmd.LocalCancel, cmd.LocalCommit)):
-            facts = self._boot.facts
             resolved = resolve_local(
-                self.node, command, self._identity.node_id, self.stamp(), facts.command_line
+                self.node, command, self._identity.node_id, self.stamp(), self._boot.facts.command_line
             )
             if isinstance(resolved, Refuse):
                 return Disposition(Outcome.REFUSED, self.status(), resolved.problem)
@@ -259,12 +257,7 @@ class NodeRunner:
         event, tsc_hz = await classify_boot(
             before, self._boot, self._effects.session, self._ports.kernel, self._ports.clock
         )
-        node = named(before, event)
-        quarantine = self._boot.quarantine
-        if node.attempt is None and event.verdict is Verdict.POISONED:
-            quarantine = event.problem
-        if quarantine is not None:
-            node = replace(node, quarantine=quarantine, healthy=False)
+        node = named(before, event, self._boot.quarantine)
         effect: Effect | None = None
         if (attempt := node.attempt) is not None:
             step = transition(replace(attempt, tsc_hz=tsc_hz or attempt.tsc_hz), event, self._ledger.told())
@@ -287,9 +280,9 @@ class NodeRunner:
         """Deal with one item; a journal that fails ends everything but answers."""
         try:
             match item:
-                case Happened(epoch, event):
-                    if epoch == self._epoch:
-                        await self._advance(event)
+                case Happened():
+                    if self._current.said(item):
+                        await self._advance(item.event)
                 case Staged(result):
                     await self._ledger.look_for_rollback()
                     await self._ledger.staged(result)
@@ -346,18 +339,9 @@ class NodeRunner:
             await self._refuse(prepare.command_id, self._trouble, prepare.attempt)
             return
         self._trouble = None
-        await self._stop_effect()
-        facts = self._boot.facts
-        attempt = Attempt.begin(
-            prepare,
-            release=facts.release,
-            boot_id=facts.boot_id,
-            emulated=facts.emulated,
-            was_quarantined=self.node.phase is Phase.QUARANTINED,
-        )
-        generation = prepare.attempt.generation
-        node = replace(self.node, attempt=attempt, highest_generation=generation, quarantine=None)
-        await self._ledger.commit(node, "Prepared", attempt.ref, None)
+        await self._current.stop()
+        node = begun(self.node, prepare, self._boot.facts)
+        await self._ledger.commit(node, "Prepared", prepare.attempt, None)
         await self._start(Effect.LOAD)
 
     async def _refuse(self, command_id: str, problem: Problem, ref: AttemptRef | None) -> None:
@@ -375,7 +359,7 @@ class NodeRunner:
         assert node.attempt is not None
         ref = node.attempt.ref
         step = transition(node.attempt, event, self._ledger.told())
-        await self._stop_effect()
+        await self._current.stop()
         if isinstance(event, ev.Finished):
             await self._ledger.look_for_rollback()
         commit = self._ledger.commit(with_attempt(node, step.attempt), type(event).__name__, ref, event)
@@ -391,23 +375,7 @@ class NodeRunner:
             await self._advance(await self._jump(effect, attempt))
             return
         assert self._group is not None
-        self._epoch += 1
-        self._task = self._group.create_task(
-            self._perform(effect, attempt, self._epoch), name=f"{attempt.ref.id} {effect}"
-        )
-
-    async def _perform(self, effect: Effect, attempt: Attempt, epoch: int) -> None:
-        event = await perform_bounded(self._effects, self._ports.clock, effect, attempt, self.stamp())
-        if event is not None:
-            await self._inbox.put(Happened(epoch, event))
-
-    async def _stop_effect(self) -> None:
-        """Cut the current effect short and wait until it has let go."""
-        self._epoch += 1
-        task, self._task = self._task, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        self._current.begin(self._group, effect, attempt)
 
     async def _jump(self, effect: Effect, attempt: Attempt) -> ev.Event:
         """Either side of the point of no return."""
@@ -425,7 +393,7 @@ class NodeRunner:
         log.error("the journal failed, the node stands still: %s", error.message)
         self._trouble = Problem.of(error)
         self._halted = True
-        await self._stop_effect()
+        await self._current.stop()
         if self.attempt is not None:
             await self._effects.make_safe(self.attempt)
         self.changes.set()

@@ -96,9 +96,17 @@ async def classify_boot(
     return ev.BootClassified(verdict, facts.boot_id, facts.release, marks, problem, by_hand), found.tsc_hz
 
 
-def named(node: NodeState, event: ev.BootClassified) -> NodeState:
-    """The node, whose boot has its name now."""
+def named(node: NodeState, event: ev.BootClassified, quarantine: Problem | None) -> NodeState:
+    """The node, whose boot has its name now.
+
+    Args:
+        quarantine: what keeps it from beginning anything, whatever the boot is.
+    """
     again = event.verdict is Verdict.SAME_BOOT
+    if node.attempt is None and event.verdict is Verdict.POISONED:
+        quarantine = event.problem
+    if quarantine is not None:
+        node = replace(node, quarantine=quarantine, healthy=False)
     return replace(
         node,
         boot_id=event.boot_id,

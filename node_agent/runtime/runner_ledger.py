@@ -13,6 +13,7 @@ from typing import Any
 
 from node_agent.core import events as ev
 from node_agent.core.attempt import Attempt, KexecByHand, NodeState
+from node_agent.core.commands import Prepare
 from node_agent.core.history import (
     EVENT,
     JUMP_INTENT,
@@ -152,6 +153,19 @@ class Ledger:
             del self.story[:-STORY_RECORDS]
         self.changes.set()
         return record.seq
+
+
+def begun(node: NodeState, prepare: Prepare, facts: BootFacts) -> NodeState:
+    """The node with the attempt that PREPARE begins, in this boot."""
+    attempt = Attempt.begin(
+        prepare,
+        release=facts.release,
+        boot_id=facts.boot_id,
+        emulated=facts.emulated,
+        was_quarantined=node.phase is Phase.QUARANTINED,
+    )
+    generation = prepare.attempt.generation
+    return replace(node, attempt=attempt, highest_generation=generation, quarantine=None)
 
 
 def with_attempt(node: NodeState, attempt: Attempt) -> NodeState:
