@@ -383,10 +383,10 @@ class FleetRow:
     unheard: frozenset[str] = frozenset()
     """Nodes that had not said Hello when a person last accepted differences: what they bring is
     accepted too."""
-
-    @property
     losses: int = 0
     """How often the fleet has stopped because the store had gone back in time, as far as the store knows."""
+
+    @property
     def key(self) -> tuple[str, ...]:
         return ("fleet",)
 
