@@ -61,7 +61,7 @@ sim: $(STAMP) ## search for a failing schedule: make sim SEEDS=10000
 mutants: $(STAMP) ## search a killing seed for every deliberate mistake (SEEDS=60, MUTANTS="a b", RECORD=1)
 	$(BIN)/python -m tests.sim.search $(MUTANTS) $(if $(filter file,$(origin SEEDS)),,--seeds $(SEEDS)) $(if $(RECORD),--record)
 
-soak: $(STAMP) ## 200 nodes, three replicas on PostgreSQL, random kills (MINUTES=10, SEED=, NODES=)
+soak: $(STAMP) ## 200 nodes of both models, three replicas on PostgreSQL, random kills (MINUTES=10, SEED=, NODES=)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES))
 
 bench: $(STAMP) ## throughput and cost, beside raw limits measured in the same run

@@ -2,11 +2,12 @@
 
     python -m tests.soak [--minutes 10] [--nodes 200] [--seed N] [--replicas 3]
 
-Rollouts go on, one after the other, while replicas, nodes and the database are killed, frozen and cut
-off from each other. Judged from the outside only: the event log is followed all the time and read
-again at the end from every replica, metrics are scraped, journals are read; then everything is mended,
-and a last rollout must bring every node to its target. Prints a report; exit status 1 if anything was
-violated. Leaves nothing behind.
+Half of the nodes have sessions, a quarter each RFC v2 in one of its couplings. Each model has targets and
+rollouts of its own, one after the other; both go on at the same time, while replicas, nodes and the database
+are killed, frozen and cut off from each other. Judged from the outside only: the event log is followed all
+the time and read again at the end from every replica, metrics are scraped, journals are read; then everything
+is mended, and a last rollout of each model must bring every node to its target. Prints a report; exit status
+1 if anything was violated. Leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -22,20 +23,30 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.build import build_emulated
 from orchestrator.cli.client import Client
 from orchestrator.cli.failure import Failed
 from tests.integration.mortal_fleet import insist
 from tests.integration.replica_fleet import ReplicaFleet, own_database, replica_fleet
 from tests.postgres import Postgres
 from tests.soak.audit import LogAudit, check_journals
-from tests.soak.campaigns import Campaigns, Stalled
+from tests.soak.campaigns import Campaigns, Part, Stalled
 from tests.soak.trouble import Trouble
 
-OLD, NEW = "7.2.13", "7.3.4"
-PROCESSES = 8
+PARTS = (
+    Part("sessions", ("sessions",) * 4, ("7.2.13", "7.3.4")),
+    Part(
+        "rfc-v2",
+        ("rfc-v2/notifier", "rfc-v2/luo-driven") * 2,
+        ("6.16.1-rfc2", "6.16.3-rfc2"),
+        abi=("kho=kho-v1", "luo=luo-v1", "memfd=memfd-v1"),
+    ),
+)
+PROCESSES = sum(len(part.processes) for part in PARTS)
 """That host the nodes: a power cut takes one of them."""
 
 
@@ -106,21 +117,15 @@ async def soak(directory: Path, options: argparse.Namespace) -> int:
     audit = LogAudit()
     began = time.monotonic()
     with Postgres() as server, own_database(server) as url:
-        async with replica_fleet(directory, url, (OLD, NEW), count=options.replicas) as fleet:
-            share = -(-options.nodes // PROCESSES)
-            for i in range(PROCESSES):
-                await fleet.start_agents(
-                    f"n{i + 1}", share, "--releases", OLD, "--mib", "0.1", "--kexec-s", "0.3",
-                    "--seed", str(options.seed + i), "--log-level", "warning",
-                )  # fmt: skip
+        async with replica_fleet(directory, url, (), count=options.replicas) as fleet:
+            campaigns = [await _started(fleet, audit, part, options) for part in PARTS]
             await fleet.until_linked()
-            print(f"{share * PROCESSES} nodes are linked to {options.replicas} replicas", flush=True)
+            print(f"{len(_nodes(fleet))} nodes are linked to {options.replicas} replicas", flush=True)
             watcher, stop = Watcher(fleet, audit), asyncio.Event()
-            campaigns = Campaigns(fleet, audit, (OLD, NEW), options.seed, share * PROCESSES)
             trouble = Trouble(fleet, server, options.seed, every_s=options.every_s)
             tasks = [asyncio.ensure_future(watcher.run()), asyncio.ensure_future(trouble.run())]
-            working = asyncio.ensure_future(campaigns.run(stop))
-            progress = asyncio.ensure_future(_progress(audit, trouble, campaigns))
+            working = asyncio.gather(*(campaign.run(stop) for campaign in campaigns))
+            progress = asyncio.ensure_future(_progress(audit, trouble))
             try:
                 await asyncio.wait(
                     {working, *tasks}, timeout=60 * options.minutes, return_when="FIRST_EXCEPTION"
@@ -134,7 +139,7 @@ async def soak(directory: Path, options: argparse.Namespace) -> int:
             try:
                 await working
                 await fleet.until_linked()
-                await campaigns.calm()
+                await asyncio.gather(*(campaign.calm() for campaign in campaigns))
             except (Stalled, Failed) as error:
                 wrong.append(f"after all was mended: {error}")
             progress.cancel()
@@ -154,6 +159,27 @@ async def soak(directory: Path, options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+async def _started(
+    fleet: ReplicaFleet, audit: LogAudit, part: Part, options: argparse.Namespace
+) -> Campaigns:
+    """The part's artifacts and nodes, and its operator."""
+    for release in part.releases:
+        await asyncio.to_thread(build_emulated, fleet.artifacts_dir, release=release, abi=part.abi)
+    share, nodes = -(-options.nodes // PROCESSES), frozenset[str]()
+    for model in part.processes:
+        number = len(fleet.agents) + 1
+        started = await fleet.start_agents(
+            f"n{number}", share, "--releases", part.releases[0], "--luo-model", model, "--mib", "0.1",
+            "--kexec-s", "0.3", "--seed", str(options.seed + number), "--log-level", "warning",
+        )  # fmt: skip
+        nodes |= set(started.nodes)
+    return Campaigns(fleet, audit, part, nodes, options.seed)
+
+
+def _nodes(fleet: ReplicaFleet) -> list[str]:
+    return [node for agents in fleet.agents.values() for node in agents.nodes]
+
+
 def _failed(task: asyncio.Task[None]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is not None
 
@@ -161,9 +187,9 @@ def _failed(task: asyncio.Task[None]) -> bool:
 def _nodes_at_the_end(fleet: ReplicaFleet) -> list[str]:
     with Client(fleet.connection) as client:
         nodes = client.nodes()
-    releases = Counter(node.kernel_release for node in nodes)
+    releases = Counter((node.labels["luo_model"], node.kernel_release) for node in nodes)
     down = [node.node_id for node in nodes if node.link != "up"]
-    wrong = [f"{dict(releases)}: not every node is on the target"] if len(releases) != 1 else []
+    wrong = [f"{dict(releases)}: not every node is on its target"] if len(releases) != len(PARTS) else []
     return wrong + ([f"not linked at the end: {down}"] if down else [])
 
 
@@ -176,7 +202,7 @@ def _tracebacks(directory: Path) -> list[str]:
     ]
 
 
-async def _progress(audit: LogAudit, trouble: Trouble, campaigns: Campaigns) -> None:
+async def _progress(audit: LogAudit, trouble: Trouble) -> None:
     while True:
         await asyncio.sleep(30)
         print(
@@ -191,7 +217,7 @@ def _report(
     took_s: float,
     audit: LogAudit,
     trouble: Trouble,
-    campaigns: Campaigns,
+    campaigns: Sequence[Campaigns],
     watcher: Watcher,
     journals: Counter[str],
     wrong: list[str],
@@ -204,7 +230,8 @@ def _report(
     print(f"\nsoak of {took_s / 60:.1f} minutes, seed {options.seed}, {options.nodes} nodes")
     table("survived", trouble.made)
     table("rollouts, as they ended", audit.ends)
-    table("rollouts, as the operator meant them", campaigns.made)
+    for part, campaign in zip(PARTS, campaigns, strict=True):
+        table(f"rollouts of {part.model}, as their operator meant them", campaign.made)
     print(
         f"\nupdates (nodes that came to bake): {audit.updates}; attempts lost: {audit.kinds['attempt.lost']}"
     )

@@ -5,8 +5,9 @@ Nothing of the programs judges here; the rules are spelled out again from the do
 Rules
 1. Events are gapless, and a page that was read once is the same for ever.
 2. Generations rise; no attempt begins while another is open on the node.
-3. A start on an available node keeps its rollout within max_unavailable, every start within
-   max_in_blackout. Nodes that a power cut took away may be more: then nothing starts on an available one.
+3. A start on an available node keeps its rollout's part of the fleet within max_unavailable, every start
+   within max_in_blackout. Nodes that a power cut took away may be more: then nothing starts on an available
+   one.
 4. Nothing starts, and nothing is let jump, between a pause and its resume, or in a fleet stop; nothing
    forward in a halt.
 5. Beyond the canary wave nothing starts before it has passed, but for the canaries of late pairs.
@@ -17,7 +18,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,22 @@ from tests.integration import journal_reader
 from tests.integration.outside import AVAILABLE, BLACKOUT_SLOT, OPEN
 
 
+def _away(phase: str) -> bool:
+    return phase not in AVAILABLE
+
+
+def _dark(phase: str) -> bool:
+    return phase in BLACKOUT_SLOT
+
+
 @dataclass
 class Limits:
     """Of one rollout's file, as counts."""
 
     unavailable: int
     blackout: int
+    part: frozenset[str]
+    """The nodes that it is for; another rollout goes on with others at the same time."""
 
 
 @dataclass
@@ -98,7 +109,8 @@ class LogAudit:
             case "rollout.rollback_wanted" | "rollout.rolling_back":
                 rollout = self._of(event)
                 rollout.paused, rollout.back = False, True
-                rollout.baseline = self._unavailable()
+                limits = self.limits.get(event.rollout)
+                rollout.baseline = self._count(limits.part, _away) if limits is not None else 0
             case "wave.passed" if "canary" in event.message:
                 self._of(event).canary_passed = True
             case "rollout.ended":
@@ -114,8 +126,8 @@ class LogAudit:
         if rollout.halted and not rollout.back and kind == "FORWARD":
             self._broken(event, "in a halt")
 
-    def _unavailable(self) -> int:
-        return sum(phase not in AVAILABLE for phase in self._phase.values())
+    def _count(self, part: frozenset[str], phases: Callable[[str], bool]) -> int:
+        return sum(phases(phase) for node, phase in self._phase.items() if node in part)
 
     def _attempt(self, event: Any) -> None:
         node, generation = event.node_id, event.attempt.generation
@@ -149,11 +161,11 @@ class LogAudit:
         if limits is None:
             self._broken(event, "of a rollout that nobody made")
             return
-        unavailable = self._unavailable()
+        unavailable = self._count(limits.part, _away)
         above = limits.unavailable + rollout.baseline
         if before in AVAILABLE and unavailable > above:
             self._broken(event, f"is unavailable node {unavailable} of {above}")
-        dark = sum(phase in BLACKOUT_SLOT for phase in self._phase.values())
+        dark = self._count(limits.part, _dark)
         if dark > limits.blackout:
             self._broken(event, f"is blackout slot {dark} of {limits.blackout}")
         self.peak["unavailable"] = max(self.peak["unavailable"], unavailable)

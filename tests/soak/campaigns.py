@@ -1,4 +1,4 @@
-"""The operator of a soak: one rollout after another, there and back, and second thoughts."""
+"""The operator of one part of a soak's fleet: one rollout after another, there and back; second thoughts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ CALM_S = 180.0
 FILE = """
 name: {name}
 target: {{artifact: linux-{release}}}
-selection: {{selector: pool=test}}
+selection: {{selector: "pool=test,luo_model={model}"}}
 canary: {{max_nodes: 2}}
 waves: [{{name: early, size: 20%}}, {{name: rest}}]
 budgets:
@@ -54,21 +55,33 @@ retries:
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the fleet: nodes of one model of LUO, which have targets of their own."""
+
+    model: str
+    processes: tuple[str, ...]
+    """What each process of nodes has for --luo-model."""
+    releases: tuple[str, str]
+    abi: tuple[str, ...] = ()
+    """Strings of its artifacts; none: as merged."""
+
+
 class Stalled(Exception):
     """A rollout did not end although nothing was in its way."""
 
 
 class Campaigns:
-    """run() until stop is set; then calm() with all troubles over."""
+    """Of one part of the fleet: run() until stop is set; then calm() with all troubles over."""
 
     def __init__(
-        self, fleet: ReplicaFleet, audit: LogAudit, releases: tuple[str, str], seed: int, nodes: int
+        self, fleet: ReplicaFleet, audit: LogAudit, part: Part, nodes: frozenset[str], seed: int
     ) -> None:
         self._fleet = fleet
         self._audit = audit
-        self._releases = releases
-        self._rng = random.Random(seed)
-        self._limits = Limits(max(2, nodes // 5), max(2, nodes // 8))
+        self._part = part
+        self._rng = random.Random(f"{part.model} {seed}")
+        self._limits = Limits(max(2, len(nodes) // 5), max(2, len(nodes) // 8), nodes)
         self._count = 0
         self.made: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -91,11 +104,18 @@ class Campaigns:
 
     async def _create(self) -> str:
         self._count += 1
-        name, release = f"r{self._count:03d}", self._releases[self._count % 2]
-        file: Path = self._fleet.directory / "rollout.yaml"
+        model, releases = self._part.model, self._part.releases
+        name, release = f"{model}-{self._count:03d}", releases[self._count % 2]
+        file: Path = self._fleet.directory / f"rollout-{model}.yaml"
         limits = self._audit.limits[name] = self._limits
         file.write_text(
-            FILE.format(name=name, release=release, unavailable=limits.unavailable, blackout=limits.blackout)
+            FILE.format(
+                name=name,
+                release=release,
+                model=model,
+                unavailable=limits.unavailable,
+                blackout=limits.blackout,
+            )
         )
         spec = load(file).spec
         await self._ask(lambda c, key: c.create(spec, key=key))
@@ -144,7 +164,8 @@ class Campaigns:
     async def _give_word(self, name: str) -> None:
         """Nodes that wait for a person: they were looked at."""
         nodes = await self._ask(lambda c, _key: c.nodes())
-        waiting = [n.node_id for n in nodes if n.phase in NEEDS_WORD and n.link == "up"]
+        mine = [n for n in nodes if n.node_id in self._limits.part]
+        waiting = [n.node_id for n in mine if n.phase in NEEDS_WORD and n.link == "up"]
         for node in waiting:
             await self._try(lambda c, key, node=node: c.retry(name, [node], key=key))
 
