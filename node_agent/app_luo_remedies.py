@@ -1,6 +1,10 @@
 """What mends a refusal when a person drives LUO by hand: the remedy follows from LUO's state, which the errno
 alone does not tell. Pure.
 
+Other tables go by LUO's states, too, and say something else: preflight_model what has to be out of the way of
+an attempt that begins, which must not go on with what a person has prepared; luoctl_view what a person may do
+next, where nothing was refused. kernel/failure.py goes by the errno, whatever the state.
+
 Source: RFC v2 kernel/liveupdate/luo_core.c: luo_freeze() that fails goes back to normal without kho_abort();
 with the notifier KHO then stays finalized for the whole boot.
 """
@@ -13,12 +17,6 @@ from node_agent.errors import AgentError, CommandRefused, KernelError, Retry
 from node_agent.kernel import failure as calls
 from node_agent.kernel.tokens import FROZEN, NORMAL, PREPARED, READY, UPDATED
 from node_agent.ports import BootFacts
-
-COLD = (
-    "a freeze that was refused has left KHO finalized, and this boot prepares nothing more: "
-    "reboot in full (cold)"
-)
-"""Where LUO is normal and KHO finalized."""
 
 _TO_PREPARE: Mapping[str, str] = {
     NORMAL: "LUO is normal: say `luoctl prepare` first",
@@ -97,7 +95,7 @@ def _remedy(error: KernelError, facts: BootFacts, kinds: Sequence[str], token: i
         ),
     }
     if stranded(facts) and error.reason in ("LUO_STATE", "NOT_PREPARED", "FREEZE_REFUSED"):
-        return COLD
+        return calls.COLD
     return of[error.reason]() if error.reason in of else ""
 
 
@@ -108,7 +106,7 @@ def check_jump(facts: BootFacts, subscribers: Sequence[str], *, skip_preflight: 
         CommandRefused: NOT_PREPARED, WORKLOADS_WOULD_LOSE_MEMORY.
     """
     if stranded(facts):
-        raise _not_prepared(facts, COLD)
+        raise _not_prepared(facts, calls.COLD)
     if subscribers and not skip_preflight:
         names = ", ".join(sorted(subscribers))
         first = {UPDATED: "`luoctl finish`, then ", NORMAL: ""}.get(facts.luo_state, "`luoctl cancel`, then ")
@@ -121,7 +119,7 @@ def check_jump(facts: BootFacts, subscribers: Sequence[str], *, skip_preflight: 
             workloads=names,
         )
     if facts.luo_state not in READY:
-        raise _not_prepared(facts, _TO_PREPARE.get(facts.luo_state, COLD))
+        raise _not_prepared(facts, _TO_PREPARE.get(facts.luo_state, calls.COLD))
 
 
 def check_word(facts: BootFacts) -> None:

@@ -32,10 +32,16 @@ CANCEL = rfc2.CALL_NAMES[rfc2.CANCEL]
 LUO_FINISH = rfc2.CALL_NAMES[rfc2.FINISH]
 """Of RFC v2's device; FINISH is a session's."""
 
-_NOT_NORMAL = (
+NOT_NORMAL = (
     "LUO_NOT_NORMAL",
     Retry.FIX_STATE,
     "another live update is under way; end it with `luoctl cancel`, or `luoctl finish` once it is updated",
+)
+"""An errno does not tell which state LUO is in. For a person app_luo_remedies finds out."""
+
+COLD = (
+    "a freeze that was refused has left KHO finalized, and this boot prepares nothing more: "
+    "reboot in full (cold)"
 )
 
 _UNTRUSTED = (
@@ -146,7 +152,7 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         "cold boot the node with a larger kho_scratch=",
     ),
     (REBOOT, errno.EINVAL): ("NO_IMAGE", Retry.REPLAN, "load a kernel first"),
-    (FD_PRESERVE, errno.EBUSY): _NOT_NORMAL,
+    (FD_PRESERVE, errno.EBUSY): NOT_NORMAL,
     (FD_PRESERVE, errno.EEXIST): (
         "FILE_ALREADY_PRESERVED",
         Retry.REPLAN,
@@ -157,7 +163,7 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         Retry.NEVER,
         "no file handler of this kernel takes this kind of file; drain this workload instead",
     ),
-    (FD_UNPRESERVE, errno.EBUSY): _NOT_NORMAL,
+    (FD_UNPRESERVE, errno.EBUSY): NOT_NORMAL,
     (FD_UNPRESERVE, errno.ENOENT): (
         "TOKEN_NOT_FOUND",
         Retry.NEVER,
@@ -178,11 +184,11 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
         Retry.NEVER,
         "this kernel restores a file once; whoever has it must pass it on",
     ),
-    (PREPARE, errno.EINVAL): _NOT_NORMAL,
+    (PREPARE, errno.EINVAL): NOT_NORMAL,
     (PREPARE, errno.EEXIST): (
         "KHO_FINALIZED",
         Retry.FIX_STATE,
-        "KHO was left finalized by a freeze that failed; reboot the node in full (cold)",
+        COLD,
     ),
     (PREPARE, errno.ENOENT): (
         "DEPENDENCY_NOT_PRESERVED",
@@ -208,7 +214,7 @@ _TABLE: dict[tuple[str, int], tuple[str, Retry, str]] = {
     (FACTS, errno.EPROTO): (
         "KERNEL_PROCESS_DIFFERS",
         Retry.FIX_STATE,
-        "the process that is this node's kernel was started by another version; end the node, and start it anew",
+        "this node's kernel process was started by another version; end the node, and start it anew",
     ),
     (LUO_FINISH, errno.EINVAL): ("LUO_STATE", Retry.NEVER, "there is nothing to finish: LUO is not updated"),
 }

@@ -292,11 +292,6 @@ def _not_prepared(why: str) -> KernelError:
 
 def not_normal(state: str, call: str) -> KernelError:
     """LUO is busy with an update that is not this one."""
-    return KernelError(
-        errno.EBUSY,
-        call,
-        f"LUO is {state}: another live update is under way",
-        reason="LUO_NOT_NORMAL",
-        retry=Retry.FIX_STATE,
-        remedy="End it: `luoctl finish` where the state is updated, `luoctl cancel` where it is another.",
-    )
+    reason, retry, remedy = calls.NOT_NORMAL
+    message = f"LUO is {state}: another live update is under way"
+    return KernelError(errno.EBUSY, call, message, reason=reason, retry=retry, remedy=remedy)

@@ -28,8 +28,8 @@ FD_AT = 4
 
 WIRE = "1"
 """Of control's words and answers: another number where one of them gets another meaning, or is gone. A node's
-kernel is the program that the node was started with, its agents are what is installed when they start. Session
-and device fds need no such number: what they carry is LUO's own ABI (abi.decode)."""
+kernel is the program that the node was started with, its agents are what is installed when they start.
+Session and device fds need no such number: what they carry is LUO's own ABI (abi.decode)."""
 
 _S_IFMT, _S_IFSOCK = 0o170000, 0o140000
 _KIND = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
