@@ -161,7 +161,8 @@ def _verdict(node: pb.Node) -> str:
     if not node.boot_verdict:
         return ""
     name = common_pb2.BootVerdict.Name(node.boot_verdict).removeprefix("BOOT_VERDICT_")
-    return f"({name.lower().replace('_', ' ')})"
+    by_hand = ", by hand" if node.boot_by_hand else ""
+    return f"({name.lower().replace('_', ' ')}{by_hand})"
 
 
 def _maintenance(node: pb.Node) -> str:

@@ -13,6 +13,9 @@ from datetime import timedelta
 from orchestrator.core.model import EMPTY, Artifact, Mark, Problem, Sample, Stamp
 from orchestrator.core.phases import Kind, Phase, Verdict
 
+BY_HAND = "by_hand"
+"""Field of a problem, and of the event that tells of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptRef:
@@ -138,6 +141,11 @@ class Report:
     rollback_artifact: str = ""
     left_behind: tuple[tuple[str, Problem], ...] = ()
     """(workload, why it could not be preserved): the node drained these and goes on without them."""
+
+    @property
+    def by_hand(self) -> str:
+        """What an operator did on the node to bring it into this boot; empty if nobody did."""
+        return self.problem.fields.get(BY_HAND, "") if self.problem is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

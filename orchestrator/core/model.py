@@ -170,6 +170,8 @@ class NodeRow:
     not_ready: Problem | None = None
     """Why it would refuse a PREPARE, as it said last; None if it would not, or did not say."""
     boot_verdict: Verdict | None = None
+    boot_by_hand: bool = False
+    """The kexec that started this boot was an operator's, on the node."""
     staged: frozenset[str] = frozenset()
     stage_problem: Problem | None = None
     stage_problem_digest: str = ""

@@ -154,6 +154,7 @@ class NodeView:
     """In words; empty if nothing is wanted of it."""
     written_off: str
     boot_verdict: Verdict | None
+    boot_by_hand: bool
     revision: int
 
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core import link_gap
 from orchestrator.core.facts import Arrival, Heard, LinkDown
-from orchestrator.core.messages import Heartbeat, Hello, Report, Welcome
+from orchestrator.core.messages import BY_HAND, Heartbeat, Hello, Report, Welcome
 from orchestrator.core.model import (
     AttemptRow,
     Change,
@@ -386,6 +386,8 @@ def _node_event(node: NodeRow, message: Report) -> NewEvent:
         kind = "node.reported"
     problem = message.stage.problem if message.stage is not None else message.problem
     fields = {"problem": problem.reason, "problem_message": problem.message} if problem is not None else {}
+    if message.by_hand and message.boot_verdict is not None:
+        fields |= {"verdict": message.boot_verdict.value, BY_HAND: message.by_hand}
     return NewEvent(kind, text, node_id=node.node_id, actor=node.node_id, fields=fields)
 
 

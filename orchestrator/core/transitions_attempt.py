@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from orchestrator.core.messages import Report
+from orchestrator.core.messages import BY_HAND, Report
 from orchestrator.core.model import AttemptRow, Mark, NewEvent, Problem, Sample
 from orchestrator.core.phases import SETTLED, Phase, Verdict
 from orchestrator.core.transitions_tables import (
@@ -253,6 +253,8 @@ def _event(
         fields["failure"] = attempt.failure
     if report is not None and report.boot_verdict is not None:
         fields["verdict"] = report.boot_verdict.value
+    if report is not None and report.by_hand:
+        fields[BY_HAND] = report.by_hand
     if problem is not None:
         fields["problem"] = problem.reason
         fields["problem_message"] = problem.message

@@ -159,6 +159,7 @@ def node_of(view: report.NodeView) -> rollout_pb2.Node:
         written_off=bool(view.written_off),
         revision=view.revision,
         boot_verdict=verdict_name(view.boot_verdict),
+        boot_by_hand=view.boot_by_hand,
     )
     if view.generation:
         made.attempt.CopyFrom(

@@ -473,7 +473,7 @@ class Rollout(_message.Message):
     def __init__(self, rollout_id: _Optional[str] = ..., spec: _Optional[_Union[RolloutSpec, _Mapping]] = ..., state: _Optional[_Union[RolloutState, str]] = ..., goal: _Optional[str] = ..., paused: _Optional[bool] = ..., halted: _Optional[bool] = ..., halt_reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., waves: _Optional[_Iterable[_Union[WaveStatus, _Mapping]]] = ..., current_wave: _Optional[int] = ..., budgets: _Optional[_Iterable[_Union[BudgetUse, _Mapping]]] = ..., blockers: _Optional[_Iterable[_Union[Blocker, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateVerdict, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[KernelPair, _Mapping]]] = ..., blackout: _Optional[_Union[BlackoutSummary, _Mapping]] = ..., retries: _Optional[int] = ..., memory_checks_passed: _Optional[int] = ..., memory_checks_failed: _Optional[int] = ..., uncommitted: _Optional[_Iterable[str]] = ..., next_wake: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target_release: _Optional[str] = ..., revision: _Optional[int] = ..., members: _Optional[int] = ..., fleet_stopped: _Optional[bool] = ..., pause_reason: _Optional[str] = ..., halt_message: _Optional[str] = ..., fleet_stop_reason: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node_id", "labels", "kernel_release", "hardware_model", "boot_id", "link", "link_changed_time", "phase", "attempt", "rollout", "healthy", "problem", "maintenance", "rollback_artifact", "staged_artifacts", "highest_generation", "capabilities", "agent_version", "desired", "written_off", "revision", "boot_verdict", "wave", "not_ready")
+    __slots__ = ("node_id", "labels", "kernel_release", "hardware_model", "boot_id", "link", "link_changed_time", "phase", "attempt", "rollout", "healthy", "problem", "maintenance", "rollback_artifact", "staged_artifacts", "highest_generation", "capabilities", "agent_version", "desired", "written_off", "revision", "boot_verdict", "wave", "not_ready", "boot_by_hand")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -505,6 +505,7 @@ class Node(_message.Message):
     BOOT_VERDICT_FIELD_NUMBER: _ClassVar[int]
     WAVE_FIELD_NUMBER: _ClassVar[int]
     NOT_READY_FIELD_NUMBER: _ClassVar[int]
+    BOOT_BY_HAND_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     labels: _containers.ScalarMap[str, str]
     kernel_release: str
@@ -529,7 +530,8 @@ class Node(_message.Message):
     boot_verdict: _common_pb2.BootVerdict
     wave: str
     not_ready: _common_pb2.Problem
-    def __init__(self, node_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., kernel_release: _Optional[str] = ..., hardware_model: _Optional[str] = ..., boot_id: _Optional[str] = ..., link: _Optional[str] = ..., link_changed_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., rollout: _Optional[str] = ..., healthy: _Optional[bool] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ..., maintenance: _Optional[_Union[Maintenance, _Mapping]] = ..., rollback_artifact: _Optional[str] = ..., staged_artifacts: _Optional[_Iterable[str]] = ..., highest_generation: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., agent_version: _Optional[str] = ..., desired: _Optional[str] = ..., written_off: _Optional[bool] = ..., revision: _Optional[int] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., wave: _Optional[str] = ..., not_ready: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ...) -> None: ...
+    boot_by_hand: bool
+    def __init__(self, node_id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., kernel_release: _Optional[str] = ..., hardware_model: _Optional[str] = ..., boot_id: _Optional[str] = ..., link: _Optional[str] = ..., link_changed_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., phase: _Optional[_Union[_common_pb2.Phase, str]] = ..., attempt: _Optional[_Union[_common_pb2.AttemptRef, _Mapping]] = ..., rollout: _Optional[str] = ..., healthy: _Optional[bool] = ..., problem: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ..., maintenance: _Optional[_Union[Maintenance, _Mapping]] = ..., rollback_artifact: _Optional[str] = ..., staged_artifacts: _Optional[_Iterable[str]] = ..., highest_generation: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., agent_version: _Optional[str] = ..., desired: _Optional[str] = ..., written_off: _Optional[bool] = ..., revision: _Optional[int] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., wave: _Optional[str] = ..., not_ready: _Optional[_Union[_common_pb2.Problem, _Mapping]] = ..., boot_by_hand: _Optional[bool] = ...) -> None: ...
 
 class Maintenance(_message.Message):
     __slots__ = ("owner", "reason", "expire_time")

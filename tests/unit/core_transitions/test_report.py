@@ -592,6 +592,58 @@ def test_an_operators_hand_on_the_node_is_told_and_makes_no_problem_of_it() -> N
     assert not f.nodes["n00"].desired
 
 
+BY_HAND = Problem("LUO_BY_HAND", Retry.NEVER, "luoctl kexec", fields={"by_hand": "kexec"})
+
+
+def by_hand(seq: int, phase: Phase = Phase.IDLE, **changes: Any) -> Report:
+    """The boot after `luoctl kexec DIGEST`."""
+    said = {"problem": BY_HAND, "boot_id": "boot-2", "release": NEW, "attempt": None, **changes}
+    return report("BootClassified", phase, seq, boot_verdict=Verdict.FOREIGN_KEXEC, **said)
+
+
+def test_a_boot_by_hand_of_a_node_at_rest() -> None:
+    """Told with the word, and known of the node for as long as it is in that boot."""
+    f = made()
+    (told,) = take(f, by_hand(1)).change.events
+    assert (told.kind, told.fields["verdict"], told.fields["by_hand"]) == (
+        "node.reported",
+        "FOREIGN_KEXEC",
+        "kexec",
+    )
+    n = f.nodes["n00"]
+    assert (n.boot_verdict, n.boot_by_hand, n.problem, n.healthy) == (
+        Verdict.FOREIGN_KEXEC,
+        True,
+        None,
+        True,
+    )
+    take(f, report("ByHandFinish", Phase.IDLE, 2, attempt=None, boot_id="boot-2"))
+    assert f.nodes["n00"].boot_by_hand
+    for boot, still in (("boot-2", True), ("boot-3", False)):
+        apply(f, transitions.hello(f, hello(boot_id=boot, acknowledged_seq=2), "", NOW).change)
+        assert f.nodes["n00"].boot_by_hand is still
+    take(f, by_hand(3, boot_id="boot-4"))
+    take(f, report("BootClassified", Phase.IDLE, 4, attempt=None, boot_id="boot-5"))
+    assert not f.nodes["n00"].boot_by_hand
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.ABORTED, Phase.AWAITING_ROLLBACK, Phase.QUARANTINED, Phase.COMMITTED]
+)
+def test_a_boot_by_hand_after_an_attempt_leaves_it_as_it_is(phase: Phase) -> None:
+    """Its problem, its class and its failure are what decide about the member."""
+    why = None if phase is Phase.COMMITTED else replace(REFUSED, fields={"by_hand": "kexec"})
+    failed = phase is not Phase.COMMITTED
+    f = made(attempt(phase=phase, problem=REFUSED if failed else None, failed=failed, failure="aborted"))
+    before = newest(f)
+    (told,) = take(f, by_hand(9, phase, attempt=ref(), problem=why or BY_HAND)).change.events
+    assert (told.kind, told.fields["by_hand"]) == ("attempt.boot_classified", "kexec")
+    after = newest(f)
+    assert (after.phase, after.failed, after.failure) == (before.phase, before.failed, before.failure)
+    assert after.problem == why
+    assert f.nodes["n00"].boot_by_hand
+
+
 def test_health_edges_while_baking_restart_the_bake() -> None:
     """By whatever message they come."""
     f = made(attempt(phase=Phase.BAKING, verdict=Verdict.LIVE_UPDATED, settled_at=NOW, healthy_since=NOW))
