@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from orchestrator.core.phases import Kind
 from orchestrator.runtime.leader import TTL
 from tests.sim import chaos_luo, chaos_nodes
 from tests.sim.life import Life
@@ -36,6 +37,7 @@ def faults(world: World) -> Iterator[asyncio.Task[None]]:
         ("clock", rates.clock_set_s, set_clock),
         ("fail-over", rates.failover_s, fail_over),
         ("restore", rates.restore_s, restore),
+        ("restore back", rates.restore_back_s, restore_on_the_way_back),
         ("full", rates.disk_full_s, chaos_nodes.fill),
         ("sick", rates.relapse_s, chaos_nodes.sicken),
         ("agent stopped", rates.agent_stopped_s, chaos_nodes.stop),
@@ -220,15 +222,22 @@ def fail_over(world: World, rng: random.Random) -> None:
         world.store_clock.skew += timedelta(seconds=by_s)
 
 
-def restore(world: World, rng: random.Random) -> None:
-    """All are brought down, yesterday's copy is put in place, and they start again."""
+def restore_on_the_way_back(world: World, rng: random.Random) -> None:
+    """From shortly before, so that the rollout is going back in the copy, too."""
+    if any(attempt.kind is Kind.ROLLBACK for attempt in world.checks.open_attempts()):
+        world.story.count("backup restored on the way back")
+        restore(world, rng, ages_s=(4, 10, 30))
+
+
+def restore(world: World, rng: random.Random, ages_s: Sequence[float] = (20, 120, 600)) -> None:
+    """All are brought down, a copy of yesterday is put in place, and they start again."""
     host = world.host
     if not host.may_start.is_set():
         return
     host.may_start.clear()
     for life in host.lives:
         life.stop() if rng.random() < 0.5 else life.crash("before a restore")
-    age_s = rng.choice((20, 120, 600))
+    age_s = rng.choice(ages_s)
 
     def bring_back() -> None:
         if not any(not life.ended.is_set() for life in host.lives):

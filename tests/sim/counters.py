@@ -67,6 +67,7 @@ FAULTS = (
     "agent ended by itself",
     "agent stopped",
     "backup restored",
+    "backup restored on the way back",
     "booted cold by hand",
     "clone",
     "clone with the same journal",

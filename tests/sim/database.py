@@ -34,7 +34,7 @@ class Database:
     async def run(self) -> None:
         """Keeps copies, if the seed will need one."""
         rates = self._world.scenario.rates
-        if not (rates.failover_s or rates.restore_s):
+        if not (rates.failover_s or rates.restore_s or rates.restore_back_s):
             return
         while True:
             self._copies.append((asyncio.get_running_loop().time(), self._world.disk.copy()))

@@ -108,6 +108,8 @@ class Rates:
     """Mean time between fail-overs to a copy that lags; 0 never."""
     restore_s: float = 0.0
     """Mean time between restores of a backup; 0 never."""
+    restore_back_s: float = 0.0
+    """The same, while some node is on its way back; 0 never."""
     store_cut_s: float = 0.0
     """Mean time between partitions of one replica from the database; 0 never."""
     replica_cut_s: float = 0.0
@@ -204,6 +206,8 @@ def draw(seed: int) -> Scenario:
     )
     policy, rates = _policy(rng), _more_rates(more, profile, _rates(rng, profile), replicas)
     rates = replace(rates, luo_by_hand_s=draw_luo.by_hand_s(luo, likely=profile in ("nodes", "storm")))
+    rates = replace(rates, **draw_luo.later(random.Random(f"{seed}/luo-later"), profile))
+    rates = replace(rates, restore_back_s=_restore_back_s(random.Random(f"{seed}/restore-back"), profile))
     couplings = draw_luo.couplings(luo, (*OLD, *NEW))
     only = draw_luo.of_one_model(luo, rollouts[-1][1].target.artifact, of_nodes)
     return Scenario(
@@ -299,6 +303,11 @@ def _rates(rng: random.Random, profile: str) -> Rates:
         memory_spoilt=some("nodes", 0.05, 0.2),
         operator_s=some("operators", 30, 90, 200),
     )
+
+
+def _restore_back_s(rng: random.Random, profile: str) -> float:
+    often = {"orchestrator": 0.4, "operators": 0.4, "storm": 0.1}.get(profile, 0.0)
+    return rng.choice((15.0, 60.0)) if rng.random() < often else 0.0
 
 
 def _more_rates(rng: random.Random, profile: str, rates: Rates, replicas: int) -> Rates:

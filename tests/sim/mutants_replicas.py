@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator.core import transitions
-from orchestrator.core.model import Change
+from orchestrator.core import adoption, transitions
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.model import AttemptRow, Change, MemberRow
 from orchestrator.core.transitions import Observation
 from orchestrator.errors import LiverollError
 from orchestrator.ports import Committed
@@ -93,4 +94,22 @@ def gap_goes_unnoticed() -> Iterator[None]:
 def nobody_notices_that_the_store_went_back() -> Iterator[None]:
     """a Hello that knows more than the store stops the fleet until a person has looked"""
     with patch.object(transitions, "regression", lambda fleet, known, message: None):
+        yield
+
+
+@mutant("planner", "I9", worlds.restored_on_the_way_back)
+def an_undone_attempt_takes_its_node_elsewhere() -> Iterator[None]:
+    """an attempt that was undone, of a lost future or of another rollout, has taken its node nowhere"""
+
+    def mistaken(self: Fleet, member: MemberRow) -> AttemptRow | None:
+        return self.newest_attempt(member.node_id)
+
+    with patch.object(Fleet, "last_attempt", mistaken):
+        yield
+
+
+@mutant("planner", "I9", worlds.restored_on_the_way_back)
+def a_way_back_ends_before_a_person_has_looked() -> Iterator[None]:
+    """a rollout does not end while it is to take in an attempt of a lost future"""
+    with patch.object(adoption, "awaits", lambda fleet, rollout_id: False):
         yield

@@ -18,6 +18,8 @@ I8   nobody jumps while a session that came in is unfinished: it would be lost; 
      nobody jumps with files registered unless they cross, nor from one model into the other.
 I9   a node is called LOST only after its silence lease of somebody's listening.
      A store that went back in time behind a node's back has stopped the fleet before anything starts.
+     A way back does not end while somebody could be brought back whose attempt was undone, nor with one
+     of a lost future that is nobody's.
 I13  nobody commits under an epoch that is not the database's.
 I10  at the reboot the JumpIntent is on the disk, and a journal that was torn is not taken for damaged.
 I11  health held for as long as the rollout asks before the attempt counts as good.
@@ -45,7 +47,7 @@ from orchestrator.core.model import (
     RolloutRow,
     Row,
 )
-from orchestrator.core.phases import SETTLED, Kind, Outcome, Phase
+from orchestrator.core.phases import SETTLED, Goal, Kind, Outcome, Phase
 from orchestrator.ports import Committed
 from tests.sim.promises_node import NodePromises
 from tests.sim.promises_time import Watch
@@ -242,6 +244,28 @@ class Promises(NodePromises):
             outcome = self._members[row.rollout_id][left[0]].outcome
             text = f"{row.rollout_id} has ended as {row.ended_as}, and {left[0]} is {outcome}"
             self.world.violated("I7", text, row.rollout_id, left[0])
+        if row.goal is Goal.BACK:
+            for member in members:
+                if why := self._left_behind(row, member):
+                    text = f"{row.rollout_id} has ended as {row.ended_as}, and {member.node_id} {why}"
+                    self.world.violated("I9", text, row.rollout_id, member.node_id)
+
+    def _left_behind(self, row: RolloutRow, member: MemberRow) -> str:
+        """How the member of a rollout that went back was forgotten; empty if it was not."""
+        node = self.world.nodes.get(member.node_id)
+        newest = self._attempts.get((member.node_id, self._newest.get(member.node_id, 0)))
+        if node is None or newest is None or member.outcome is Outcome.WRITTEN_OFF:
+            return ""
+        undone = newest.phase is Phase.ABORTED and node.release == row.artifact.release
+        if undone and member.crossed and member.from_artifact and member.outcome is not Outcome.FAILED:
+            return f"runs {node.release}: its attempt {newest.generation} was undone"
+        nobodys = newest.adopted and not newest.rollout_id and newest.kind is Kind.ROLLBACK
+        if nobodys and newest.to_release == member.from_release:
+            if newest.phase is Phase.BAKING:
+                return f"would boot {row.artifact.release}: nobody commits attempt {newest.generation}"
+            if undone and not member.crossed:
+                return f"runs {node.release}, as its attempt {newest.generation} shows"
+        return ""
 
     def _start(self, before: AttemptRow | None, attempt: AttemptRow) -> Iterator[tuple[str, str]]:
         name, rollout = attempt.node_id, self._rollouts.get(attempt.rollout_id)

@@ -141,6 +141,12 @@ def restored_store(scenario: Scenario) -> Scenario:
     return replace(specs(replace(scenario, chaos_s=900.0), _patient), rates=rates)
 
 
+def restored_on_the_way_back(scenario: Scenario) -> Scenario:
+    """A gate turns everybody back, and in the middle of it a backup is restored, again and again."""
+    turned = turned_back(replace(scenario, rollouts=scenario.rollouts[:1], chaos_s=900.0))
+    return replace(turned, rates=replace(_quiet(turned.rates), restore_back_s=10.0, latency_s=0.5))
+
+
 # --- what happens to nodes -----------------------------------------------------------------
 
 
