@@ -206,7 +206,6 @@ def draw(seed: int) -> Scenario:
     )
     policy, rates = _policy(rng), _more_rates(more, profile, _rates(rng, profile), replicas)
     rates = replace(rates, luo_by_hand_s=draw_luo.by_hand_s(luo, likely=profile in ("nodes", "storm")))
-    rates = replace(rates, **draw_luo.later(random.Random(f"{seed}/luo-later"), profile))
     rates = replace(rates, restore_back_s=_restore_back_s(random.Random(f"{seed}/restore-back"), profile))
     couplings = draw_luo.couplings(luo, (*OLD, *NEW))
     only = draw_luo.of_one_model(luo, rollouts[-1][1].target.artifact, of_nodes)
