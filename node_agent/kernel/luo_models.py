@@ -40,6 +40,11 @@ def model_of(luo: str, running: BootFacts | None = None) -> str:
     return MODELS.get(luo, "")
 
 
+def others(running: BootFacts) -> tuple[str, ...]:
+    """ABI strings of the other model: a target that speaks one is refused."""
+    return tuple(sorted(luo for luo in MODELS if model_of(luo, running) != running.luo_model))
+
+
 def capabilities_of(facts: BootFacts) -> tuple[str, ...]:
     """What Hello says of the node's LUO beside that it is there."""
     return (RFC2_CAPABILITY,) if facts.luo_model == RFC2 else ()

@@ -148,6 +148,7 @@ def hello(facts: HelloFacts) -> pb.LinkRequest:
             command_line=facts.command_line,
             acknowledged_seq=facts.acknowledged_seq,
             attempt_memory=attempt_memory(facts.attempt),
+            other_luo=facts.other_luo,
         )
     )
 

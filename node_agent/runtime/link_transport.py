@@ -58,6 +58,8 @@ class HelloFacts:
     """Reports up to here need not be sent again."""
     attempt: Attempt | None = None
     """The attempt of status, as the journal has it."""
+    other_luo: tuple[str, ...] = ()
+    """LUO's ABI strings of the other model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from node_agent.core.attempt import NodeState
 from node_agent.core.model import AttemptRef, BootStamp, Problem
 from node_agent.core.report import NodeStatus, Report
 from node_agent.errors import Retry
+from node_agent.kernel.luo_models import others
 from node_agent.ports import BootFacts
 from node_agent.runtime.runner_items import Identity
 
@@ -120,4 +121,5 @@ def build_hello(
         command_line=facts.command_line,
         acknowledged_seq=acknowledged_seq,
         attempt=node.attempt,
+        other_luo=others(facts) if facts.luo else (),
     )

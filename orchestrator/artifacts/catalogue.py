@@ -100,6 +100,7 @@ class DirectoryCatalogue:
             release=manifest.release,
             url=f"{self.base_url.rstrip('/')}/{folder.name}",
             emulated=manifest.emulated,
+            luo=manifest.live_update.luo if manifest.live_update is not None else "",
             command_line_remove=manifest.command_line_remove,
             command_line_append=manifest.command_line_append,
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from orchestrator.core import validate
+from orchestrator.core import other_model, validate
 from orchestrator.core.blocking_uncommitted import decisions
 from orchestrator.core.cmdline import compose, ruled
 from orchestrator.core.model import Artifact, NodeRow
@@ -55,7 +55,7 @@ def dry_run(fleet: Fleet, spec: RolloutSpec, artifact: Artifact, now: datetime) 
         target_release=artifact.release,
         artifact_digest=artifact.digest,
         members=len(members),
-        warnings=tuple(_warnings(fleet, spec, membership, members)),
+        warnings=tuple(_warnings(fleet, spec, artifact, membership, members)),
     )
 
 
@@ -134,9 +134,11 @@ def _command_lines(
 
 
 def _warnings(
-    fleet: Fleet, spec: RolloutSpec, membership: Membership, members: list[NodeRow]
+    fleet: Fleet, spec: RolloutSpec, artifact: Artifact, membership: Membership, members: list[NodeRow]
 ) -> Iterator[str]:
     yield from validate.check(spec).warnings
+    if said := other_model.warning(members, artifact):
+        yield said
     if fleet.rollout_named(spec.name) is not None:
         yield f"name: a rollout {spec.name} exists"
     count = len(members)

@@ -77,6 +77,8 @@ class Hello:
     """Reports up to here were acknowledged to the node; it does not send them again."""
     memory: AttemptMemory | None = None
     """Of the attempt in status."""
+    other_luo: frozenset[str] = frozenset()
+    """LUO's ABI strings of another model than its own; it refuses a target that speaks one."""
 
 
 @dataclass(frozen=True, slots=True)

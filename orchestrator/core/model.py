@@ -92,6 +92,8 @@ class Artifact:
     command_line_remove: tuple[str, ...] = ()
     command_line_append: tuple[str, ...] = ()
     """The manifest's own rules; those of a rollout's target come on top of them."""
+    luo: str = ""
+    """LUO's ABI string; empty if the manifest does not say it."""
 
 
 # --- the one desired command of a node -------------------------------------------------
@@ -160,6 +162,8 @@ class NodeRow:
     hardware_model: str = ""
     command_line: str = ""
     capabilities: frozenset[str] = frozenset()
+    other_luo: frozenset[str] = frozenset()
+    """LUO's ABI strings of another model than its own; it refuses a target that speaks one."""
     agent_version: str = ""
     highest_generation: int = 0
     """max over the store and every Hello; the next attempt gets one more."""

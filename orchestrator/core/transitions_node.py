@@ -62,6 +62,7 @@ def described(known: NodeRow | None, message: Hello, now: datetime, replica: str
         hardware_model=message.hardware_model,
         command_line=message.command_line,
         capabilities=message.capabilities,
+        other_luo=message.other_luo,
         agent_version=message.agent_version,
         highest_generation=max(
             node.highest_generation,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
-from orchestrator.core import budgets
+from orchestrator.core import budgets, other_model
 from orchestrator.core.actions import Plan
 from orchestrator.core.blockers import Blocker
 from orchestrator.core.blocking_ended import short_of_goal
@@ -229,12 +229,18 @@ def explain(fleet: Fleet, rollout_id: str, node_id: str, plan: Plan | None, now:
             *blockers_of(plan, row),
             *short_of_goal(fleet, row, node_id),
             *left_behind(fleet, row, node_id),
+            *other_model.ahead(fleet, row, node_id),
         )
         text, found = explain_node(fleet, row, find_node(fleet, node_id), known, now)
         return Explanation(text, found, row.gates, row.wave_names, wake)
     members = fleet.members(row.rollout_id)
     text = summary(fleet, row, shown_state(row, members.values()))
-    found = (*blockers_of(plan, row), *short_of_goal(fleet, row), *left_behind(fleet, row))
+    found = (
+        *blockers_of(plan, row),
+        *short_of_goal(fleet, row),
+        *left_behind(fleet, row),
+        *other_model.ahead(fleet, row),
+    )
     return Explanation(text, found, row.gates, row.wave_names, wake)
 
 

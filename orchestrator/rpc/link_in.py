@@ -21,6 +21,8 @@ from orchestrator.wire.check import Checker
 MAX_STAGED = 64
 """Artifacts that a node may keep."""
 MAX_CAPABILITIES = 32
+MAX_OTHER_LUO = 64
+"""ABI strings: one for each version that there ever was."""
 MAX_MARKS = 64
 MAX_SAMPLES = 1024
 MAX_LEFT_BEHIND = 64
@@ -76,6 +78,7 @@ def read_hello(proto: agent_pb2.Hello) -> core.Hello:
         ),
         command_line=check.prose(proto.command_line, "hello.command_line", most=MAX_COMMAND_LINE),
         acknowledged_seq=check.count(proto.acknowledged_seq, "hello.acknowledged_seq", most=MAX_SEQ),
+        other_luo=frozenset(check.names(proto.other_luo, "hello.other_luo", most=MAX_OTHER_LUO, length=64)),
         memory=_remembered(check, proto.attempt_memory) if proto.HasField("attempt_memory") else None,
     )
     check.done("the hello is malformed")

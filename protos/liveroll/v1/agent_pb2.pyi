@@ -40,7 +40,7 @@ class LinkResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., command: _Optional[_Union[Command, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "installation_id", "boot_id", "kernel_release", "hardware_model", "capabilities", "labels", "highest_generation", "highest_incarnation", "status", "boot_verdict", "agent_version", "staged_artifacts", "rollback_artifact", "command_line", "highest_incarnation_serial", "acknowledged_seq", "attempt_memory")
+    __slots__ = ("node_id", "installation_id", "boot_id", "kernel_release", "hardware_model", "capabilities", "labels", "highest_generation", "highest_incarnation", "status", "boot_verdict", "agent_version", "staged_artifacts", "rollback_artifact", "command_line", "highest_incarnation_serial", "acknowledged_seq", "attempt_memory", "other_luo")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class Hello(_message.Message):
     HIGHEST_INCARNATION_SERIAL_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGED_SEQ_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    OTHER_LUO_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     installation_id: str
     boot_id: str
@@ -84,7 +85,8 @@ class Hello(_message.Message):
     highest_incarnation_serial: int
     acknowledged_seq: int
     attempt_memory: AttemptMemory
-    def __init__(self, node_id: _Optional[str] = ..., installation_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., kernel_release: _Optional[str] = ..., hardware_model: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., highest_generation: _Optional[int] = ..., highest_incarnation: _Optional[str] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., agent_version: _Optional[str] = ..., staged_artifacts: _Optional[_Iterable[str]] = ..., rollback_artifact: _Optional[str] = ..., command_line: _Optional[str] = ..., highest_incarnation_serial: _Optional[int] = ..., acknowledged_seq: _Optional[int] = ..., attempt_memory: _Optional[_Union[AttemptMemory, _Mapping]] = ...) -> None: ...
+    other_luo: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., installation_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., kernel_release: _Optional[str] = ..., hardware_model: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., highest_generation: _Optional[int] = ..., highest_incarnation: _Optional[str] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., boot_verdict: _Optional[_Union[_common_pb2.BootVerdict, str]] = ..., agent_version: _Optional[str] = ..., staged_artifacts: _Optional[_Iterable[str]] = ..., rollback_artifact: _Optional[str] = ..., command_line: _Optional[str] = ..., highest_incarnation_serial: _Optional[int] = ..., acknowledged_seq: _Optional[int] = ..., attempt_memory: _Optional[_Union[AttemptMemory, _Mapping]] = ..., other_luo: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttemptMemory(_message.Message):
     __slots__ = ("kind", "artifact", "from_release", "from_boot_id", "boot_verdict", "emulated")

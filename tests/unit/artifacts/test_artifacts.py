@@ -178,6 +178,7 @@ async def test_catalogue_resolves_by_name_and_digest_and_suggests(tmp_path: Path
     assert by_name.digest == made.digest
     assert by_name.url == "http://127.0.0.1:7480/artifacts/linux-6.19.0-a"
     assert by_name.emulated
+    assert by_name.luo == "luo-v5"
     assert await catalogue.resolve(made.digest[:12]) == by_name
     assert await catalogue.names() == ["linux-6.19.0-a"]
     with pytest.raises(NotFound) as caught:

@@ -54,6 +54,13 @@ def test_why_a_node_is_not_ready_is_read_in_heartbeat_and_hello() -> None:
     assert read_heartbeat(agent_pb2.Heartbeat(status=status)).status.not_ready is None
 
 
+def test_which_strings_are_of_the_other_model_is_read() -> None:
+    hello = agent_pb2.Hello(
+        node_id="n1", installation_id="i", boot_id="b", kernel_release="6.12.0", other_luo=["luo-v5"]
+    )
+    assert read_hello(hello).other_luo == {"luo-v5"}
+
+
 def left(count: int) -> agent_pb2.Report:
     problem = common_pb2.Problem(reason="WORKLOAD_GONE", retry=common_pb2.RETRY_CLASS_CALL, message="gone")
     return agent_pb2.Report(

@@ -11,7 +11,7 @@ from node_agent.core import commands as cmd
 from node_agent.core.phases import Phase
 from node_agent.errors import Retry
 from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
-from node_agent.kernel.luo_models import RFC2_HANDLERS
+from node_agent.kernel.luo_models import MODELS, RFC2_HANDLERS, others
 from node_agent.ports import BootFacts, KhoFacts, LiveUpdateAbi, StagedArtifact
 from node_agent.runtime.preflight import Facts, ahead, at_rest, findings
 from tests.unit.runner.lab import NEW, Lab, Running, Trouble
@@ -127,6 +127,25 @@ def test_files_that_somebody_prepared_by_hand_are_told_at_once() -> None:
     by_hand = replace(boot(luo_state="prepared", kho_finalized=True), registered=(3, 4))
     assert reasons(findings(by_hand, ATTEMPT)) == ["LUO_NOT_NORMAL", "PRESERVED_BY_HAND"]
     assert reasons(findings(replace(FACTS, registered=(3,)), ATTEMPT)) == ["PRESERVED_BY_HAND"]
+
+
+@ONLY
+def test_what_hello_says_of_the_other_model_is_what_preflight_would_refuse() -> None:
+    """The orchestrator warns by it; the table stays here."""
+    for facts in (FACTS, MERGED):
+        for luo in (*MODELS, "luo-v99"):
+            abi = LiveUpdateAbi("kho-v0", luo, {})
+            found = reasons(ahead(replace(facts, target=replace(NEWER, live_update=abi))))
+            assert (luo in others(facts.boot)) == ("TARGET_MODEL_DIFFERS" in found), (
+                luo,
+                facts.boot.luo_model,
+            )
+    assert (others(FACTS.boot), others(MERGED.boot)) == (("luo-v5",), ("luo-v1",))
+    # A house tree numbers as it likes: what the running kernel speaks is of its model.
+    kho = FACTS.boot.kho
+    assert kho is not None
+    house = replace(FACTS.boot, kho=replace(kho, luo_abi="luo-v5"))
+    assert others(house) == ()
 
 
 # --- on a node

@@ -11,7 +11,7 @@ import pytest
 from node_agent.core import commands as cmd
 from node_agent.core.phases import Phase as P
 from node_agent.errors import Retry
-from node_agent.runtime import readiness
+from node_agent.runtime import convert, readiness
 from node_agent.runtime.readiness import not_ready
 from tests.unit.runner.lab import Lab, Trouble
 from tests.unit.runner.test_preflight_model import FACTS
@@ -58,7 +58,9 @@ def test_a_normal_luo_is_ready_and_all_findings_are_told_at_once() -> None:
 async def test_it_follows_luo_at_rest_and_is_silent_in_an_attempt_of_the_orchestrators() -> None:
     async with Lab() as lab:
         runner = lab.runner
-        assert (await runner.hello()).status.not_ready is None
+        hello = await runner.hello()
+        assert (hello.status.not_ready, hello.other_luo) == (None, ("luo-v5",))
+        assert list(convert.hello(hello).hello.other_luo) == ["luo-v5"]
         lab.luo.prepare()
         assert runner.status().not_ready is None, "nobody has looked"
         await runner.look()
