@@ -2,6 +2,9 @@
 
 With sessions as merged most of it is nothing (kernel/sessions.py); on a kernel of RFC v2 sessions are made of
 tokens (kernel/tokens.py). What a saga's step does on each is in docs/luo-models.md.
+
+A kernel is Sessions, and does not have them as an object of its own: whoever stands before a kernel
+(HandoverKernel, every test's double) would have to stand before two, and its callers know no less.
 """
 
 from __future__ import annotations
