@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from node_agent.kernel.emulated.image import EmulatedImage, ImageTable
@@ -17,7 +18,9 @@ from node_agent.kernel.emulated.model import LuoModel
 from node_agent.ports import KexecImage
 from node_agent.runtime.broker import Broker, BrokerTimeouts
 
-QUICK = BrokerTimeouts(preserve_s=5, suspend_s=5, claim_s=5, resume_s=5, release_s=0.3)
+QUICK = BrokerTimeouts(preserve_s=5, suspend_s=5, claim_s=5, resume_s=5, release_s=5)
+GIVES_UP = replace(QUICK, release_s=0.3)
+"""For a session that somebody holds on to: this is waited out."""
 
 
 class Machine:

@@ -10,7 +10,7 @@ import pytest
 from node_agent.errors import BrokerError, KernelError
 from node_agent.runtime.broker import Broker, BrokerTimeouts
 
-from .support import QUICK, Machine, PlainClient, running, subscribed, until
+from .support import GIVES_UP, QUICK, Machine, PlainClient, running, subscribed, until
 
 RESUMED = {
     "cmd": "RESUMED",
@@ -184,6 +184,7 @@ async def test_a_copy_of_the_session_still_held_is_said(broker: Broker, machine:
     client = await subscribed(path, "a", suspends=False)
     await until(broker, "a")
     await preserved(broker, machine, client)
+    broker._timeouts = GIVES_UP
     with pytest.raises(BrokerError) as caught:
         await broker.release()
     assert caught.value.reason == "SESSION_STILL_HELD"
@@ -259,7 +260,7 @@ async def test_a_refusal_carries_the_workloads_words(broker: Broker, machine: Ma
 
 @pytest.mark.parametrize("step", ["preserve", "suspend", "resume"])
 async def test_each_wait_ends_and_names_the_workload(machine: Machine, path: str, step: str) -> None:
-    short = BrokerTimeouts(preserve_s=5, suspend_s=5, claim_s=0.2, resume_s=5, release_s=0.05)
+    short = BrokerTimeouts(preserve_s=5, suspend_s=5, claim_s=5, resume_s=5, release_s=5)
     timeouts = BrokerTimeouts(**{**{f: getattr(short, f) for f in short.__slots__}, f"{step}_s": 0.05})
     async with running(Broker(path, timeouts=timeouts)) as broker:
         client = await subscribed(path, "mute")
@@ -378,7 +379,7 @@ async def test_the_agent_restarts_in_the_same_boot_and_unwinds(machine: Machine,
     for workload in broker._workloads.values():
         await workload.session.close()
     assert await client.hear() is None
-    broker = Broker(path, timeouts=QUICK)
+    broker = Broker(path, timeouts=GIVES_UP)
     broker.restore(bindings, kernel=machine.kernel, sessions=sessions)
     async with running(broker):
         resume = asyncio.create_task(broker.resume())

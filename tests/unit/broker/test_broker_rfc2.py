@@ -10,7 +10,7 @@ from node_agent.errors import BrokerError
 from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.runtime.broker import Broker
 
-from .support import Machine, subscribed, until
+from .support import GIVES_UP, Machine, subscribed, until
 from .test_broker import preserved
 
 pytestmark = pytest.mark.parametrize("coupling", ["notifier", "luo-driven"])
@@ -44,6 +44,7 @@ async def test_a_copy_that_is_still_held_is_said_while_luo_is_prepared(
     await until(broker, "a")
     await preserved(broker, machine, client)
     await machine.kernel.prepare()
+    broker._timeouts = GIVES_UP
     with pytest.raises(BrokerError) as caught:
         await broker.release()
     assert caught.value.reason == "SESSION_STILL_HELD"

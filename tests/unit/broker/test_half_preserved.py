@@ -19,7 +19,7 @@ from node_agent.runtime.runner_effects import Effects, Pace, Ports
 from node_agent.workloads.hooks import NoHooks
 from tests.unit.agent_core.make import attempt
 
-from .support import QUICK, Machine, running, subscribed, until
+from .support import GIVES_UP, QUICK, Machine, running, subscribed, until
 from .test_broker import preserved
 
 
@@ -43,7 +43,7 @@ async def test_a_session_handed_out_before_the_crash_is_found_held(machine: Mach
     await session.close()
     known = decode(Attempt, journalled)
     assert known.phase is Phase.PRESERVING
-    broker = Broker(path, timeouts=QUICK)
+    broker = Broker(path, timeouts=GIVES_UP)
     broker.restore(known.bindings, kernel=machine.kernel, sessions=known.sessions)
     async with running(broker):
         with pytest.raises(BrokerError) as caught:

@@ -6,18 +6,18 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node_agent.errors import BrokerError, HookFailed, Retry
-from node_agent.runtime.broker import Broker, BrokerTimeouts
+from node_agent.runtime.broker import Broker
 from node_agent.runtime.broker_leaving import by_command
+from node_agent.runtime.broker_peer import Peer
 from node_agent.settings import HookCommand
 from node_agent.workloads.hooks import CommandHooks
 
-from .support import QUICK, Machine, PlainClient, running, subscribed, until
-
-HURRIED = BrokerTimeouts(preserve_s=0.05, suspend_s=5, claim_s=5, resume_s=5, release_s=0.3)
+from .support import GIVES_UP, QUICK, Machine, PlainClient, running, subscribed, until
 
 
 class Drain:
@@ -125,11 +125,25 @@ def leaves(client: PlainClient) -> None:
 )
 @pytest.mark.parametrize("suspends", [True, False])
 async def test_the_update_goes_on_without_one_that_was_drained(
-    machine: Machine, path: str, answer: Callable[[PlainClient], None], reason: str, suspends: bool
+    machine: Machine,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[PlainClient], None],
+    reason: str,
+    suspends: bool,
 ) -> None:
+    ask = Peer.ask
+
+    async def not_for_long(
+        peer: Peer, event: Any, kind: Any, timeout_s: float, fd: int | None = None
+    ) -> object:
+        return await ask(peer, event, kind, 0.05 if peer.workload == "bad" else timeout_s, fd)
+
+    if answer is says_nothing:
+        monkeypatch.setattr(Peer, "ask", not_for_long)
     # As a workload would be ended: its connection and its copy of the session close.
     drain = Drain(then=lambda: bad.close())
-    async with running(Broker(path, timeouts=HURRIED, drain_workload=drain)) as broker:
+    async with running(Broker(path, timeouts=QUICK, drain_workload=drain)) as broker:
         good = await subscribed(path, "good")
         bad = await subscribed(path, "bad", suspends=suspends)
         await until(broker, "bad", "good")
@@ -185,7 +199,7 @@ async def test_a_drain_that_fails_refuses_after_all(machine: Machine, path: str)
 
 
 async def test_a_session_that_somebody_still_holds_refuses_after_all(machine: Machine, path: str) -> None:
-    async with running(Broker(path, timeouts=QUICK, drain_workload=Drain())) as broker:
+    async with running(Broker(path, timeouts=GIVES_UP, drain_workload=Drain())) as broker:
         bad = await subscribed(path, "vm-1", suspends=False)
         await until(broker, "vm-1")
         preserving = await started(broker, machine, bad)
