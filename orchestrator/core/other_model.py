@@ -40,21 +40,19 @@ def warning(nodes: Iterable[NodeRow], artifact: Artifact) -> str:
 
 
 def ahead(fleet: Fleet, row: RolloutRow, node_id: str = "") -> tuple[Blocker, ...]:
-    """For whoever asks why, of members that have not been asked to stage the target.
+    """For whoever asks why, of members of which no STAGE_FAILED says it yet: that comes with their turn.
 
     node_id: only about this one.
     """
     if row.ended_at is not None or row.goal is not Goal.FORWARD:
         return ()
-    members = sorted(fleet.members(row.rollout_id).values(), key=lambda m: m.position)
-    pending = [fleet.nodes[m.node_id] for m in members if m.outcome is Outcome.PENDING]
-    nodes = [
-        node.node_id
-        for node in pending
-        if node_id in ("", node.node_id)
-        and differs(node, row.artifact)
-        and node.stage_problem_digest != row.artifact.digest
-    ]
+    nodes = []
+    for member in sorted(fleet.members(row.rollout_id).values(), key=lambda m: m.position):
+        node = fleet.nodes[member.node_id]
+        told_so = member.wave <= row.wave and node.stage_problem_digest == row.artifact.digest
+        mine = node_id in ("", node.node_id) and member.outcome is Outcome.PENDING
+        if mine and not told_so and differs(node, row.artifact):
+            nodes.append(node.node_id)
     if not nodes:
         return ()
     return (

@@ -50,7 +50,7 @@ def test_nothing_is_said_of_what_is_not_known_or_there_already() -> None:
     assert not [x for x in plan.warnings if "target" in x]
 
 
-def test_why_names_them_until_each_has_refused_it_by_itself() -> None:
+def test_why_names_them_until_their_own_refusal_is_told() -> None:
     w = mixed()
     w.rollout(spec(), artifact=SESSIONS)
     (blocker,) = [
@@ -62,8 +62,10 @@ def test_why_names_them_until_each_has_refused_it_by_itself() -> None:
     )
     assert told(w, "p1") == ["TARGET_MODEL_DIFFERS"]
     assert told(w, "s0") == []
-    w.set_node("p0", stage_problem_digest=SESSIONS.digest)
-    assert told(w, "p0") == [], "its refusal says it"
+    for node_id in ("p0", "p1"):
+        w.set_node(node_id, stage_problem_digest=SESSIONS.digest)
+    assert told(w, "p0") == [], "it is the canary, and its refusal says it"
+    assert told(w, "p1") == ["TARGET_MODEL_DIFFERS"], "its turn has not come"
     assert told(w, "") == ["TARGET_MODEL_DIFFERS"]
     w.set_member("p1", outcome=Outcome.EXCLUDED)
     assert told(w, "") == []
