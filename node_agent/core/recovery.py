@@ -50,6 +50,9 @@ class SessionFinding(enum.StrEnum):
     """Retrieved, and its token names this attempt."""
     INVALID = "INVALID"
     """Retrieved, but its token is unreadable or names another attempt."""
+    STRANGE = "STRANGE"
+    """The kernel has tokens and no sessions (RFC v2), and what the journal has is not this attempt's in this
+    boot: it gives another file, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,9 @@ def classify(node: NodeState, boot: BootView) -> Verdict:
     if came_by_hand(node, boot):
         return Verdict.FOREIGN_KEXEC
     attempt = node.attempt
-    if attempt is None:
+    # Tokens begin anew in a boot that nothing came into: what the attempt had ended there. Whatever is under
+    # its tokens now is somebody else's, and must not be taken for a workload's, not even to salvage it.
+    if attempt is None or boot.session is SessionFinding.STRANGE:
         return Verdict.COLD_BOOT
     pending = attempt.phase is Phase.JUMPING and attempt.jumped
     expected = boot.release == attempt.to_release

@@ -11,6 +11,7 @@ of retrieved fds keep them when the session is finished.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -98,6 +99,7 @@ class AgentSession:
             if error.reason in _NO_SUCH_SESSION:
                 return Found(SessionFinding.ABSENT, error.message)
             raise
+        other = SessionFinding.STRANGE if attempt.tokens else SessionFinding.INVALID
         try:
             self._token_fd = await self._session.retrieve_fd(TOKEN)
             token = json.loads(os.pread(self._token_fd, TOKEN_BYTES_MAX, 0))
@@ -107,11 +109,12 @@ class AgentSession:
                 # An earlier process of this boot has read it and died before it could say so: no proof that
                 # it is this attempt's, and none against it.
                 return Found(SessionFinding.ABSENT, error.message)
-            return Found(SessionFinding.INVALID, _unreadable(error))
+            none = error.errno == errno.ENOENT
+            return Found(other if none else SessionFinding.INVALID, _unreadable(error))
         except (ValueError, KeyError, TypeError) as error:
-            return Found(SessionFinding.INVALID, _unreadable(error))
+            return Found(other, _unreadable(error))
         if named != (SCHEMA, attempt.ref.id):
-            return Found(SessionFinding.INVALID, f"the session's token names {named[1]}")
+            return Found(other, f"the session's token names {named[1]}")
         marks, tsc_hz = await self._read_marks()
         return Found(SessionFinding.VALID, "", marks, tsc_hz)
 

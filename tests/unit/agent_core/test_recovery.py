@@ -141,6 +141,8 @@ VALID, INVALID = SessionFinding.VALID, SessionFinding.INVALID
         (JUMPED, view(session=VALID), V.LIVE_UPDATED),
         (JUMPED, view(session=VALID, release="7.2.13"), V.WRONG_KERNEL),
         (JUMPED, view(session=INVALID), V.FOREIGN_KEXEC),
+        (JUMPED, view(session=SessionFinding.STRANGE), V.COLD_BOOT),
+        (JUMPED, view(session=SessionFinding.STRANGE, command_line=OURS), V.COLD_BOOT),
         (JUMPED, view(command_line=OURS), V.STATE_LOST),
         (JUMPED, view(command_line=OURS, release="7.2.13"), V.WRONG_KERNEL),
         (JUMPED, view(), V.COLD_BOOT),
