@@ -54,7 +54,7 @@ def get(fleet: LocalFleet, name: str) -> pb.Rollout:
 
 async def foreground(fleet: LocalFleet, *arguments: str) -> int:
     """One `liveroll` command with this terminal. Returns its exit status."""
-    # Ctrl-C goes to all on this terminal: a Python that has just been started would answer it with a traceback.
+    # Ctrl-C goes to all on this terminal: a Python that has just been started would answer with a traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         process = await asyncio.create_subprocess_exec(

@@ -130,13 +130,14 @@ class Example:
             bytes_checked=verified.bytes_checked,
             rejected=measured.rejected,
         )
-        self._client.resumed(self._last)
         state = "intact" if verified.intact else f"DAMAGED: {verified.difference}"
+        # Before the agent hears of it: what it does next stands below this in the node's log.
         self._say(
             f"resumed at tick {self.memory.ticks} after {measured.duration_s:.6f} s "
             f"(± {measured.uncertainty_s:.6f} s by {measured.clock}), "
             f"{verified.bytes_checked} bytes {state}"
         )
+        self._client.resumed(self._last)
 
     def _say(self, what: str) -> None:
         print(f"{self._client.workload}: {what}\n", end="", flush=True)

@@ -146,8 +146,9 @@ async def test_with_an_orchestrator_all_the_way(state: Path, tmp_path: Path) -> 
             await orchestrator.until(orchestrator.all_in(common.PHASE_COMMITTED, 1))
             seen = orchestrator.nodes["n1"]
             assert (await node.status())["link"] == "up"
-            await node.until("metrics")
-            url = [line for line in node.lines if "/metrics" in line][-1].split("url=")[1].strip()
+            async with asyncio.timeout(30), node.heard:
+                await node.heard.wait_for(lambda: len(served(node)) == 2)  # in each boot anew
+            url = served(node)[-1].split("url=")[1].strip()
             text = await asyncio.to_thread(fetch, url)
     report = resumed(seen)
     assert (report.memory_check.intact, report.memory_check.bytes_checked) == (1, 1 << 20)
@@ -251,6 +252,11 @@ async def test_a_second_agent_waits_without_a_word_and_ends_when_told(state: Pat
     assert '"reason": "STUCK"' in said
     assert second.returncode == 0
     assert "Traceback" not in said + rest
+
+
+def served(node: RunningNode) -> list[str]:
+    """The lines that say where, so far."""
+    return [line for line in node.lines if "/metrics" in line]
 
 
 def fetch(url: str) -> str:
