@@ -74,18 +74,20 @@ def _nodes(fleet: Fleet, now: datetime) -> Iterator[Metric]:
     phases: Counter[str] = Counter({phase.value: 0 for phase in Phase})
     links: Counter[str] = Counter({link.value.lower(): 0 for link in Link})
     open_since: list[datetime] = []
-    maintenance = differing = 0
+    maintenance = not_ready = differing = 0
     for node_id, node in fleet.nodes.items():
         attempt = fleet.newest_attempt(node_id)
         phases[attempt.phase.value if attempt is not None else Phase.IDLE.value] += 1
         links[fleet.link(node_id, now).value.lower()] += 1
         maintenance += node.maintenance is not None
+        not_ready += node.not_ready is not None
         differing += told_of(fleet, node) is not None
         if attempt is not None and attempt.blackout_open_at is not None:
             open_since.append(attempt.blackout_open_at)
     yield _gauge("liveroll_nodes", "Nodes by the phase of their newest attempt", phases, "phase")
     yield _gauge("liveroll_links", "Nodes by what is known of their link", links, "state")
     yield _gauge("liveroll_nodes_in_maintenance", "Nodes that a person took out of the count", maintenance)
+    yield _gauge("liveroll_nodes_not_ready", "Nodes that would refuse an attempt, as they say", not_ready)
     yield _gauge(
         "liveroll_differing_nodes",
         "Nodes that have done more than the store knew when it last went back, until their next attempt",

@@ -15,10 +15,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.model import FleetRow, Maintenance
+from orchestrator.core.model import FleetRow, Maintenance, Problem
 from orchestrator.core.phases import Link, Outcome, Phase, RolloutState
 from orchestrator.core.planner import plan
 from orchestrator.core.spec import Amount, Budgets
+from orchestrator.errors import Retry
 from orchestrator.web.gauges import FleetGauges, Here
 from orchestrator.web.metrics import Metrics
 from tests.unit.core_ops.build import NEW, NOW, attempt, fleet, member, node, rollout, spec
@@ -29,13 +30,16 @@ PROMTOOL = pytest.mark.skipif(
 )
 
 
+BY_HAND = Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared")
+
+
 def halfway() -> Fleet:
-    """n00 updated, n01 in its blackout, n02 lost, n03 in maintenance, n04 without a link."""
+    """n00 updated, n01 in its blackout, n02 lost, n03 in maintenance and by hand, n04 without a link."""
     return fleet(
         node("n00", release=NEW),
         node("n01"),
         node("n02"),
-        node("n03", maintenance=Maintenance("ops", "fans")),
+        node("n03", maintenance=Maintenance("ops", "fans"), not_ready=BY_HAND),
         node("n04", link_up=False),
         rollout(
             5,
@@ -86,6 +90,7 @@ def test_nodes_are_counted_by_phase_and_link(value: Callable[..., float | None])
     links = {link: value("liveroll_links", state=link.value.lower()) for link in Link}
     assert links == {Link.UP: 4, Link.DOWN: 0, Link.UNKNOWN: 1}
     assert value("liveroll_nodes_in_maintenance") == 1
+    assert value("liveroll_nodes_not_ready") == 1
 
 
 def test_what_is_the_replica_s_own(value: Callable[..., float | None]) -> None:
