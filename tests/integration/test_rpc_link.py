@@ -159,6 +159,33 @@ async def test_a_flood_of_heartbeats_is_cut_off(monkeypatch: pytest.MonkeyPatch)
         assert await end_of(node.call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_MESSAGES")
 
 
+async def test_why_a_node_is_not_ready_reaches_people_as_it_says_it() -> None:
+    """By its Hello and by a heartbeat, and it is gone with one that does not say it."""
+    said = common_pb2.Problem(
+        reason="LUO_NOT_NORMAL",
+        retry=common_pb2.RETRY_CLASS_FIX_STATE,
+        message="LUO is prepared",
+        remedy="Undo it.",
+        fields={"luo_model": "rfc-v2", "luo_state": "prepared"},
+    )
+    at_rest = agent_pb2.NodeStatus(phase=common_pb2.PHASE_IDLE, healthy=True)
+    by_hand = agent_pb2.NodeStatus(phase=common_pb2.PHASE_IDLE, healthy=True, not_ready=said)
+    async with serving() as served:
+        node = ScriptedNode(served, "n1", {"status": by_hand})
+        await node.connect()
+        watch = served.operators.WatchNodes(pb.WatchNodesRequest())
+        (found,) = (await watch.read()).nodes
+        assert found.not_ready == said
+        for status in (at_rest, by_hand):
+            await node.call.write(says(heartbeat=agent_pb2.Heartbeat(status=status)))
+            (found,) = (await watch.read()).nodes
+            assert found.HasField("not_ready") == status.HasField("not_ready")
+            assert found.healthy
+        assert found.not_ready == said
+        watch.cancel()
+        node.call.cancel()
+
+
 async def test_reports_are_acknowledged_once_committed() -> None:
     async with serving() as served:
         node = ScriptedNode(served, "n1")
