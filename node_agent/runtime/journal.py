@@ -36,8 +36,10 @@ from node_agent.runtime.journal_format import MAGIC, decode_file, encode_record
 COMPACT_BYTES = 512 << 10
 """Some ten attempts. Reading it is on the blackout path, so it must stay small."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-BALLAST_BYTES = 256 << 10
-"""Two attempts' records, compaction not counted."""
+BALLAST_BYTES = 1 << 20
+"""An attempt's records, compaction not counted, with 128 workloads and as many files as RFC v2 takes: each
+record from Preserved to Finished tells them all. One with more may find no room on a full disk: it is undone,
+or brought back, without a record, and the node stands still."""
 
 
 class _DiskFull(OSError):
@@ -359,7 +361,7 @@ def _unavailable(error: OSError, path: Path) -> JournalUnavailable:
         return JournalUnavailable(
             "the disk with the journal is full",
             reason="JOURNAL_FULL",
-            remedy=f"Free at least 1 MiB in {path.parent}; the agent then goes on by itself.",
+            remedy=f"Free at least 2 MiB in {path.parent}; the agent then goes on by itself.",
             errno=name,
             path=path,
         )

@@ -119,5 +119,5 @@ class MemoryJournal:
 
 def _unavailable(message: str, reason: str) -> JournalUnavailable:
     return JournalUnavailable(
-        message, reason=reason, remedy="Free at least 1 MiB on the node's disk, then restart the agent."
+        message, reason=reason, remedy="Free at least 2 MiB on the node's disk, then restart the agent."
     )

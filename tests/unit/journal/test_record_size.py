@@ -11,6 +11,7 @@ from node_agent.core.history import JUMP_INTENT, body_of, jump_intent, replay
 from node_agent.core.phases import Phase
 from node_agent.kernel.tokens import FILES_MAX
 from node_agent.ports import JournalRecord
+from node_agent.runtime.journal import BALLAST_BYTES
 from node_agent.runtime.journal_format import MAX_PAYLOAD_BYTES, encode_record
 from tests.unit.agent_core.make import attempt, node
 
@@ -24,7 +25,7 @@ def largest(workloads: int) -> Attempt:
         sessions=names,
         bindings={id: {"uid": 100_000, "unit": f"{id}.service", "suspend": True} for id in names},
         tokens={
-            name: {str(mine): 1_000_000 + n * each + mine for mine in range(each)}
+            name: {mine: 1_000_000 + n * each + mine for mine in range(each)}
             for n, name in enumerate(names.values())
         },
     )
@@ -41,3 +42,21 @@ def test_an_attempt_with_as_many_files_as_there_may_be(workloads: int) -> None:
     assert read is not None
     assert read.tokens == made.tokens
     assert sum(len(files) for files in read.tokens.values()) == FILES_MAX
+
+
+@pytest.mark.parametrize("workloads", [1, 16, 128])
+def test_all_records_of_such_an_attempt_fit_into_the_ballast(workloads: int) -> None:
+    """Of a disk that is full, from the first to the last: through the jump, or to the end of its undoing."""
+    made = largest(workloads)
+
+    def size(record: Attempt) -> int:
+        state = replace(node(Phase.JUMPING), attempt=record)
+        return len(encode_record(JournalRecord(9, "event", body_of(node=state))))
+
+    jumping = replace(node(Phase.JUMPING), attempt=made)
+    intent = body_of(node=jumping, extra=jump_intent(made, jumping))
+    before, after = size(replace(made, tokens={})), size(made)
+    # Prepared, Loaded, Drained; Preserved, Proceeded, Suspended; the jump; BootClassified, Retrieved,
+    # Resumed, Healthy; Finished, Committed.
+    whole = 5 * before + 7 * after + len(encode_record(JournalRecord(9, JUMP_INTENT, intent)))
+    assert whole <= BALLAST_BYTES
