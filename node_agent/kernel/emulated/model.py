@@ -139,9 +139,8 @@ class LuoModel:
 
     def wait_killed(self, call: str) -> None:
         """Who waited for LUO's lock (Hang.WAITS) is killed; only the log shows that it was there."""
-        lock = self._lock(call)
-        if lock is not None:
-            lock.wait_killed(call)
+        if self.rfc2 is not None:
+            self.rfc2.wait_killed(call)
 
     def _lock(self, call: str) -> StateLock | None:
         """The lock that a call takes, if any."""

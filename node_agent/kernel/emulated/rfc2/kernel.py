@@ -15,14 +15,14 @@ from node_agent.kernel.emulated.rfc2.debugfs import KhoDebugfs
 from node_agent.kernel.emulated.rfc2.handlers_objects import VFIOFD
 from node_agent.kernel.emulated.rfc2.hardware import Hardware
 from node_agent.kernel.emulated.rfc2.kho import Handed, Kho
-from node_agent.kernel.emulated.rfc2.lock import LOCKED_CALLS, StateLock
+from node_agent.kernel.emulated.rfc2.lock import BY_HAND, EVENTS, LOCKED_CALLS, StateLock
 from node_agent.kernel.emulated.rfc2.luo import AUTOMATIC, SUBTREE, Luo
 from node_agent.kernel.emulated.rfc2.luo_files import LuoFiles
 from node_agent.kernel.emulated.rfc2.memory import Memory
 from node_agent.kernel.emulated.rfc2.objects import Objects
 from node_agent.kernel.emulated.rfc2.registry import handlers
 from node_agent.kernel.emulated.rfc2.reserve_mem import Reserved
-from node_agent.kernel.emulated.rfc2.states import Coupling, LuoState
+from node_agent.kernel.emulated.rfc2.states import Coupling, LuoEvent, LuoState
 from node_agent.kernel.emulated.rfc2.subsystems import Subsystems
 from node_agent.kernel.emulated.telemetry import Telemetry
 from node_agent.kernel.failure import REBOOT
@@ -112,8 +112,15 @@ class Rfc2:
         """LUO's lock, if this call takes it; calls by the names that faults use."""
         if self.luo is None:
             return None
-        by_hand = call == "debugfs_write" and self.luo.coupling is Coupling.NOTIFIER
+        by_hand = call == BY_HAND and self.luo.coupling is Coupling.NOTIFIER
         return self.luo.lock if call in LOCKED_CALLS or by_hand else None
+
+    def wait_killed(self, call: str) -> None:
+        """Who waited for LUO's lock in this call is killed."""
+        lock = self.lock_of(call)
+        if lock is not None:
+            by_hand = LuoEvent.CANCEL if self.kho.finalized else LuoEvent.PREPARE
+            lock.wait_killed(by_hand if call == BY_HAND else EVENTS.get(call, ""))
 
     def debugfs_read(self, path: str) -> str:
         """See KhoDebugfs.read."""

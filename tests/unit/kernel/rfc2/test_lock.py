@@ -11,6 +11,7 @@ import pytest
 
 from node_agent.kernel.emulated.image import EmulatedImage
 from node_agent.kernel.emulated.inprocess import InProcessKernel
+from node_agent.kernel.emulated.inprocess_caller import Caller
 from node_agent.kernel.emulated.model import Hang, LuoModel
 from node_agent.kernel.emulated.rfc2.debugfs import FINALIZE_PATH
 from node_agent.kernel.emulated.rfc2.lock import EVENTS, LOCKED_CALLS
@@ -24,6 +25,10 @@ CANCELED = "luo_core: [{}] event canceled by user"
 
 def process(model: LuoModel) -> InProcessKernel:
     return InProcessKernel(model, lambda: None, lambda: None)
+
+
+def caller(model: LuoModel) -> Caller:
+    return Caller(model, lambda: None)
 
 
 def device(kernel: InProcessKernel) -> TokenDevice:
@@ -71,7 +76,7 @@ async def test_all_but_get_state_wait_for_a_prepare_that_hangs(node: LuoModel) -
             two.preserve(fd),
             two.unpreserve(0),
             two.restore(0),
-            process(node).enter("reboot", "reboot"),
+            caller(node).enter("reboot", "reboot"),
         )
     ]
     assert await two.state() == "normal"
@@ -94,7 +99,7 @@ async def test_a_killed_wait_changes_nothing_and_the_log_says_so(node: LuoModel,
         "freeze": device(other).freeze,
         "cancel": device(other).cancel,
         "finish": device(other).finish,
-        "reboot": lambda: other.enter("reboot", "reboot"),
+        "reboot": lambda: caller(node).enter("reboot", "reboot"),
     }
     before = list(node.log)
     waiting = await hung(calls[event]())
@@ -142,7 +147,7 @@ async def test_the_lock_is_the_boots(node: LuoModel) -> None:
 
 async def test_a_dead_process_that_is_forgotten_waits_no_more(node: LuoModel) -> None:
     holder = await hung(device(process(node)).prepare())
-    enter = process(node).enter("cancel", "cancel")
+    enter = caller(node).enter("cancel", "cancel")
     enter.send(None)
     enter.close()
     gc.collect()
@@ -175,14 +180,23 @@ async def test_a_call_that_hangs_outside_the_lock_keeps_nothing() -> None:
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_a_finalize_by_hand_takes_the_lock_where_kho_calls_luo(coupling: Coupling) -> None:
-    """LUO-driven the write is refused before it could wait."""
-    model = corebench.node(coupling, faults="hang=prepare@1")
-    assert model.hangs("prepare") is Hang.FOR_EVER
+    """LUO-driven the write is refused before it could wait. Killed, the log has the event that KHO would have
+    called LUO for."""
+    model = corebench.node(coupling, faults="hang=fd_preserve@1")
     waits = coupling is Coupling.NOTIFIER
+    assert model.hangs("fd_preserve") is Hang.FOR_EVER
     assert model.hangs("debugfs_write") is (Hang.WAITS if waits else Hang.NO)
     model.wait_killed("debugfs_write")
     assert rfc2_of(model).debugfs_read(FINALIZE_PATH) == "0\n"
     assert luo_of(model).state is NORMAL
+    assert [line for line in model.log if "canceled" in line] == [CANCELED.format("prepare")] * waits
+    model.power_off()
+    model = corebench.node(coupling, faults="hang=freeze@1")
+    luo_of(model).prepare()
+    assert model.hangs("freeze") is Hang.FOR_EVER
+    model.wait_killed("debugfs_write")
+    assert luo_of(model).state is PREPARED
+    assert [line for line in model.log if "canceled" in line] == [CANCELED.format("cancel")] * waits
     model.power_off()
 
 
