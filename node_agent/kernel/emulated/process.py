@@ -11,12 +11,14 @@ within the same boot.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import resource
 import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +36,10 @@ from node_agent.kernel.faults import FaultPlan, FaultSyntax
 
 GRACE_S = 3.0
 """From SIGTERM to SIGKILL at the node's end: enough to flush a journal, short for who waits."""
+
+
+ENDING_S = GRACE_S + 2.0
+"""So long a kernel that was told to end may take, and the next one waits for it."""
 
 
 class KernelProcess:
@@ -238,7 +244,7 @@ def default_image(options: argparse.Namespace) -> EmulatedImage:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 the node ended, 2 a wrong argument."""
+    """Exit status: 0 the node ended, 1 it is running already, 2 a wrong argument."""
     options = _arguments(sys.argv[1:] if argv is None else argv)
     try:
         faults = FaultPlan.parse(options.faults)
@@ -269,10 +275,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = [options.command, *(shlex.split(service) for service in options.service)]
     root = options.root.absolute()
-    KernelProcess(
-        root, model, phases, commands, notify_fd=options.notify_fd, rtc_grain_s=options.rtc_grain_s
-    ).run()
+    held = _hold(root)
+    if held < 0:
+        print(f"error: another process is the kernel of the node in {root}: end that first", file=sys.stderr)
+        return 1
+    try:
+        KernelProcess(
+            root, model, phases, commands, notify_fd=options.notify_fd, rtc_grain_s=options.rtc_grain_s
+        ).run()
+    finally:
+        os.close(held)
     return 0
+
+
+def _hold(root: Path) -> int:
+    """The node's directory, locked; -1 if another process has it and does not end. A second kernel would take
+    the first one's sockets over, and what is preserved there would be where nobody can ask for it."""
+    root.mkdir(parents=True, exist_ok=True)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    base = HostBase()
+    until = base.now() + ENDING_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if base.now() >= until:
+                os.close(fd)
+                return -1
+            time.sleep(0.05)  # a lock has no event for its release
+        else:
+            return fd
 
 
 if __name__ == "__main__":
