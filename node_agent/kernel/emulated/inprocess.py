@@ -1,27 +1,20 @@
 """ports.Kernel over a LuoModel in this process.
 
-A kernel object is one process's view: when that process dies, its device and session handles
-are closed as a real process's would be; after a jump they are dead, and closing them does
-nothing. A session is exported as a real fd that speaks the wire (see wire), served by the
-running loop, so that another process or thread can use it through syncclient.
+A kernel object is one process's view (see Caller): it dies with that process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from node_agent.errors import KernelError
 from node_agent.kernel import failure as calls
-from node_agent.kernel.emulated import wire
-from node_agent.kernel.emulated.export import Export
+from node_agent.kernel.emulated.inprocess_caller import Caller, for_ever
 from node_agent.kernel.emulated.inprocess_sessions import InProcessSessions
 from node_agent.kernel.emulated.inprocess_tokens import InProcessTokens
-from node_agent.kernel.emulated.model import Hang, LuoModel, OutOfMemory
+from node_agent.kernel.emulated.model import LuoModel
 from node_agent.kernel.emulated.rfc2.objects import OPEN_IOMMU, Objects
-from node_agent.kernel.emulated.session import LuoSession
 from node_agent.kernel.tokens import TokenSessions
 from node_agent.ports import BootFacts, KexecImage, KexecTelemetry, Session, Sessions, TokenDevice, Tokens
 
@@ -46,13 +39,11 @@ class InProcessKernel:
     def __init__(self, model: LuoModel, reboot: Callable[[], None], kill: Callable[[], None]) -> None:
         self.model = model
         self._reboot = reboot
-        self._kill = kill
-        self._alive = True
-        self._jumped = False
-        self._holds_device = False
-        self._exports: set[Export] = set()
+        self._caller = Caller(model, kill)
         self.sessions: _Sessions = (
-            InProcessSessions(self) if model.rfc2 is None else TokenSessions(InProcessTokens(self))
+            InProcessSessions(self._caller)
+            if model.rfc2 is None
+            else TokenSessions(InProcessTokens(self._caller))
         )
         """Those of the boot's model of LUO."""
 
@@ -89,35 +80,24 @@ class InProcessKernel:
     async def objects(self) -> Objects:
         """What this process can open beside /dev/liveupdate: /dev/iommu, /dev/vfio, /dev/kvm. Raises
         KernelError: ENOENT, this kernel has no handler for any of them."""
-        await self.enter("objects", OPEN_IOMMU)
+        await self._caller.enter("objects", OPEN_IOMMU)
         if self.model.objects is None:
             raise calls.failure(OSError(errno.ENOENT, OPEN_IOMMU))
         return self.model.objects
 
     def hold_device(self) -> Callable[[], None]:
-        """Open /dev/liveupdate and keep it, as another user of it would; the result closes it.
-        Raises KernelError."""
-        try:
-            self.model.open_device()
-        except OSError as cause:
-            raise calls.failure(cause) from cause
-        self._holds_device = True
-        return self._close_device
-
-    def _close_device(self) -> None:
-        if self._holds_device and not self._jumped:
-            self.model.close_device()
-        self._holds_device = False
+        """See Caller.hold_device."""
+        return self._caller.hold_device()
 
     async def load(self, image: KexecImage) -> None:
-        await self.enter("load", calls.LOAD)
+        await self._caller.enter("load", calls.LOAD)
         try:
             self.model.load(image)
         except OSError as cause:
             raise calls.failure(cause) from cause
 
     async def unload(self) -> None:
-        await self.enter("unload", calls.LOAD)
+        await self._caller.enter("unload", calls.LOAD)
         self.model.unload()
 
     async def loaded(self) -> bool:
@@ -129,84 +109,17 @@ class InProcessKernel:
     async def reboot_kexec(self) -> NoReturn:
         """On success the caller is cancelled; what it does while it dies no longer counts. LUO is asked
         nothing: on RFC v2 it is a plain kexec in most states."""
-        await self.enter("reboot", calls.REBOOT)
+        await self._caller.enter("reboot", calls.REBOOT)
         try:
             self.model.freeze()
         except OSError as cause:
             raise calls.failure(cause) from cause
         self.die(jumped=True)
         self._reboot()
-        await _for_ever()
-
-    # --- for sessions and for the node
-
-    async def enter(self, short: str, call: str) -> None:
-        """Every call comes through here: a dead process makes none, and a fault may keep it.
-        Raises KernelError(ESHUTDOWN)."""
-        if not self._alive:
-            raise KernelError(errno.ESHUTDOWN, call, "this process died with its boot", reason="BOOT_OVER")
-        self.reap()
-        hang = self.model.hangs(short)
-        if not hang:
-            return
-        try:
-            await _for_ever()
-        finally:
-            # A process that a jump ended waited in a kernel whose log is gone.
-            if hang is Hang.WAITS and not self._jumped:
-                self.model.wait_killed(short)
-
-    def reap(self) -> None:
-        """A closed fd counts at once, not when the loop gets round to it."""
-        for export in tuple(self._exports):
-            export.reap()
-
-    async def out_of_memory(self) -> NoReturn:
-        """The OOM killer takes this process."""
-        self._kill()
-        await _for_ever()
-
-    def close(self, state: LuoSession) -> None:
-        """A handle of this process's own is closed. One that a jump has left behind closes nothing."""
-        if self._alive and not self._jumped:
-            self.model.close(state)
-
-    def export(self, state: LuoSession) -> int:
-        """A holder of its own, until the last copy of the fd is closed."""
-
-        def call(request: wire.Request) -> None:
-            number, argument = wire.decode_session(request.body, incoming=state.incoming)
-            if self.model.hangs(wire.CALLS[number]):
-                export.keep(request)
-                return
-            try:
-                wire.answer(request, *wire.session_call(self.model, state, number, argument, request.fd))
-            except OutOfMemory:
-                export.keep(request)
-                request.kill_caller()
-
-        def closed() -> None:
-            self._exports.discard(export)
-            self.model.close(state)
-
-        export = Export(call, closed)
-        state.holders += 1
-        self._exports.add(export)
-        return export.client_fd
+        await for_ever()
 
     def die(self, *, jumped: bool) -> None:
-        """The end of this process: by a kill (its handles are closed) or by a jump (they are
-        past). Idempotent. Exported fds follow only at a jump: other processes may hold them."""
-        self._jumped = self._jumped or jumped
+        """The end of this process, by a kill or by a jump. Idempotent."""
+        self._caller.jumped |= jumped
         self.sessions.die()
-        self._close_device()
-        self._alive = False
-        self.reap()
-        if jumped:
-            while self._exports:
-                self._exports.pop().end()
-
-
-async def _for_ever() -> NoReturn:
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("a future nobody can resolve was resolved")
+        self._caller.die()

@@ -1,18 +1,16 @@
-"""InProcessTokens: ports.TokenDevice over the LuoModel of an InProcessKernel."""
+"""InProcessTokens: ports.TokenDevice over a LuoModel in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from node_agent.kernel import failure as calls
 from node_agent.kernel import rfc2_abi as abi
+from node_agent.kernel.emulated.inprocess_caller import Caller
 from node_agent.kernel.emulated.rfc2.listing import listing
 from node_agent.kernel.emulated.rfc2.luo import Luo
 from node_agent.ports import TokenFile
-
-if TYPE_CHECKING:
-    from node_agent.kernel.emulated.inprocess import InProcessKernel
 
 T = TypeVar("T")
 
@@ -20,8 +18,8 @@ T = TypeVar("T")
 class InProcessTokens:
     """/dev/liveupdate of RFC v2 for one process."""
 
-    def __init__(self, kernel: InProcessKernel) -> None:
-        self._kernel = kernel
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     async def state(self) -> str:
         return str(await self._call("get_state", abi.GET_STATE, lambda luo: luo.state))
@@ -48,17 +46,17 @@ class InProcessTokens:
         await self._call("finish", abi.FINISH, lambda luo: luo.finish())
 
     async def registered(self) -> Sequence[int]:
-        rfc2 = self._kernel.model.rfc2
+        rfc2 = self._caller.model.rfc2
         return tuple(rfc2.files.outgoing) if rfc2 is not None else ()
 
     async def files(self) -> Sequence[TokenFile]:
-        rfc2 = self._kernel.model.rfc2
+        rfc2 = self._caller.model.rfc2
         return tuple(TokenFile(*row) for row in listing(rfc2)) if rfc2 is not None else ()
 
     async def _call(self, short: str, number: int, call: Callable[[Luo], T]) -> T:
         name = abi.CALL_NAMES[number]
-        await self._kernel.enter(short, name)
-        rfc2 = self._kernel.model.rfc2
+        await self._caller.enter(short, name)
+        rfc2 = self._caller.model.rfc2
         assert rfc2 is not None
         try:
             return call(rfc2.the_luo(calls.OPEN))

@@ -247,7 +247,7 @@ async def test_what_is_preserved_while_the_last_holder_goes_is_given_up_too() ->
 async def test_what_is_restored_while_the_session_ends_is_closed() -> None:
     device = Slow("updated")
     sessions = TokenSessions(cast(TokenDevice, device))
-    await sessions.recall({"s": {"1": 7}})
+    await sessions.recall({"s": {1: 7}})
     session = await sessions.retrieve_session("s")
     late = asyncio.ensure_future(session.retrieve_fd(1))
     await device.asked.wait()
