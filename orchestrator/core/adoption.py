@@ -69,15 +69,16 @@ def take_in(draft: Draft) -> None:
         draft.held.add(rollout.rollout_id)
 
 
-def awaits(fleet: Fleet, rollout_id: str) -> bool:
-    """Whether the rollout will take in an attempt, once the fleet is released: it does not end before."""
+def awaited(fleet: Fleet, rollout_id: str) -> frozenset[str]:
+    """Nodes whose attempts the rollout takes in once the fleet is released; it does not end before."""
+    found = []
     for node_id in fleet.unclaimed:
         attempt = fleet.newest_attempt(node_id)
         assert attempt is not None, "what is unclaimed is an attempt"
         home = home_of(fleet, attempt)
         if home is not None and home.rollout.rollout_id == rollout_id:
-            return True
-    return False
+            found.append(node_id)
+    return frozenset(found)
 
 
 def home_of(fleet: Fleet, attempt: AttemptRow) -> Home | None:

@@ -26,7 +26,7 @@ from orchestrator.core.waves import settle_in_batches, way_back_open
 def wind_up(draft: Draft, index: RolloutIndex) -> None:
     """Take a rollout in CANCEL or BACK towards its end; note nodes that are back."""
     row = index.row
-    if adoption.awaits(draft.fleet, row.rollout_id):
+    if adoption.awaited(draft.fleet, row.rollout_id):
         return
     back = [
         replace(

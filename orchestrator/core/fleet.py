@@ -34,7 +34,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.phases import Kind, Link, Phase
 from orchestrator.core.policy import FleetPolicy
-from orchestrator.core.settlement import is_forgotten
+from orchestrator.core.settlement import BACK, is_forgotten
 from orchestrator.core.standing import (
     Flag,
     Membership,
@@ -131,13 +131,16 @@ class Fleet:
 
     def last_attempt(self, member: MemberRow) -> AttemptRow | None:
         """The member's own newest, or the newest since that may have taken its node elsewhere."""
+        own = self.attempts.get((member.node_id, member.generation))
         generations = self._generations.get(member.node_id, ())
-        for generation in sorted((g for g in generations if g >= member.generation), reverse=True):
+        for generation in sorted((g for g in generations if g > member.generation), reverse=True):
             attempt = self.attempts[member.node_id, generation]
-            undone = attempt.phase is Phase.ABORTED and not is_forgotten(attempt)
-            if generation == member.generation or not undone:
+            if attempt.kind is Kind.ROLLBACK and attempt.phase in BACK:
+                there = self.rollouts[member.rollout_id].artifact.release
+                return own if attempt.to_release == there else attempt
+            if attempt.phase is not Phase.ABORTED or is_forgotten(attempt):
                 return attempt
-        return None
+        return own
 
     def enrolled_after(self, at: datetime) -> list[NodeRow]:
         """Nodes that were enrolled later than at, in the order of their names."""

@@ -26,6 +26,9 @@ from orchestrator.errors import Retry
 
 BAD_ENDS = frozenset({Phase.AWAITING_ROLLBACK, Phase.QUARANTINED, Phase.COLD_BOOTED, Phase.LOST})
 
+BACK = frozenset({Phase.BAKING, Phase.COMMITTED})
+"""Phases of a rollback that has brought its node back."""
+
 RUNS_PREVIOUS = "runs_previous_release"
 """Why a member is ROLLED_BACK that no rollback attempt brought back: a bad end of one is past."""
 

@@ -156,7 +156,7 @@ class Membership:
     own: AttemptRow | None
     last: AttemptRow | None
     """`own`, or the newest that may have taken the node elsewhere since. An attempt that was undone, another
-    rollout's or one of a lost future, has taken it nowhere."""
+    rollout's or one of a lost future, has taken it nowhere; a way back to where this one left it ends it."""
 
 
 @dataclass(frozen=True, slots=True)

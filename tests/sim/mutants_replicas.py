@@ -111,5 +111,5 @@ def an_undone_attempt_takes_its_node_elsewhere() -> Iterator[None]:
 @mutant("planner", "I9", worlds.restored_on_the_way_back)
 def a_way_back_ends_before_a_person_has_looked() -> Iterator[None]:
     """a rollout does not end while it is to take in an attempt of a lost future"""
-    with patch.object(adoption, "awaits", lambda fleet, rollout_id: False):
+    with patch.object(adoption, "awaited", lambda fleet, rollout_id: frozenset()):
         yield

@@ -18,8 +18,8 @@ I8   nobody jumps while a session that came in is unfinished: it would be lost; 
      nobody jumps with files registered unless they cross, nor from one model into the other.
 I9   a node is called LOST only after its silence lease of somebody's listening.
      A store that went back in time behind a node's back has stopped the fleet before anything starts.
-     A way back does not end while somebody could be brought back whose attempt was undone, nor with one
-     of a lost future that is nobody's.
+     A way back does not end while somebody could be brought back who is where his rollout has left him
+     (what came since was undone), nor with an attempt of a lost future that is nobody's.
 I13  nobody commits under an epoch that is not the database's.
 I10  at the reboot the JumpIntent is on the disk, and a journal that was torn is not taken for damaged.
 I11  health held for as long as the rollout asks before the attempt counts as good.
@@ -256,9 +256,13 @@ class Promises(NodePromises):
         newest = self._attempts.get((member.node_id, self._newest.get(member.node_id, 0)))
         if node is None or newest is None or member.outcome is Outcome.WRITTEN_OFF:
             return ""
-        undone = newest.phase is Phase.ABORTED and node.release == row.artifact.release
-        if undone and member.crossed and member.from_artifact and member.outcome is not Outcome.FAILED:
-            return f"runs {node.release}: its attempt {newest.generation} was undone"
+        there = node.release == row.artifact.release
+        undone = there and newest.phase is Phase.ABORTED
+        others = newest.rollout_id != row.rollout_id
+        back = there and others and newest.kind is Kind.ROLLBACK and newest.phase in UPDATED
+        able = member.crossed and member.from_artifact and member.outcome is not Outcome.FAILED
+        if able and (undone or back):
+            return f"runs {node.release}: attempt {newest.generation} has left it there"
         nobodys = newest.adopted and not newest.rollout_id and newest.kind is Kind.ROLLBACK
         if nobodys and newest.to_release == member.from_release:
             if newest.phase is Phase.BAKING:

@@ -106,9 +106,12 @@ def test_a_second_way_back_counts_though_the_store_knows_of_the_first() -> None:
     w.script("n0", fail_at="VERIFYING")
     until(w, "n0", Phase.QUARANTINED)
     assert w.attempt("n0").generation == 3
+    w.set_node("n0", release=NEW)
     v = gone_back(w, rows)
     v.hello_all(w)
     assert one(v, "n0").outlook == "NEEDS_WORD"
+    v.settle_plans()
+    assert v.reasons() == {"FLEET_STOPPED"}, "it is not called taken elsewhere: its rollout takes it in"
     v.release()
     v.settle_plans()
     assert (v.member("n0").outcome, v.member("n0").generation) == (Outcome.FAILED, 3)
@@ -157,6 +160,19 @@ def test_an_attempt_of_another_rollout_that_was_undone_supersedes_nothing() -> N
     w.set_node("n0", attempt=9, highest_generation=9)
     w.run()
     assert (w.state(), w.node("n0").release) == ("ROLLED_BACK", OLD)
+
+
+def test_a_way_back_of_another_rollout_to_where_this_one_left_it_supersedes_nothing() -> None:
+    """There and back: the node runs what this rollout brought it to, and goes back from there."""
+    for to, ends_as, release in ((NEW, "ROLLED_BACK", OLD), ("7.0.5", "FAILED", "7.0.5")):
+        w = going_back(1)
+        there = settled_attempt(w.node("n0"), Phase.COMMITTED, generation=8, rollout_id="r2")
+        back = replace(there, generation=9, kind=Kind.ROLLBACK, to_release=to)
+        w.put(there)
+        w.put(back)
+        w.set_node("n0", attempt=9, highest_generation=9, release=to)
+        w.run()
+        assert (w.state(), w.node("n0").release) == (ends_as, release)
 
 
 def test_one_that_a_lost_future_has_ended_may_have_taken_the_node_elsewhere() -> None:
