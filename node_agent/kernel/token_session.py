@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from node_agent.errors import KernelError
 from node_agent.kernel import failure as calls
 from node_agent.kernel.token_export import TokenExport
+from node_agent.ports import TokenDevice
 
-if TYPE_CHECKING:
-    from node_agent.kernel.tokens import TokenSessions
+
+class Owner(Protocol):
+    """What a session needs of tokens.TokenSessions, which says it of each."""
+
+    device: TokenDevice
+
+    def own(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    async def register(self, session: TokenSession, fd: int, token: int) -> None: ...
+    async def given_up(self, session: TokenSession) -> None: ...
+    async def let_go_or_later(self) -> None: ...
+    def forget(self, session: TokenSession) -> None: ...
 
 
 class TokenSession:
     """ports.Session. Made by TokenSessions only."""
 
-    def __init__(self, owner: TokenSessions, name: str, tokens: dict[int, int] | None) -> None:
+    def __init__(self, owner: Owner, name: str, tokens: dict[int, int] | None) -> None:
         self._owner = owner
         self._name = name
         self.incoming = tokens is not None
