@@ -281,8 +281,10 @@ def absorb(attempt: Attempt, event: ev.Event) -> Attempt:
         case ev.Unwound():
             return replace(attempt, tokens={})
         case ev.BootClassified(verdict, boot_id, _, marks, problem):
-            # A restart within the boot says nothing about how the boot came about.
-            known = attempt.verdict if verdict is Verdict.SAME_BOOT else verdict
+            # A restart within the boot says nothing about how the boot came about, and how a later one did
+            # says nothing about an attempt that was committed.
+            over = attempt.phase is Phase.COMMITTED and verdict is not Verdict.POISONED
+            known = attempt.verdict if over or verdict is Verdict.SAME_BOOT else verdict
             return replace(
                 attempt,
                 verdict=known,

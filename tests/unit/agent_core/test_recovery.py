@@ -113,7 +113,9 @@ def test_one_more_kexec_with_sessions_unfinished_is_quarantined(phase: Phase, ve
 
 def test_a_committed_node_may_be_rebooted_by_anybody() -> None:
     for verdict in (V.COLD_BOOT, V.FOREIGN_KEXEC, V.WRONG_KERNEL):
-        assert transition(attempt(P.COMMITTED), classified(verdict)).attempt.phase is P.COMMITTED
+        committed = replace(attempt(P.COMMITTED), verdict=Verdict.LIVE_UPDATED)
+        after = transition(committed, classified(verdict)).attempt
+        assert (after.phase, after.verdict) == (P.COMMITTED, Verdict.LIVE_UPDATED), "what proves it stays"
 
 
 def view(
