@@ -172,7 +172,7 @@ def nothing_is_kept(node: RealNode) -> bool:
 
 
 async def one_workload(node: RealNode) -> set[int]:
-    await node.until(lambda: len(node.workloads) == 1, "a workload")
+    await node.until_subscribed(1)
     return node.workloads
 
 

@@ -125,13 +125,19 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_told_where_to_go_on(
         cut.set()
         await boundary.refuse(context, error, **more)
 
+    sent = 0
+
     def fat(event: Event) -> pb.Event:
-        """So that few events are more than any window on the way."""
+        """So that few events are more than any window on the way. There is room for the first, so the machine
+        may take its time with it; the reader has little for the others."""
+        nonlocal sent
+        sent += 1
+        if sent > 1:
+            monkeypatch.setattr(watches, "SEND_TIMEOUT_S", 0.2)
         made = event_of(event)
         made.cause = "x" * 500_000
         return made
 
-    monkeypatch.setattr(watches, "SEND_TIMEOUT_S", 0.2)
     monkeypatch.setattr(watches, "EVENTS_PAGE", 1)
     monkeypatch.setattr(watches, "refuse", refuse)
     monkeypatch.setattr(watches, "event_of", fat)
@@ -150,6 +156,7 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_told_where_to_go_on(
         info = reason_of(caught.value)
         assert info.reason == "SLOW_READER"
         monkeypatch.setattr(watches, "event_of", event_of)
+        monkeypatch.setattr(watches, "SEND_TIMEOUT_S", 30.0)
         again = served.operators.ListEvents(pb.ListEventsRequest(cursor=seen[-1].cursor))
         rest = [event async for page in again for event in page.events]
         told = [event.seq for event in (*seen, *rest)]

@@ -78,7 +78,7 @@ def check_http(fleet: LocalFleet, pki: Pki) -> None:
             urllib.request.urlopen(url, timeout=5, context=known).read()
         pair = pki.agents["one"]
         known.load_cert_chain(pair.certificate, pair.key)
-        with urllib.request.urlopen(url, timeout=5, context=known) as answer:
+        with urllib.request.urlopen(url, timeout=30, context=known) as answer:
             assert answer.status == 200
     with pytest.raises((urllib.error.URLError, ConnectionError)):
         urllib.request.urlopen(f"http://{fleet.http}/metrics", timeout=5)
@@ -92,7 +92,7 @@ async def test_operators_without_the_right_certificate_are_denied(directory: Pat
         mallory = strangers.operators["alice"]
 
         async def list_with(*files: str, server: str = fleet.operators) -> Done:
-            command = module("orchestrator.cli.main", "--server", server, "--timeout", "5", *files, "list")
+            command = module("orchestrator.cli.main", "--server", server, "--timeout", "30", *files, "list")
             return await asyncio.to_thread(run, command)
 
         ca = ("--ca", str(pki.ca))

@@ -143,7 +143,7 @@ async def test_an_orchestrator_that_came_back_is_reached_at_once_and_old_channel
             await hello(dialer, first.address)
     assert dialer.channels == 0
     again = await FakeOrchestrator().start(int(first.address.rpartition(":")[2]))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(3):
         assert await hello(dialer, again.address) == "welcome"
     await dialer.close()
     await again.stop()
