@@ -73,7 +73,8 @@ class Luo:
     # --- files
 
     def fd_preserve(self, fd: int) -> int:
-        """A token. Raises OSError: EBUSY, EBADF, ENOENT, EEXIST."""
+        """A token. Raises OSError, the first that holds of EBADF, EBUSY, ENOENT, EEXIST."""
+        self.files.look_up(fd)
         self._only_in(LuoState.NORMAL, calls.FD_PRESERVE)
         return self.files.preserve(fd)
 

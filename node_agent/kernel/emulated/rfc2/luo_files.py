@@ -62,12 +62,16 @@ class LuoFiles:
         self._prepared: list[LuoFile] = []
         """In the order in which they were."""
 
-    def preserve(self, fd: int) -> int:
-        """A token. Raises OSError: EBADF, ENOENT (no handler), EEXIST (it has a token), EMFILE."""
+    def look_up(self, fd: int) -> Inode:
+        """fget(), as far as anybody sees it. Raises OSError: EBADF."""
         try:
-            inode = inode_of(fd)
+            return inode_of(fd)
         except OSError as cause:
             raise OSError(cause.errno, calls.FD_PRESERVE) from cause
+
+    def preserve(self, fd: int) -> int:
+        """A token. Raises OSError: EBADF, ENOENT (no handler), EEXIST (it has a token), EMFILE."""
+        inode = self.look_up(fd)
         handler = next((h for h in self.handlers if h.can_preserve(fd)), None)
         if handler is None:
             raise OSError(errno.ENOENT, calls.FD_PRESERVE)
