@@ -49,6 +49,8 @@ async def kexec(node: RunningNode, digest: str, *options: str) -> None:
     assert "jumped" in await node.luoctl("kexec", digest, *options)
     async with asyncio.timeout(30), node.heard:
         await node.heard.wait_for(lambda: classified(node) > boots)
+    told = await node.status()
+    assert (told["verdict"], told["by_hand"]) == ("FOREIGN_KEXEC", True)
 
 
 def classified(node: RunningNode) -> int:
