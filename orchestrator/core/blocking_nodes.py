@@ -255,7 +255,7 @@ def _needs_word(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: st
 
 def _not_ready(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str) -> Iterator[Blocker]:
     """One for each thing that the nodes say, in their words."""
-    at = _PLACES[Place.NOT_READY]
+    at, members = _PLACES[Place.NOT_READY], draft.fleet.members(row.rollout_id)
     groups: dict[tuple[str, str], list[Order]] = {}
     for order in orders:
         problem = draft.fleet.nodes[order[1]].not_ready
@@ -264,7 +264,8 @@ def _not_ready(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str
     for (message, remedy), some in sorted(groups.items()):
         nodes = _ids(some)
         lead = f"On the node: {remedy.rstrip('.')}" if remedy else at.lead.format(node=nodes[0])
-        told_so = told(draft.fleet, lead, row.rollout_id, _about(nodes, at))
+        crossed = [node_id for node_id in nodes[:FEW] if members[node_id].crossed]
+        told_so = told(draft.fleet, lead, row.rollout_id, _about(nodes, at), last=crossed)
         yield on(at.reason, f"{at.text}: {message}", told_so, some, wave=wave)
 
 

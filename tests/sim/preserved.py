@@ -42,6 +42,8 @@ def crosses(model: LuoModel) -> bool:
 
 def needs_cold_boot(model: LuoModel) -> str:
     """Why no update can begin in this boot, whatever the agent does; empty if it can."""
+    if not model.facts().luo:
+        return "there is no LUO, or it is poisoned"
     rfc2 = model.rfc2
     if rfc2 is None or rfc2.luo is None:
         return ""

@@ -117,7 +117,10 @@ def test_the_way_back_waits_for_it_too() -> None:
     assert (w.node("n0").release, w.member("n0").outcome) == (OLD, Outcome.ROLLED_BACK)
     assert (w.row().ended_as, place(w, "n1")) == ("", Place.NOT_READY)
     told = {b.reason: b.remedy for b in w.plan().blockers["r1"]}
-    assert told["NODE_NOT_READY"] == "On the node: End it with `luoctl finish`.", "it cannot be left out"
+    assert told["NODE_NOT_READY"] == (
+        "On the node: End it with `luoctl finish`, or once powered off and without a link, "
+        "`liveroll write-off n1 -m WHY` gives up on what will not return."
+    ), "it cannot be left out"
     w.set_node("n1", not_ready=None)
     w.run()
     assert w.state() == "ROLLED_BACK"
