@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from orchestrator.core.adoption import home_of, is_open
 from orchestrator.core.beyond import Beyond
 from orchestrator.core.model import AttemptRow, NodeRow
-from orchestrator.core.phases import BEFORE_JUMP, Kind, Link, Phase
+from orchestrator.core.phases import BEFORE_JUMP, Goal, Kind, Link, Phase
 from orchestrator.core.transitions_regression import stands
 
 if TYPE_CHECKING:
@@ -110,11 +110,13 @@ def _difference(fleet: Fleet, node: NodeRow, beyond: Beyond) -> Difference:
     rollout_id = newest.rollout_id
     if not rollout_id and (home := home_of(fleet, newest)) is not None:
         rollout_id = home.rollout.rollout_id
-    outlook, message, remedy = _outlook(newest, rollout_id)
+    rollout = fleet.rollouts.get(rollout_id)
+    outlook, message, remedy = _outlook(newest, rollout_id, rollout is None or rollout.goal is Goal.FORWARD)
     return found(outlook, message, remedy, rollout_id)
 
 
-def _outlook(a: AttemptRow, rollout_id: str) -> tuple[Outlook, str, str]:
+def _outlook(a: AttemptRow, rollout_id: str, forward: bool) -> tuple[Outlook, str, str]:
+    """forward: its rollout, if it has one, goes forward."""
     name, of = f"attempt {a.generation}", f" of {rollout_id}" if rollout_id else ""
     if is_open(a):
         if a.phase in BEFORE_JUMP or a.phase is Phase.UNWINDING:
@@ -136,8 +138,8 @@ def _outlook(a: AttemptRow, rollout_id: str) -> tuple[Outlook, str, str]:
         return Outlook.NUMBERS_ONLY, f"{name} was undone; its next is {a.generation + 1}", ""
     if a.kind is Kind.ROLLBACK:
         again = f"`liveroll retry {rollout_id} {a.node_id} -m WHY` sends it forward again."
-        remedy = again if rollout_id else ""
-        return Outlook.ROLLED_BACK, f"{name} took it back to {a.to_release}: it stays there{of}", remedy
+        remedy = again if rollout_id and forward else ""
+        return Outlook.ROLLED_BACK, f"{name}{of} took it back to {a.to_release}: it stays there", remedy
     if rollout_id:
         text = f"runs {a.to_release} by {name}: counts as updated in {rollout_id}"
         return Outlook.COUNTS_AS_UPDATED, text, ""

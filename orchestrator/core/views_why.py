@@ -115,7 +115,11 @@ def explain_node(
             text += f": {own.problem.message}"
             if own.problem.remedy:
                 text += f". {own.problem.remedy}"
-    return text, _mine(blockers, row, member, general=False)
+    standing = fleet.indexes[row.rollout_id].standings.get(name)
+    place = standing.place if standing is not None and standing.lane is Lane.BACK else None
+    if place is not None:
+        text += f"; it is to be brought back: {_WAITS[place]}"
+    return text, _mine(blockers, row, member, general=place is not None)
 
 
 def _waiting(

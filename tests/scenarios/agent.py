@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from orchestrator.core.messages import (
+    AttemptMemory,
     AttemptRef,
     CommandRefusal,
     Heartbeat,
@@ -94,6 +95,8 @@ class Agent:
     highest: int = 0
     highest_incarnation: str = ""
     ref: AttemptRef | None = None
+    memory: AttemptMemory | None = None
+    """What its journal says of that attempt; None if it is only claimed."""
     phase: Phase = Phase.IDLE
     kind: Kind = Kind.FORWARD
     to: str = ""
@@ -131,6 +134,8 @@ class Agent:
             staged_artifacts=self.staged,
             rollback_artifact=f"sha-{self.release}",
             command_line="quiet",
+            acknowledged_seq=(self.unsent[0].seq - 1 if self.unsent else self.seq) if self.memory else 0,
+            memory=replace(self.memory, verdict=self.verdict) if self.memory else None,
         )
 
     def heartbeat(self, now: datetime) -> Heartbeat:
@@ -226,6 +231,7 @@ class Agent:
                     return
                 self.highest, self.kind, self.to, self.problem = generation, kind, artifact.release, None
                 self.ref = AttemptRef(self.node_id, generation, incarnation)
+                self.memory = AttemptMemory(kind, artifact, self.release, self.boot_id, None)
                 self._say("Prepared", Phase.LOADING, now)
             case DesiredProceed(stamp=stamp, valid_for=valid_for) if mine and self.phase is Phase.PRESERVED:
                 if stamp.boot_id == self.boot_id and now - self.boot_at < stamp.boottime + valid_for:

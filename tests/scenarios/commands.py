@@ -20,6 +20,7 @@ hand n2 prepared | hand n2 normal         somebody drives its LUO by hand, and h
 cut n2 | vanish n2 | link n2              the link ends, noticed or not; it comes back
 link n2 generation=7 phase=COMMITTED release=7.1.0    and says so
 restart                                   the orchestrator dies and comes back
+backup | restore                          its store is copied; it dies and comes back with that copy
 """
 
 from __future__ import annotations
@@ -148,6 +149,7 @@ class Script:
                 generation = int(words["generation"])
                 agent.highest = generation
                 agent.ref = AttemptRef(name, generation, words.get("incarnation", "inc-1"))
+                agent.memory = None
                 agent.phase = Phase(words.get("phase", "COMMITTED"))
                 claims["status"] = NodeStatus(agent.ref, agent.phase)
             if "release" in words:
@@ -176,6 +178,13 @@ class Script:
     def do_restart(self, names: list[str], words: dict[str, str]) -> None:
         self.world.restart()
         self.world.say("restart", "links are unknown until their nodes say Hello")
+
+    def do_backup(self, names: list[str], words: dict[str, str]) -> None:
+        self.world.backup()
+
+    def do_restore(self, names: list[str], words: dict[str, str]) -> None:
+        self.world.restore()
+        self.world.say("restore", "the store is as it was at the backup, and links are unknown")
 
     # --- time ------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from orchestrator.core.model import Artifact, Change, Event, NewEvent, Row, RowK
 from orchestrator.core.phases import Kind, Phase
 from orchestrator.core.planner import plan
 from orchestrator.core.policy import FleetPolicy
+from orchestrator.core.transitions_regression import stop_regressed
 from tests.scenarios.agent import SILENT, Agent
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -41,6 +42,7 @@ class World:
         self.head_seq = 0
         self.agents: dict[str, Agent] = {}
         self.story: list[str] = []
+        self._copy: tuple[dict[RowKey, Row], int] = ({}, 0)
         self._walked: dict[str, list[Phase]] = {}
         self._walk_ended = START
         self.checker = self._checker()
@@ -139,6 +141,15 @@ class World:
         self.checker = self._checker()
         for agent in self.agents.values():
             self._unlinked(agent)
+
+    def backup(self) -> None:
+        self._copy = (dict(self.rows), self.head_seq)
+
+    def restore(self) -> None:
+        """The orchestrator dies, and comes back with an older store, which notices it."""
+        self.rows, self.head_seq = dict(self._copy[0]), self._copy[1]
+        self.restart()
+        self.commit(stop_regressed(self.fleet.row, "a backup was put back", self.now))
 
     # --- links -----------------------------------------------------------------------
 

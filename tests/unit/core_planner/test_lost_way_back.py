@@ -229,6 +229,25 @@ def test_why_names_who_was_taken_elsewhere_and_by_hand_it_comes_back() -> None:
         assert (w.state(), told(w)) == ("ROLLED_BACK", [])
 
 
+def test_why_says_of_a_node_on_its_way_back_what_it_waits_for() -> None:
+    w = going_back(2)
+    w.settle_plans()
+    w.set_fleet(stopped="OPERATOR", stop_message="smoke")
+    said = explain(w.fleet, "r1", "n0", w.plan(), w.now)
+    assert said.summary.endswith("it is to be brought back: it is ready; its turn has not come")
+    assert "FLEET_STOPPED" in [b.reason for b in said.blockers]
+
+
+def test_a_difference_of_a_way_back_names_no_call_that_would_be_refused() -> None:
+    w = going_back(1)
+    rows = backup(w)
+    just(w, "n0", Phase.COMMITTED, Kind.ROLLBACK)
+    v = gone_back(w, rows)
+    v.hello_all(w)
+    assert (one(v, "n0").remedy, one(v, "n0").outlook) == ("", "ROLLED_BACK")
+    assert one(v, "n0").message == f"attempt 2 of r1 took it back to {OLD}: it stays there"
+
+
 def test_why_names_who_has_nothing_to_go_back_to() -> None:
     w = going_back(2)
     w.set_member("n1", from_artifact="")
