@@ -13,10 +13,14 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--without", default="", help="what that one's world lacks (see edits.py)")
-    parser.add_argument("--brief", action="store_true", help="that one as make test runs it, mended sooner")
+    parser.add_argument("--brief", action="store_true", help="as make test runs them, mended sooner")
     parser.add_argument("--verbose", action="store_true", help="print the story as it happens")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="workers; default: all cores")
-    parser.add_argument("--counters", action="store_true", help="print what was reached, and how often")
+    parser.add_argument(
+        "--counters",
+        action="store_true",
+        help="print what was reached, how often, and in how many of the seeds",
+    )
     parser.add_argument("--minimise", type=float, default=60.0, metavar="S", help="at most so long a failure")
     parser.add_argument("--keep-going", type=int, default=10, metavar="N", help="stop after N failures")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
@@ -45,7 +49,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     from tests.sim.campaign import run
-    from tests.sim.counters import DECLARED, unreached
+    from tests.sim.counters import DECLARED, OFTEN, OFTEN_SHARE, unreached
 
     as_json = options.output == "json"
     campaign = run(
@@ -54,17 +58,24 @@ def _search(options: argparse.Namespace) -> int:
         minimise_s=options.minimise,
         keep_going=options.keep_going,
         quiet=as_json,
+        briefly=options.brief,
     )
     if as_json:
         print(campaign.as_json())
         return 1 if campaign.failed else 0
     if options.counters:
         for name, count in sorted(campaign.seen.items()):
-            print(f"{count:8}  {name}")
+            print(f"{count:8} {campaign.share(name):7.1%}  {name}")
     missing = unreached(campaign.seen)
     print(f"reached {len(DECLARED) - len(missing)} of {len(DECLARED)} declared places; not reached:")
     for name in missing:
         print(f"          {name}")
+    if seldom := campaign.seldom():
+        print(f"in fewer than {OFTEN_SHARE:.0%} of the seeds, and ought to be in more:")
+        for name in seldom:
+            print(f"{campaign.share(name):9.1%} {name}")
+    else:
+        print(f"each of the {len(OFTEN)} that ought to be often is in {OFTEN_SHARE:.0%} of the seeds or more")
     print(campaign.progress())
     for outcome in sorted(campaign.failed, key=lambda o: o.seed):
         print(f"failed: seed {outcome.seed} {outcome.invariant}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from node_agent.core.phases import SETTLED, Phase
 from orchestrator.core.model import Change, Desired, NodeRow
-from tests.sim import chaos, chaos_nodes
+from tests.sim import chaos, chaos_nodes, kexec
 from tests.sim.operators import press
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ NODE_BLOWS: dict[str, Callable[[SimNode, random.Random], None]] = {
     "agent killed": lambda node, _: node.crash_agent(),
     "agent stopped": lambda node, rng: chaos_nodes.stop_agent(node, rng.choice((6, 30, 90))),
     "power lost": lambda node, _: node.lose_power(),
-    "kexec by a stranger": lambda node, rng: node.foreign_kexec(
-        rng.choice((node.release, "6.12.77-foreign"))
+    "kexec by a stranger": lambda node, rng: kexec.foreign(
+        node, rng.choice((node.release, "6.12.77-foreign"))
     ),
     "link cut": _cut,
     "node cut off": _part,

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-from tests.sim.counters import unreached
+from tests.sim.counters import OFTEN, OFTEN_SHARE, unreached
+from tests.sim.draw import brief, draw
 from tests.sim.minimise import minimise
-from tests.sim.world import Result, run_seed
+from tests.sim.world import Result, run_scenario
 
 PROGRESS_S = 5.0
 SEED_MOST_S = 300
@@ -44,6 +45,8 @@ class Campaign:
     """All outcomes together."""
 
     seen: Counter[str] = field(default_factory=Counter)
+    worlds: Counter[str] = field(default_factory=Counter)
+    """In how many seeds each was seen."""
     failed: list[Outcome] = field(default_factory=list)
     done: int = 0
     virtual_s: float = 0.0
@@ -51,6 +54,7 @@ class Campaign:
 
     def take(self, outcome: Outcome) -> None:
         self.seen.update(outcome.seen)
+        self.worlds.update(set(outcome.seen))
         self.done += 1
         self.virtual_s += outcome.virtual_s
         if outcome.invariant:
@@ -63,6 +67,14 @@ class Campaign:
             f"{self.virtual_s / 3600:.0f} h simulated ({self.virtual_s / 3600 / took_s:.2f} h/s)"
         )
 
+    def share(self, name: str) -> float:
+        """Of the seeds, 0 … 1."""
+        return self.worlds[name] / max(self.done, 1)
+
+    def seldom(self) -> list[str]:
+        """What ought to be reached often, and was not."""
+        return [name for name in OFTEN if self.share(name) < OFTEN_SHARE]
+
     def as_json(self) -> str:
         return json.dumps(
             {
@@ -71,30 +83,35 @@ class Campaign:
                 "simulated_h": round(self.virtual_s / 3600, 1),
                 "took_s": round(self.took_s, 1),
                 "unreached": unreached(self.seen),
+                "seldom": {name: self.worlds[name] for name in self.seldom()},
                 "reached": dict(sorted(self.seen.items())),
+                "worlds": dict(sorted(self.worlds.items())),
             },
             indent=1,
         )
 
 
-def run_one(seed: int, minimise_s: float) -> Outcome:
-    """In a worker."""
+def run_one(seed: int, minimise_s: float, *, briefly: bool = False) -> Outcome:
+    """In a worker. briefly: as `make test` runs it."""
     signal.signal(signal.SIGALRM, _hang)
     signal.alarm(SEED_MOST_S)
     try:
-        result = run_seed(seed)
+        result = run_scenario(brief(seed) if briefly else draw(seed))
     except Hangs:
         return Outcome(seed, Counter(), 0.0, "HANGS", f"seed {seed}: it has not ended after {SEED_MOST_S} s")
     finally:
         signal.alarm(0)
     if result.violation is None:
         return Outcome(seed, result.seen, result.virtual_s)
-    return Outcome(seed, result.seen, result.virtual_s, result.violation.invariant, _told(result, minimise_s))
+    return Outcome(
+        seed, result.seen, result.virtual_s, result.violation.invariant, _told(result, minimise_s, briefly)
+    )
 
 
-def _told(result: Result, minimise_s: float) -> str:
-    whole = f"{result}\nreplay: python -m tests.sim --seed {result.seed} --verbose\n"
-    if not minimise_s:
+def _told(result: Result, minimise_s: float, briefly: bool) -> str:
+    word = " --brief" if briefly else ""
+    whole = f"{result}\nreplay: python -m tests.sim{word} --seed {result.seed} --verbose\n"
+    if not minimise_s or briefly:
         return whole
     signal.alarm(int(2 * minimise_s) + 60)
     try:
@@ -109,26 +126,35 @@ def _hang(number: int, frame: FrameType | None) -> None:
     raise Hangs
 
 
-def outcomes(seeds: Sequence[int], jobs: int, minimise_s: float) -> Iterator[Outcome]:
+def outcomes(seeds: Sequence[int], jobs: int, minimise_s: float, *, briefly: bool) -> Iterator[Outcome]:
     """As they come."""
     if jobs == 1:
-        yield from (run_one(seed, minimise_s) for seed in seeds)
+        yield from (run_one(seed, minimise_s, briefly=briefly) for seed in seeds)
         return
     os.environ["PYTHONHASHSEED"] = "0"
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        work: Iterable[tuple[int, float]] = ((seed, minimise_s) for seed in seeds)
+        work: Iterable[tuple[int, float, bool]] = ((seed, minimise_s, briefly) for seed in seeds)
         yield from pool.imap_unordered(_run_one, work, chunksize=1)
 
 
-def _run_one(work: tuple[int, float]) -> Outcome:
-    return run_one(*work)
+def _run_one(work: tuple[int, float, bool]) -> Outcome:
+    seed, minimise_s, briefly = work
+    return run_one(seed, minimise_s, briefly=briefly)
 
 
-def run(seeds: Sequence[int], *, jobs: int, minimise_s: float, keep_going: int, quiet: bool) -> Campaign:
+def run(
+    seeds: Sequence[int],
+    *,
+    jobs: int,
+    minimise_s: float,
+    keep_going: int,
+    quiet: bool,
+    briefly: bool = False,
+) -> Campaign:
     """Prints failures as they come, and how far it is."""
     campaign = Campaign()
     began_s = told_s = time.monotonic()
-    for outcome in outcomes(seeds, jobs, minimise_s):
+    for outcome in outcomes(seeds, jobs, minimise_s, briefly=briefly):
         campaign.take(outcome)
         campaign.took_s = time.monotonic() - began_s
         if outcome.invariant and not quiet:

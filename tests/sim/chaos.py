@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core.phases import Kind
 from orchestrator.runtime.leader import TTL
-from tests.sim import chaos_luo, chaos_nodes
+from tests.sim import chaos_hands, chaos_luo, chaos_nodes
 from tests.sim.life import Life
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def faults(world: World) -> Iterator[asyncio.Task[None]]:
         ("clone", rates.clone_s, chaos_nodes.clone),
         ("relabel", rates.relabel_s, chaos_nodes.relabel),
         ("luo by hand", rates.luo_by_hand_s, chaos_luo.by_hand),
+        ("luo driven", rates.luo_driven_s, chaos_hands.wait),
+        ("luoctl", rates.luoctl_s, chaos_hands.luoctl),
         ("ambush", rates.ambush_s, lambda world, rng: world.ambushes.lay(rng)),
     ]
     for name, every_s, act in loops:

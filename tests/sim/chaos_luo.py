@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-def _luo(node: SimNode) -> Luo | None:
+def luo_of(node: SimNode) -> Luo | None:
     """None while nobody can use it."""
     rfc2 = node.emulated.model.rfc2
     usable = rfc2 is not None and rfc2.luo is not None and not rfc2.luo.lock.held_by
     return rfc2.luo if rfc2 is not None and usable and node.emulated.running else None
+
+
+def is_updated(node: SimNode) -> bool:
+    """Is FINISH due?"""
+    rfc2 = node.emulated.model.rfc2
+    return rfc2 is not None and rfc2.state is LuoState.UPDATED
 
 
 def by_hand(world: World, rng: random.Random) -> None:
@@ -45,7 +51,7 @@ def by_hand(world: World, rng: random.Random) -> None:
 def passing(node: SimNode) -> None:
     """A node's agent is at a point; somebody may have waited for it."""
     hands, phase = node.world.hands, node.phase
-    if phase in hands and node.world.chaos and (luo := _luo(node)) is not None and _use(node, luo):
+    if phase in hands and node.world.chaos and (luo := luo_of(node)) is not None and _use(node, luo):
         hands.remove(phase)
 
 
@@ -53,7 +59,9 @@ def _use(node: SimNode, luo: Luo) -> bool:
     """Undoes, ends or prepares, as the state admits; whether it admits anything."""
     if luo.state in (LuoState.PREPARED, LuoState.FROZEN):
         _did(node, "cancel")
-        luo.cancel()
+        with suppress(OSError):
+            # Another user of KHO may mind.
+            luo.cancel()
     elif luo.state is LuoState.UPDATED:
         _did(node, "finish")
         luo.finish()
@@ -74,9 +82,10 @@ def _did(node: SimNode, what: str) -> None:
 
 def tidy(node: SimNode) -> bool:
     """End what is left on a node at rest, as its preflight says; whether anything was."""
-    luo = _luo(node)
+    luo = luo_of(node)
     if luo is None:
         return False
+    node.by_hand = False
     registered = tuple(luo.files.outgoing)
     if luo.state is LuoState.NORMAL and not registered:
         return False

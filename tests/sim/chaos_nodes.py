@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
+from tests.sim import kexec
 from tests.sim.node import SimNode
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def foreign(world: World, rng: random.Random) -> None:
     """Somebody on the node loads a kernel and calls kexec, whatever the agent is about."""
     node = _some_node(world, rng)
     if node.emulated.running:
-        node.foreign_kexec(rng.choice((node.release, "6.12.77-foreign")))
+        kexec.foreign(node, rng.choice((node.release, "6.12.77-foreign")))
 
 
 def clone(world: World, rng: random.Random) -> None:

@@ -269,6 +269,9 @@ class Checks:
 
     def loading(self, node: SimNode, image: KexecImage) -> None:
         """kexec_file_load is about to be called."""
+        if not attempt_on_command_line(image.command_line):
+            node.tell(f"loads {image.release} by hand")
+            return
         generation = generation_of(image.command_line)
         highest = self._loaded.get(node.name, 0)
         node.tell(f"loads {image.release} for attempt {generation}")
@@ -296,6 +299,11 @@ class Checks:
         loaded = node.emulated.model._loaded
         if loaded is None:
             node.tell("reboot without an image")
+            return
+        if not attempt_on_command_line(loaded.command_line):
+            node.tell("reboot by hand")
+            self.world.story.count("luoctl kexec")
+            self._jumps.pop(node.name, None)
             return
         generation = generation_of(loaded.command_line)
         truth = self.truths.setdefault((node.name, generation), Truth())

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Iterator
 
-from node_agent.core.phases import Phase
+from node_agent.core.phases import SETTLED, Phase
 from node_agent.core.recovery import RECOVERY, Verdict
 from node_agent.core.saga import TABLE, Signal
+from node_agent.kernel.emulated.rfc2.states import TRANSITIONS, LuoEvent, LuoState
 from node_agent.runtime.runner_boot import MAY_HAVE_CROSSED
 from tests.sim.ambush import BLOWS, COMMANDS, NODE_BLOWS, PHASES
+from tests.sim.participants import CALLBACKS
 
 _EVENTS: dict[Signal, tuple[str, ...]] = {
     Signal.NOTHING_CROSSED: ("StepFailed", "TimedOut"),
@@ -86,6 +88,7 @@ FAULTS = (
     "journal bit flipped",
     "journal set aside",
     "lease lost with a PROCEED in flight",
+    "luoctl prepare refused: ATTEMPT_UNDER_WAY",
     "link cut",
     "link moved between replicas in PRESERVED",
     "memory spoilt",
@@ -129,6 +132,50 @@ FAULTS = (
     "workload: keep_session",
     "workload: refuse_ready",
 )
+
+IN_ATTEMPT = tuple(phase for phase in Phase if phase not in SETTLED)
+
+ILLEGAL = (
+    *(
+        f"LUO refuses {event} in [{state}]"
+        for state, event in itertools.product(LuoState, LuoEvent)
+        if (state, event) not in TRANSITIONS
+    ),
+    *(f"LUO refuses FD_PRESERVE in [{state}]" for state in LuoState if state is not LuoState.NORMAL),
+    *(f"LUO refuses FD_UNPRESERVE in [{state}]" for state in LuoState if state is not LuoState.NORMAL),
+    *(f"LUO refuses FD_RESTORE in [{state}]" for state in LuoState if state is not LuoState.UPDATED),
+    *(
+        f"LUO refuses {what} through debugfs, luo-driven, in [{state}]"
+        for what, state in itertools.product(("a finalize", "an abort"), LuoState)
+    ),
+    "LUO refuses a finalize through debugfs, notifier, in [prepared]",
+    "LUO refuses a finalize through debugfs, notifier, in [frozen]",
+    "LUO refuses a finalize through debugfs, notifier, in [updated]",
+    "LUO refuses an abort through debugfs, notifier, in [normal]",
+    "LUO refuses an abort through debugfs, notifier, in [updated]",
+)
+"""Every event, registration and finalize that the model has not in a state (chaos_hands.py)."""
+
+DRIVEN = ("prepare", "freeze", "cancel", "finish", "finalize", "abort", "preserve", "unpreserve")
+
+VERBS = ("state", "list", "preserve", "prepare", "freeze", "cancel", "finish", "kexec")
+
+HANDS = (
+    *ILLEGAL,
+    *(f"LUO driven by hand: {deed}" for deed in DRIVEN),
+    *(f"LUO driven by hand in {phase}" for phase in IN_ATTEMPT),
+    *(f"callback refused: {call} of {who}" for who, call in CALLBACKS),
+    *(f"luoctl {verb}" for verb in VERBS),
+    "fleet of both models",
+    "fleet of rfc-v2",
+    "fleet of sessions",
+    "boot of RFC v2, luo-driven",
+    "boot of RFC v2, notifier",
+    "kexec from luo-driven to notifier",
+    "kexec from notifier to luo-driven",
+    "cold boot",
+)
+"""What is done to LUO and KHO past the agent, and by whom they are refused."""
 
 STORE_CALLS = ("acquire", "beat", "changes", "commit", "events", "first_seq", "load", "recall")
 SENDS = ("ack", "command", "welcome")
@@ -185,6 +232,7 @@ BLOCKERS = (
     "NEEDS_OPERATOR",
     "NODES_BAKING",
     "NODE_IN_MAINTENANCE",
+    "NODE_NOT_READY",
     "NODE_UNCOMMITTED",
     "NODE_UNHEALTHY",
     "NODE_UNREACHABLE",
@@ -237,6 +285,7 @@ _CHANCE = tuple(
 
 DECLARED: tuple[str, ...] = (
     *FAULTS,
+    *HANDS,
     *(f"saga {row}" for row in ROWS),
     *(f"agent crashed at {row}" for row in ROWS),
     *(f"agent crashed at {call}" for call in PORT_CALLS),
@@ -251,6 +300,11 @@ DECLARED: tuple[str, ...] = (
     *(f"rollout {end}" for end in ENDS),
     *_CHANCE,
 )
+
+
+OFTEN_SHARE = 0.05
+OFTEN = (*HANDS, "PREPARE refused: NOT_ENOUGH_MEMORY", "foreign kexec")
+"""Of them, what is drawn so that at least this share of the seeds reaches each."""
 
 
 def unreached(seen: Container[str]) -> list[str]:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from node_agent.kernel.emulated.image import SESSIONS
+from node_agent.kernel.emulated.image import RFC2, SESSIONS
 from node_agent.kernel.emulated.phases import PhaseTimes
 from node_agent.kernel.faults import Fault, FaultKind, FaultPlan
 from orchestrator.core.policy import FleetPolicy
@@ -136,6 +136,12 @@ class Rates:
     """Whether they strike the orchestrator, and have operators call."""
     luo_by_hand_s: float = 0.0
     """Mean time between uses of LUO by hand on some node of RFC v2; 0 never."""
+    luo_driven_s: float = 0.0
+    """Mean time between people who wait to drive LUO past the agent (chaos_hands.py); 0 never."""
+    luoctl_s: float = 0.0
+    """Mean time between calls of LUO's own verbs of luoctl; 0 never."""
+    callbacks_refuse: float = 0.0
+    """A participant of LUO or KHO refuses a callback (participants.py)."""
     step_s: float = 0.0
     """Most that an agent's call of a port takes."""
     relabel_s: float = 0.0
@@ -167,6 +173,8 @@ class Scenario:
     """After the healing, how long nobody answers what blocks."""
     couplings: Mapping[str, str] = field(default_factory=dict)
     """Release → coupling of LUO and KHO, where it is of RFC v2's model."""
+    patient: bool = False
+    """Rollouts go on, however many nodes fail: where much is done to LUO, few come far."""
     only: Mapping[str, str] = field(default_factory=dict)
     """Release → the one model that it is there for; any other is there for both."""
 
@@ -206,6 +214,8 @@ def draw(seed: int) -> Scenario:
     )
     policy, rates = _policy(rng), _more_rates(more, profile, _rates(rng, profile), replicas)
     rates = replace(rates, luo_by_hand_s=draw_luo.by_hand_s(luo, likely=profile in ("nodes", "storm")))
+    worse = draw_luo.later(random.Random(f"{seed}/luo-later"), profile)
+    rates = replace(rates, **worse)
     rates = replace(rates, restore_back_s=_restore_back_s(random.Random(f"{seed}/restore-back"), profile))
     couplings = draw_luo.couplings(luo, (*OLD, *NEW))
     only = draw_luo.of_one_model(luo, rollouts[-1][1].target.artifact, of_nodes)
@@ -223,6 +233,7 @@ def draw(seed: int) -> Scenario:
         replicas=replicas,
         fair_after_s=more.choice((0.0, 0.0, 0.0, 1200.0)),
         couplings=couplings,
+        patient=bool(worse) and RFC2 in of_nodes,
         only=only,
     )
 

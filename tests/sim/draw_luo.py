@@ -18,6 +18,17 @@ SHARES = (0.0, 0.0, 0.3, 0.5, 1.0)
 """Of a world's nodes that are RFC v2's; a third of all."""
 OF_ONE_MODEL = 0.15
 """How often the newest target of a mixed fleet is there for one of its models only."""
+WORSE = (
+    ("luo_driven_s",),
+    ("luo_driven_s", "callbacks_refuse"),
+    ("luo_driven_s", "callbacks_refuse"),
+    ("luo_driven_s", "callbacks_refuse"),
+    ("luo_driven_s", "luoctl_s"),
+    ("callbacks_refuse",),
+    ("callbacks_refuse",),
+    ("luo_driven_s", "callbacks_refuse", "luoctl_s"),
+)
+"""Rates that came later, and go together in one world: all of them at once let few updates succeed."""
 HANGS = ("prepare", "cancel", "finish", "fd_preserve", "fd_restore")
 
 
@@ -58,6 +69,16 @@ def by_hand_s(rng: random.Random, *, likely: bool) -> float:
     """How often somebody uses LUO by hand."""
     every_s = rng.choice((0.0, 0.0, 20.0, 60.0))
     return every_s if likely else 0.0
+
+
+def later(rng: random.Random, profile: str) -> dict[str, float]:
+    """What came later: Rates by name, from a stream of their own."""
+    driven_s, luoctl_s, refuse = rng.choice((1.0, 3.0)), rng.choice((10.0, 40.0)), rng.choice((0.4, 0.8))
+    chosen = rng.choice(WORSE)
+    if profile == "calm":
+        return {}
+    found = {"luo_driven_s": driven_s, "luoctl_s": luoctl_s, "callbacks_refuse": refuse}
+    return {name: rate for name, rate in found.items() if name in chosen}
 
 
 def images(model: str, couplings: Mapping[str, str], only: Mapping[str, str]) -> ImageTable:

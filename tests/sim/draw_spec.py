@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 
 from orchestrator.core.spec import (
@@ -118,6 +119,13 @@ def rollout_spec(
         proceed_lease=seconds(rng.choice((8, 15, 25))),
         health_hold=seconds(rng.choice((0, 3, 10))),
         acknowledge_timeout=seconds(rng.choice((15, 60))),
+    )
+
+
+def patient(spec: RolloutSpec) -> RolloutSpec:
+    """One that goes on, however many nodes fail."""
+    return replace(
+        spec, budgets=replace(spec.budgets, failures=FailureBudget(Amount(percent=100), frozenset()))
     )
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from node_agent.core.phases import SETTLED, Phase
-from tests.sim import preserved
+from tests.sim import chaos_luo, preserved
 from tests.sim.fair import Fair
 from tests.sim.story import Violation
 
@@ -54,6 +54,8 @@ class Ending:
             self._must_be_explained(fair)
 
         await asyncio.sleep(QUIET_S)
+        if self._tidied_up():
+            await asyncio.sleep(QUIET_S)
         for _ in range(30):
             # An agent that was told STORE_REGRESSED dials slowly: up to every ten minutes.
             if all(node.linked for node in self.world.nodes.values()):
@@ -84,6 +86,17 @@ class Ending:
         for rollout, looks in fair.unexplained.items():
             if looks >= 5:
                 raise Violation("I7", f"{rollout} stands still, with neither blocker nor wake", rollout)
+
+    def _tidied_up(self) -> bool:
+        """Who has put something into LUO by hand takes it out; whether a node boots for it."""
+        booting = False
+        for node in self.world.nodes.values():
+            if not node.by_hand or not node.settled or chaos_luo.tidy(node):
+                continue
+            if preserved.needs_cold_boot(node.emulated.model):
+                node.lose_power()
+                booting = True
+        return booting
 
     def _tend(self, turns: Counter[str]) -> None:
         """What a person does who walks past: dead agents are restarted, nodes switched on."""

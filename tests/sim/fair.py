@@ -16,6 +16,8 @@ from tests.sim.operators import Operator
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+READY_LOOKS = 6
+"""Two minutes: a node at rest looks at itself now and then."""
 RETRIES = 2
 """How often the fair operator retries one node before giving up on it."""
 
@@ -29,6 +31,8 @@ class Fair:
         self._retried: Counter[tuple[str, str]] = Counter()
         self._kept: set[str] = set()
         """Nodes that a rollout cannot end without."""
+        self._asked: Counter[str] = Counter()
+        """Rollout → looks at which nodes were not ready, since something was last done about it."""
         self.unexplained: Counter[str] = Counter()
         """Rollout → looks in a row at which it stood still without a blocker or a wake."""
 
@@ -91,6 +95,8 @@ class Fair:
                 if not await operator.try_to("exclude", name, blocker.nodes):
                     self._kept.update(blocker.nodes)
                     await operator.try_to("end maintenance", name, blocker.nodes)
+            case "NODE_NOT_READY":
+                await self._make_ready(name, blocker)
             case "STAGE_FAILED" if blocker.until is None:
                 await self._unstaged(name, blocker)
             case "STAGE_FAILED" | "LINK_UNKNOWN" | "NODE_UNHEALTHY":
@@ -109,6 +115,14 @@ class Fair:
         other = [n for n, problem in problems.items() if problem and problem.reason == "TARGET_MODEL_DIFFERS"]
         if not other or not await self.operator.try_to("exclude", name, other):
             await self.operator.try_to("retry", name, blocker.nodes)
+
+    async def _make_ready(self, name: str, blocker: Blocker) -> None:
+        """Do what the node says; it takes a while until it says so itself. What nothing mends is left out."""
+        self._asked[name] += 1
+        if not self._mend_luo() and self._asked[name] > READY_LOOKS:
+            self._asked[name] = 0
+            if not await self.operator.try_to("exclude", name, blocker.nodes):
+                await self.operator.try_to("cancel", name)
 
     def _mend_luo(self) -> bool:
         """Some node can begin no update as its LUO stands: somebody does what its preflight says."""

@@ -19,11 +19,10 @@ from node_agent.core.attempt import NodeState
 from node_agent.core.history import INSTALLATION, body_of
 from node_agent.core.phases import SETTLED, Phase
 from node_agent.errors import AgentError, JournalCorrupt
-from node_agent.kernel.emulated.inprocess import InProcessKernel
 from node_agent.kernel.emulated.model import LuoModel, Machine
-from node_agent.kernel.emulated.node import Boot, EmulatedNode, _End
-from node_agent.kernel.faults import FaultKind, FaultPlan
-from node_agent.ports import BootFacts, JournalRecord, KexecImage
+from node_agent.kernel.emulated.node import Boot, EmulatedNode
+from node_agent.kernel.faults import FaultPlan
+from node_agent.ports import BootFacts, JournalRecord
 from node_agent.runtime.journal_format import MAGIC, decode_file, encode_record
 from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 from node_agent.runtime.metrics import Meter
@@ -32,7 +31,7 @@ from node_agent.runtime.runner_effects import Pace, Ports
 from node_agent.runtime.runner_items import Identity
 from node_agent.runtime.supervisor import NodeLife, _floor, corrupt_problem
 from node_agent.workloads.inprocess import WorkloadFaults, _Workload
-from tests.sim import chaos_luo, draw_luo, preserved
+from tests.sim import chaos_hands, chaos_luo, draw_luo, participants, preserved
 from tests.sim.draw import NodeDraw
 from tests.sim.logs import QuietLog
 from tests.sim.node_ports import (
@@ -74,6 +73,10 @@ class SimNode:
         self.set_aside = 0
         """Journals that were corrupt."""
         self.flipped = False
+        self.coupling = ""
+        """Of the last boot's LUO and KHO; empty where it has sessions."""
+        self.by_hand = False
+        """Somebody has put something into LUO past the agent, and it may be there yet (chaos_hands.py)."""
         self.spoilt = False
         """Bits of its workloads' memory have flipped; that crosses, too."""
         self.forgotten: set[str] = set()
@@ -123,7 +126,7 @@ class SimNode:
         elif self.emulated.running:
             self.world.story.count("agent crashed")
             self.tell("the agent is killed")
-            self._go_on()
+            self.go_on()
             self.emulated.kill_userspace()
 
     def lose_power(self) -> None:
@@ -133,10 +136,10 @@ class SimNode:
             "power is lost, and returns" if self.emulated.running else "somebody presses the power button"
         )
         self.vanishing = True
-        self._go_on()
+        self.go_on()
         self.emulated.power_loss()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Who is killed need not be let go first; our loop cannot end what it does not run."""
         if self.process is not None:
             self.process.go()
@@ -160,25 +163,6 @@ class SimNode:
         """Of the kernel that runs."""
         return self.emulated.model.release
 
-    def foreign_kexec(self, release: str) -> None:
-        """Somebody else's, with whatever is preserved at this moment."""
-        model, phase = self.emulated.model, self.phase
-        if model.hangs("reboot") or model.faults.at(FaultKind.REFUSE_FREEZE, model.reboots + 1):
-            return
-        self.world.story.count("foreign kexec")
-        self.world.story.count(f"foreign kexec in {phase}")
-        self.tell(f"somebody else calls kexec, to {release}, while the agent is {phase}")
-        kernel = InProcessKernel(model, lambda: None, lambda: None)
-        model.load(KexecImage(f"/kernels/{release}", "", "quiet", release))
-        LuoModel.freeze(model)
-        self.vanishing = True
-        self._go_on()
-        self.world.checks.foreign(self)
-        if self.emulated._kernel is not None:
-            self.emulated._kernel.die(jumped=True)
-        kernel.die(jumped=True)
-        self.emulated._end(_End.KEXEC)
-
     def _freeze(self) -> None:
         """reboot(KEXEC) of the agent's, at the kernel. Raises OSError: refused."""
         model = self.emulated.model
@@ -195,7 +179,7 @@ class SimNode:
         self.disk.full = self.disk.tight = self.disk.fail_sync = False
         self.sick_on.clear()
         self.sick_until_s = 0.0
-        self._go_on()
+        self.go_on()
         if self.workloads is not None:
             self.workloads.faults.clear()
 
@@ -221,7 +205,12 @@ class SimNode:
         rates = self.world.rates
         self.world.checks.standing(self)
         self.world.ambushes.passing(self)
-        chaos_luo.passing(self)
+        if name == "cancel" or (name == "finish all" and chaos_luo.is_updated(self)):
+            # Now all that LUO has is the agent's to end.
+            self.by_hand = False
+        if not at_once:
+            chaos_luo.passing(self)
+            chaos_hands.passing(self)
         if rates.step_s and not at_once:
             await asyncio.sleep(self.rng.uniform(0, rates.step_s))
         # Records are few, and each is a row of the saga: they are struck more often.
@@ -267,6 +256,8 @@ class SimNode:
                 self.disk.power_loss(self.rng.randint(0, 200))
                 if decode_file(self.disk.data).good_bytes < len(self.disk.data):
                     self.world.story.count("record torn")
+            self.by_hand = self.by_hand and self.emulated.model.facts().kexec_count > 0
+            participants.join(self)
             await self._start_workloads(boot)
         else:
             self.disk.process_died()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from node_agent.core.history import JUMP_INTENT
 from node_agent.core.phases import Verdict
+from node_agent.core.recovery import attempt_on_command_line
 from node_agent.kernel.faults import FaultKind
 from node_agent.ports import JournalRecord
 from node_agent.runtime.journal_format import decode_file, encode_record
@@ -86,13 +87,15 @@ class NodePromises:
         """Its attempt has come into this phase, and it is written down."""
         self._given_up(node, verdict)
         left = preserved.left(node.emulated.model)
-        if left and phase in SETTLED_WELL:
+        if left and not node.by_hand and phase in SETTLED_WELL:
             text = f"{node.node_id} is {phase}, and keeps {', '.join(left)}"
             self.world.violated("I8", text, node.node_id)
 
     def frozen(self, node: SimNode) -> None:
         """Its kernel has let the agent's reboot through: what is preserved now crosses, or is lost."""
         model = node.emulated.model
+        if not attempt_on_command_line(model._target().command_line):
+            return  # luoctl's, who goes whatever the target is
         here, there = model._running.image.model, model._target().image.model
         kept = sorted(preserved.going_out(model))
         if kept and not preserved.crosses(model):
@@ -113,6 +116,7 @@ class NodePromises:
             node.flipped
             or model.faults.at(FaultKind.RETRIEVE_ERROR, model.reboots)
             or _restored_by_the_dead(node)
+            or _refused_for_ever(node)
         )
         if verdict == Verdict.STATE_LOST and whole and preserved.came_in(model) and not excused:
             text = f"{node.node_id} gives up {', '.join(sorted(preserved.came_in(model)))}, which has crossed"
@@ -155,6 +159,12 @@ def _restored_by_the_dead(node: SimNode) -> bool:
     rfc2 = node.emulated.model.rfc2
     earlier = node.emulated._starts > 1
     return earlier and rfc2 is not None and any(f.reclaimed for f in rfc2.files.incoming.values())
+
+
+def _refused_for_ever(node: SimNode) -> bool:
+    """What a file's handler answers once is its answer for the boot."""
+    rfc2 = node.emulated.model.rfc2
+    return rfc2 is not None and any(file.errno for file in rfc2.files.incoming.values())
 
 
 def _attempt_of(node: SimNode) -> int:

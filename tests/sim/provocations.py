@@ -426,7 +426,7 @@ def calm(scenario: Scenario) -> Scenario:
     """The fleet and its rollouts, and no fault at all; one orchestrator does it all. LUO is as merged."""
     nodes = tuple(replace(node, faults=FaultPlan(), luo=SESSIONS) for node in scenario.nodes)
     quiet = _quiet(scenario.rates)
-    return replace(scenario, nodes=nodes, rates=quiet, replicas=1, fair_after_s=0.0, only={})
+    return replace(scenario, nodes=nodes, rates=quiet, replicas=1, fair_after_s=0.0, patient=False, only={})
 
 
 def _quiet(rates: Rates) -> Rates:

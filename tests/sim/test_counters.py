@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import orchestrator.core
 from node_agent.core.phases import Phase
-from tests.sim.counters import BLOCKERS, DECLARED, ROWS, unreached
+from tests.sim.campaign import Campaign, Outcome
+from tests.sim.counters import BLOCKERS, DECLARED, OFTEN, ROWS, unreached
 
 CORE = Path(orchestrator.core.__path__[0])
 
@@ -26,6 +28,21 @@ def test_every_phase_has_its_rows() -> None:
 
 def test_names_are_declared_once() -> None:
     assert len(set(DECLARED)) == len(DECLARED)
+
+
+def test_what_ought_to_be_often_is_declared() -> None:
+    assert set(OFTEN) <= set(DECLARED)
+    assert len(set(OFTEN)) == len(OFTEN)
+
+
+def test_what_few_seeds_have_reached_is_seldom_however_often_they_did() -> None:
+    campaign = Campaign()
+    for seed in range(100):
+        rare = Counter({OFTEN[0]: 1000}) if seed < 4 else Counter[str]()
+        campaign.take(Outcome(seed, rare + Counter({OFTEN[1]: 1}) if seed < 5 else rare, 1.0))
+    assert campaign.share(OFTEN[0]) == 0.04
+    assert OFTEN[0] in campaign.seldom()
+    assert OFTEN[1] not in campaign.seldom()
 
 
 def test_what_was_seen_is_not_missing() -> None:

@@ -7,6 +7,7 @@ rollout must end (I7). The first broken promise ends the world.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import traceback
 from collections import Counter
@@ -25,6 +26,7 @@ from tests.sim.ambush import Ambushes
 from tests.sim.checks import Checks
 from tests.sim.database import Database
 from tests.sim.draw import Rates, Scenario, draw
+from tests.sim.draw_spec import patient
 from tests.sim.ending import Ending
 from tests.sim.entropy import seeded
 from tests.sim.host import Host
@@ -75,10 +77,14 @@ class World:
         self.network = Network(self)
         self.host = Host(self)
         self.nodes = {spec.node_id: SimNode(self, spec) for spec in scenario.nodes}
+        models = {spec.luo for spec in scenario.nodes}
+        self.story.count("fleet of both models" if len(models) > 1 else f"fleet of {models.pop()}")
         self.watcher = Watcher(self)
         self.ambushes = Ambushes(self)
         self.hands: list[Phase] = []
         """Phases in which somebody will use LUO by hand (chaos_luo.py)."""
+        self.people: list[tuple[Phase, random.Random]] = []
+        """The same, whatever they then do (chaos_hands.py)."""
         self.mallory = Operator(self, "mallory")
         self._started: set[asyncio.Task[object]] = set()
         self._clones = 0
@@ -201,7 +207,7 @@ class World:
             await asyncio.sleep(max(0.0, at_s - loop.time()))
             for _ in range(20):
                 try:
-                    await creator.create(spec)
+                    await creator.create(patient(spec) if self.scenario.patient else spec)
                     break
                 except (LiverollError, Unanswered):
                     # Nobody serves, or nothing fits the selection yet.
