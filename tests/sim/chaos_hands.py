@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PHASES = tuple(phase for phase in Phase if phase not in SETTLED)
 LATE = (Phase.JUMPING, Phase.RETRIEVING, Phase.RESUMING, Phase.VERIFYING, Phase.FINISHING)
 """People wait for these more often: what is done earlier undoes the attempt."""
-DOES = {**dict.fromkeys(PHASES, 0.2), **dict.fromkeys((*LATE[2:], Phase.UNWINDING), 0.9)}
+DOES = {**dict.fromkeys(PHASES, 0.1), **dict.fromkeys((*LATE[2:], Phase.UNWINDING), 0.9)}
 """How often something is done in a phase; what is done in the others hardly leaves an update to go on."""
 KEPT = 24
 """People who wait at the same time."""
@@ -182,7 +182,8 @@ def _legal(node: SimNode, rfc2: Rfc2, luo: Luo, rng: random.Random) -> list[tupl
         case _:
             found.append(("cancel", luo.cancel))
             found += [("abort", _by_debugfs(rfc2, "0"))] if notifier else []
-            found += [("freeze", luo.freeze)] if luo.state is LuoState.PREPARED else []
+            # An update goes on from there, too.
+            found += [("freeze", luo.freeze)] * 3 if luo.state is LuoState.PREPARED else []
     return found
 
 

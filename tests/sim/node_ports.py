@@ -28,7 +28,7 @@ from node_agent.ports import (
 from node_agent.runtime.journal_memory import MemoryJournal
 from node_agent.runtime.journal_over import JournalOver
 from node_agent.workloads.inprocess import InProcessWorkloads, _Workload
-from tests.sim import draw_luo
+from tests.sim import draw_luo, preserved
 from tests.sim.node_luo import SimTokens
 
 if TYPE_CHECKING:
@@ -250,7 +250,8 @@ class SimWorkloads(InProcessWorkloads):
         pauses = await self.node.passing("resume", super().resume)
         intact = all(w.memory.verify().intact for w in self._workloads.values())
         for pause in pauses:
-            if not pause.memory_intact and not self.node.spoilt:
+            excused = self.node.spoilt or preserved.refused(self.node.emulated.model)
+            if not pause.memory_intact and not excused:
                 what = (
                     f"memory of {pause.workload} on {self.node.name} is not what it was, and nobody spoilt it"
                 )

@@ -35,6 +35,12 @@ def left(model: LuoModel) -> tuple[str, ...]:
     return tuple(found)
 
 
+def refused(model: LuoModel) -> bool:
+    """Has a file's handler refused to restore it? Once is its answer for the boot: the memory, or the device,
+    is lost."""
+    return model.rfc2 is not None and any(file.errno for file in model.rfc2.files.incoming.values())
+
+
 def crosses(model: LuoModel) -> bool:
     """Would a kexec carry what is going out? Sessions go along by themselves."""
     return model.rfc2 is None or model.rfc2.hands_luo_over

@@ -116,7 +116,7 @@ class NodePromises:
             node.flipped
             or model.faults.at(FaultKind.RETRIEVE_ERROR, model.reboots)
             or _restored_by_the_dead(node)
-            or _refused_for_ever(node)
+            or preserved.refused(model)
         )
         if verdict == Verdict.STATE_LOST and whole and preserved.came_in(model) and not excused:
             text = f"{node.node_id} gives up {', '.join(sorted(preserved.came_in(model)))}, which has crossed"
@@ -159,12 +159,6 @@ def _restored_by_the_dead(node: SimNode) -> bool:
     rfc2 = node.emulated.model.rfc2
     earlier = node.emulated._starts > 1
     return earlier and rfc2 is not None and any(f.reclaimed for f in rfc2.files.incoming.values())
-
-
-def _refused_for_ever(node: SimNode) -> bool:
-    """What a file's handler answers once is its answer for the boot."""
-    rfc2 = node.emulated.model.rfc2
-    return rfc2 is not None and any(file.errno for file in rfc2.files.incoming.values())
 
 
 def _attempt_of(node: SimNode) -> int:
