@@ -123,14 +123,18 @@ async def start(tmp_path: Path) -> AsyncIterator[StartProcess]:
         yield start
 
 
-async def gone(pid: int) -> None:
-    """Wait until a process that is not ours has ended."""
+def gone(pid: int) -> Awaitable[None]:
+    """Until a process that is not ours has ended. Looked for at once: later its pid is nobody's."""
     fd = os.pidfd_open(pid)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(fd, ended.set)
-    await ended.wait()
-    asyncio.get_running_loop().remove_reader(fd)
-    os.close(fd)
+
+    async def until_then() -> None:
+        await ended.wait()
+        asyncio.get_running_loop().remove_reader(fd)
+        os.close(fd)
+
+    return until_then()
 
 
 async def test_a_kexec_kills_all_of_userspace_and_starts_it_again(start: StartProcess) -> None:
@@ -138,7 +142,7 @@ async def test_a_kexec_kills_all_of_userspace_and_starts_it_again(start: StartPr
     await node.agent()
     word, daemon = (await node.line()).split()
     assert word == "daemon"
-    watch = asyncio.ensure_future(gone(int(daemon)))
+    watch = gone(int(daemon))
     assert node.process.stdin
     node.process.stdin.write(b"go\n")
     await node.agent()
@@ -185,7 +189,7 @@ async def test_sigterm_ends_everything(start: StartProcess) -> None:
     node = await start(HOLD)
     agent = await node.agent()
     assert await node.line() == "created"
-    watch = asyncio.ensure_future(gone(agent))
+    watch = gone(agent)
     node.process.terminate()
     assert await node.process.wait() == 0
     await watch
@@ -198,7 +202,7 @@ async def test_userspace_dies_with_a_killed_kernel(start: StartProcess, tmp_path
         stdout=subprocess.PIPE,
     )
     node = Node(str(tmp_path / "other"), process)
-    watch = asyncio.ensure_future(gone(await node.agent()))
+    watch = gone(await node.agent())
     process.kill()
     await process.wait()
     await watch
