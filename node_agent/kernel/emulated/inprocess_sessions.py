@@ -111,13 +111,10 @@ class InProcessSession:
 
     def end(self) -> None:
         """Of this handle, by a close or by its process's death."""
-        self.drop_fd()
-        self._caller.close(self.state)
-
-    def drop_fd(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self._caller.close(self.state)
 
     def _check(self, call: str) -> None:
         if self._closed:
