@@ -25,6 +25,8 @@ def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn
 
     Raises SettingsError.
     """
+    from node_agent.kernel.emulated.image import DEFAULT_COMMAND_LINE
+
     emulated, root = settings.emulated, settings.root
     assert root is not None
     try:
@@ -47,6 +49,7 @@ def become_kernel(settings: AgentSettings, arguments: Sequence[str]) -> NoReturn
             sys.executable,
             *("-m", "node_agent.kernel.emulated.process"),
             *("--root", str(root), "--release", _default_kernel(settings), "--faults", emulated.faults),
+            *("--command-line", f"{DEFAULT_COMMAND_LINE} {emulated.command_line_append}".strip()),
             *("--hardware-model", emulated.model, *timings, *luo_arguments(emulated)),
             *(word for service in emulated.services for word in ("--service", service)),
             *("--", sys.executable, "-m", "node_agent.cli", *arguments),

@@ -213,6 +213,13 @@ def _run_parser(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{flag}", dest=f"emulated.{flag}", help=f"of the emulated node: {text}")
     parser.add_argument(
+        "--command-line-append",
+        metavar="WORDS",
+        dest="emulated.command_line_append",
+        help="of the emulated node: on a cold boot's command line beside the usual ones, "
+        "for instance reserve_mem=1M:4096:cache",
+    )
+    parser.add_argument(
         "--kexec-s", type=float, dest="emulated.kexec_s", help="of the emulated node: time of a kexec"
     )
     parser.add_argument(

@@ -82,6 +82,8 @@ class EmulatedKernel:
     faults: str = ""
     services: tuple[str, ...] = ()
     """Commands that each boot starts beside the agent."""
+    command_line_append: str = ""
+    """Words on a cold boot's command line beside the usual ones."""
     luo_model: str = "sessions"
     """One of LUO_MODELS: of the first kernel, and of those whose image does not say."""
     kho_debugfs: str = "on"

@@ -207,6 +207,7 @@ def _emulated(read: Reader) -> EmulatedKernel:
         kexec_s=read.number("emulated.kexec_s", default.kexec_s, 3600.0),
         faults=faults,
         services=read.words("emulated.services"),
+        command_line_append=read.text("emulated.command_line_append", ""),
         luo_model=luo_model,
         kho_debugfs=read.choice("emulated.kho_debugfs", default.kho_debugfs, ("on", "off")),
         reserve_mem=read.choice("emulated.reserve_mem", default.reserve_mem, ("luo", "kho")),

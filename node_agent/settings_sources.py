@@ -40,6 +40,7 @@ SCALARS: Mapping[str, str] = MappingProxyType(
         "emulated.kexec_s": "number",
         "emulated.faults": "str",
         "emulated.services": "list",
+        "emulated.command_line_append": "str",
         "emulated.luo_model": "str",
         "emulated.kho_debugfs": "str",
         "emulated.reserve_mem": "str",

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("rfc-v2/notifier", "rfc-v2/luo-driven")
 ABI = {"kho": "kho-v1", "luo": "luo-v1", "handlers": {"memfd": "memfd-v1"}}
-LINE = "kho=on liveupdate=on panic=1"
 CONTENT = b"\x00\xff what an operator keeps " * 40_000
 """More than a pipe or a socket takes at once."""
 
@@ -80,12 +79,10 @@ async def test_prepare_is_enough_for_reserve_mem(
 ) -> None:
     """The thread: "luoctl prepare would work for whoever plans to use just reserve_mem"."""
     options = ("--luo-model", model, "--reserve-mem", carrier, "--release", "6.16.1")
-    async with running(state, *options, workload=False) as node:
+    words = ("--command-line-append", "reserve_mem=8K:4096:notes")
+    async with running(state, *options, *words, workload=False) as node:
         await node.until("BootClassified")
         digest = await load(node, tmp_path / "k", "6.16.2")
-        await node.luoctl("prepare")
-        await kexec(node, digest, "--command-line", f"{LINE} reserve_mem=8K:4096:notes")
-        await node.luoctl("finish")
         await kernel(node, "reserve_mem_write", "notes", "100", CONTENT[:64].hex())
         said = await node.luoctl("prepare")
         assert "LUO is prepared" in said

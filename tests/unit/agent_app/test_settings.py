@@ -316,6 +316,8 @@ def test_an_emulated_node_is_of_either_model_of_luo(tmp_path: Path) -> None:
     emulated = read(tmp_path, **said).emulated
     assert (emulated.luo_model, emulated.kho_debugfs) == ("rfc-v2/notifier", "off")
     assert (emulated.reserve_mem, emulated.auto_preserve) == ("kho", ("ftrace", "pstore"))
+    words = {"emulated.command_line_append": "reserve_mem=1M:4096:cache"}
+    assert read(tmp_path, **words).emulated.command_line_append == "reserve_mem=1M:4096:cache"
     assert set(LUO_MODELS) == set(MODELS)
 
 
