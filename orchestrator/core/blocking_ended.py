@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.core.blockers import FEW, Blocker
 from orchestrator.core.model import MemberRow, RolloutRow
 from orchestrator.core.phases import Goal, Outcome, RolloutState
-from orchestrator.core.remedies import Call, possible, told
+from orchestrator.core.remedies import Call, told
 
 if TYPE_CHECKING:
     from orchestrator.core.fleet import Fleet
@@ -41,12 +41,14 @@ def _is_short(row: RolloutRow, member: MemberRow) -> bool:
 
 
 def _reason(fleet: Fleet, row: RolloutRow, member: MemberRow) -> str:
+    if row.goal is not Goal.BACK:
+        return "NEEDS_OPERATOR"
     last = fleet.last_attempt(member)
     if last is not None and last.rollout_id != row.rollout_id:
         return "SUPERSEDED"
-    if row.goal is Goal.BACK and not member.from_artifact:
+    if not member.from_artifact:
         return "NO_ROLLBACK_ARTIFACT"
-    return "NEEDS_OPERATOR"
+    return "NEEDS_OPERATOR" if member.outcome is Outcome.FAILED else "NOT_BACK"
 
 
 def _blocker(fleet: Fleet, row: RolloutRow, reason: str, members: Sequence[MemberRow]) -> Blocker:
@@ -55,15 +57,16 @@ def _blocker(fleet: Fleet, row: RolloutRow, reason: str, members: Sequence[Membe
         reasons = ", ".join(sorted({m.reason for m in members if m.reason}))
         text = "the node has failed" + (f" ({reasons})" if reasons else "")
         lead = f"Look at the node (`liveroll story {nodes[0]}`) and mend it"
+        calls = {Call.RETRY: nodes, Call.WRITE_OFF: nodes}
+        remedy = told(fleet, lead, row.rollout_id, calls, joint=", then ")
+    elif reason == "NOT_BACK":
+        text = "the node could not be brought back then, and can be now"
         remedy = told(
-            fleet, lead, row.rollout_id, {Call.RETRY: nodes, Call.WRITE_OFF: nodes}, joint=", then "
+            fleet, "An operator may ask for it again", row.rollout_id, {Call.ROLL_BACK: ()}, joint=": "
         )
     else:
-        text = (
-            superseded_by(fleet, members[0])
-            if reason == "SUPERSEDED"
-            else "the node has nothing to go back to"
-        )
+        gone = reason == "SUPERSEDED"
+        text = superseded_by(fleet, members[0]) if gone else "the node has nothing to go back to"
         remedy = _by_hand(fleet, row, members[0], nodes)
     return Blocker(reason, text, remedy, tuple(nodes[:FEW]), len(nodes))
 
@@ -78,7 +81,8 @@ def superseded_by(fleet: Fleet, member: MemberRow) -> str:
 
 def _by_hand(fleet: Fleet, row: RolloutRow, member: MemberRow, nodes: Sequence[str]) -> str:
     """Rule 2, for nodes that this rollout cannot bring back."""
-    lead = f"Bring the node back to {member.from_release} (boot it by hand)"
-    if possible(fleet, Call.ROLL_BACK, row.rollout_id) is not None:
-        lead += f", then `liveroll rollback {row.rollout_id}` counts it as back"
+    lead = (
+        f"Bring the node back to {member.from_release} (boot it by hand), then "
+        f"`liveroll rollback {row.rollout_id}` counts it as back"
+    )
     return told(fleet, lead, row.rollout_id, {Call.WRITE_OFF: nodes}, last=nodes)

@@ -248,6 +248,23 @@ def test_a_difference_of_a_way_back_names_no_call_that_would_be_refused() -> Non
     assert one(v, "n0").message == f"attempt 2 of r1 took it back to {OLD}: it stays there"
 
 
+def test_who_was_taken_elsewhere_and_came_back_can_be_brought_back_after_the_end() -> None:
+    w = going_back(1)
+    far = settled_attempt(w.node("n0"), Phase.COMMITTED, generation=8, rollout_id="r2", to_release="8.0")
+    w.put(far)
+    w.set_node("n0", release="8.0", attempt=8, highest_generation=8)
+    w.run()
+    assert (w.state(), told(w)[0][0]) == ("FAILED", "SUPERSEDED")
+    w.put(replace(far, generation=9, kind=Kind.ROLLBACK, to_release=NEW))
+    w.set_node("n0", release=NEW, attempt=9, highest_generation=9)
+    ((reason, named, _, remedy),) = told(w)
+    assert (reason, named) == ("NOT_BACK", ("n0",))
+    assert remedy == "An operator may ask for it again: `liveroll rollback r1` goes back."
+    w.commit(roll_back(w.fleet, "r1", "", "alice", w.now))
+    w.run()
+    assert (w.state(), w.node("n0").release, told(w)) == ("ROLLED_BACK", OLD, [])
+
+
 def test_why_names_who_has_nothing_to_go_back_to() -> None:
     w = going_back(2)
     w.set_member("n1", from_artifact="")
