@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from node_agent.core.attempt import NodeState
 from node_agent.core.model import LOCAL_INCARNATION, Problem
 from node_agent.core.phases import SETTLED
-from node_agent.errors import KernelError, Retry
+from node_agent.errors import AgentError, Retry
 from node_agent.kernel.luo_models import RFC2
 from node_agent.ports import BootFacts, Kernel
 from node_agent.runtime.preflight import check_now, registered
@@ -50,7 +50,7 @@ class Readiness:
             async with asyncio.timeout(LOOK_S):
                 boot = await self._kernel.facts()
                 self._found = not_ready(boot, await registered(self._kernel, boot))
-        except (KernelError, TimeoutError) as error:
+        except (AgentError, TimeoutError) as error:
             log.info("cannot see whether an update could begin: %s", error or "no answer in time")
 
     def of(self, node: NodeState) -> Problem | None:
