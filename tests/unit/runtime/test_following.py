@@ -18,10 +18,11 @@ from orchestrator.core.model import (
     DesiredStage,
     NewEvent,
     NodeRow,
+    Problem,
     Stamp,
 )
 from orchestrator.core.phases import Kind, Method, Phase
-from orchestrator.errors import NotServing, StaleGeneration, StoreUnavailable
+from orchestrator.errors import NotServing, Retry, StaleGeneration, StoreUnavailable
 from orchestrator.store.memory import MemoryStore
 from tests.unit.core_ops.build import rollout
 from tests.unit.runtime.replicas import Replicas, passes
@@ -261,6 +262,20 @@ def test_stamps_reach_a_planner_that_does_not_hear_the_node() -> None:
         await passes(0.1)
         assert a.fleet.attempts["n1", 1].stamp == Stamp("boot-1", seconds(20))
         assert world.disk.batch == head + 1
+
+    with_replicas(work)
+
+
+def test_the_planner_knows_of_a_node_that_is_not_ready_at_another_replica() -> None:
+    async def work(world: Replicas) -> None:
+        a = await world.start("a")
+        b = await world.start("b")
+        link = await b.open_link(hello("n1"))
+        said = Problem("LUO_NOT_NORMAL", Retry.FIX_STATE, "LUO is prepared", "Undo it.")
+        for now in (said, None, said):
+            link.heartbeat(beat(not_ready=now))
+            await passes(0.1)
+            assert (a.role, a.fleet.nodes["n1"].not_ready) == ("planner", now)
 
     with_replicas(work)
 
