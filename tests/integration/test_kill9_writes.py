@@ -95,6 +95,8 @@ PERHAPS = {
     "node.refused": "as attempt.refused",
     "node.sickened": "a race between a heartbeat and a report",
     "node.recovered": "as node.sickened",
+    "node.not_ready": "only a node of RFC v2 says it; written as node.sickened is, without an effect on it",
+    "node.ready": "as node.not_ready",
     "invariant.violated": "never",
     "member.recalled": "a planner's progress without effect on a node",
     "attempt.adopted": "only after a restored backup; written with the report that it is about",
