@@ -3,7 +3,7 @@ first Hello of the new one.
 
 Rules
 1. Only a boot that brought memory along ends a blackout (CROSSED); after any other there is no
-   sample.
+   sample. Nor is there one of an attempt that its node has undone: that kexec was by hand.
 2. Both ends are read on the monotonic clock of the process that listened. One that did not listen
    all the while (it was restarted, read its store anew, or the node was linked to another replica)
    cannot say: the sample is rejected, and never made again for that boot.
@@ -69,7 +69,7 @@ def blackout(
         return None
     if attempt.phase in SETTLED and attempt.phase is not Phase.LOST:
         return None
-    if message.boot_verdict not in CROSSED:
+    if message.boot_verdict not in CROSSED or message.status.phase is Phase.ABORTED:
         return None
     if known.link_replica not in ("", replica):
         since = attempt.phase_at

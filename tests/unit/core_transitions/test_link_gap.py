@@ -141,6 +141,13 @@ def test_a_settled_attempt_has_had_its_blackout(phase: Phase) -> None:
     assert samples(back(jumping(phase, settled_at=NOW), 3, Verdict.FOREIGN_KEXEC)) == ()
 
 
+def test_an_attempt_that_its_node_has_undone_had_none_over_a_kexec_by_hand() -> None:
+    """It was LOST here, unwound there, and then somebody said `luoctl kexec DIGEST`."""
+    undone = NodeStatus(ref(), Phase.ABORTED, 5, True)
+    seen = back(jumping(Phase.LOST, settled_at=NOW), 40, Verdict.FOREIGN_KEXEC, status=undone)
+    assert samples(seen) == ()
+
+
 def test_an_orchestrator_that_began_in_the_blackout_cannot_say() -> None:
     made = jumping(heard=False)
     seen = back(made, 40)
