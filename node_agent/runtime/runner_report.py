@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from node_agent.core import events as ev
-from node_agent.core.attempt import NodeState
+from node_agent.core.attempt import Attempt, NodeState
 from node_agent.core.model import AttemptRef, BootStamp, Problem
+from node_agent.core.phases import Verdict
 from node_agent.core.report import NodeStatus, Report
 from node_agent.errors import Retry
 from node_agent.kernel.luo_models import others
@@ -53,12 +54,19 @@ def build_report(
         samples=resumed.samples if resumed is not None else (),
         problem=_skipped(event)
         or _by_hand(event, attempt.problem if attempt is not None else node.quarantine),
-        boot_verdict=(attempt.verdict if attempt is not None else None) or node.verdict,
+        boot_verdict=_verdict(event, attempt) or node.verdict,
         brownout_s=event.brownout_s if isinstance(event, ev.Finished) else None,
         memory_check=resumed.memory if resumed is not None else None,
         left_behind=event.left_behind if isinstance(event, ev.Preserved) else {},
         rollback_artifact=rollback,
     )
+
+
+def _verdict(event: ev.Event | None, attempt: Attempt | None) -> Verdict | None:
+    """Of the boot that the event has named, whatever that says about the attempt; else the attempt's."""
+    if isinstance(event, ev.BootClassified) and event.verdict is not Verdict.SAME_BOOT:
+        return event.verdict
+    return attempt.verdict if attempt is not None else None
 
 
 def _skipped(event: ev.Event | None) -> Problem | None:
