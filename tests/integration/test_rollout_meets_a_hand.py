@@ -15,6 +15,7 @@ from node_agent.kernel.emulated.rfc2.debugfs import FINALIZE_PATH
 from orchestrator.artifacts.build import build_emulated
 from orchestrator.cli.client import Client
 from tests.integration.conftest import NEW, OLD, Operator, module, run
+from tests.integration.mortal_fleet import until
 from tests.integration.real_node import RealNode
 from tests.integration.test_rfc2_kill9 import DRIVEN, NOTIFIER, RFC2_ABI
 
@@ -28,6 +29,9 @@ budgets: {{max_unavailable: 4, max_in_blackout: 4, failures: {{max: 0}}}}
 bake: {{node: 200ms, wave: 200ms}}
 health_hold: 100ms
 """
+
+
+WAITS = ("NODE_NOT_READY", 2)
 
 
 def reasons(nodes: dict[str, pb.Node]) -> dict[str, tuple[str, str]]:
@@ -69,10 +73,12 @@ async def test_it_waits_and_goes_on(directory: Path) -> None:
 
         await asyncio.to_thread(operator.create, ROLLOUT)
         await asyncio.to_thread(
-            operator.wait_for_event, lambda e: e.kind == "wave.started" and "stragglers" in e.message
+            until,
+            fleet.connection,
+            lambda client: [(b.reason, b.node_count) for b in client.get("r").blockers] == [WAITS],
+            "nothing but the two is waited for",
         )
-        rollout = await asyncio.to_thread(operator.rollout, "r")
-        (blocker,) = rollout.blockers
+        (blocker,) = (await asyncio.to_thread(operator.rollout, "r")).blockers
         assert (blocker.reason, sorted(blocker.nodes)) == ("NODE_NOT_READY", ["driven", "notifier"])
         assert "On the node: Undo it with `luoctl cancel`, or `liveroll exclude r " in blocker.remedy
         with Client(fleet.connection) as client:
