@@ -4,7 +4,7 @@ Rules (I5)
 1. Each (from release, to release, hardware model) has one canary at a time. Wave 0 is made of
    them; a pair found later gets its first ready member as canary, in place.
 2. At most canary.max_nodes canaries of pairs that have not passed are under way beyond wave 0;
-   the other pairs wait their turn.
+   the other pairs wait their turn. One that is tried again from another kernel has given its turn back.
 3. A canary that cannot take its turn, or that ended before its jump, is replaced; after the jump
    it never is: its failure is the pair's answer.
 4. A canary that has jumped, is tried again and was moved to the last wave because it could not take
@@ -81,8 +81,17 @@ def under_way(index: RolloutIndex) -> list[str]:
         for key, node_id in row.pair_canaries.items()
         if key not in passed
         and stands(index, key, node_id)
-        and index.members[node_id].outcome in (_UNDER_WAY | {Outcome.PENDING})
+        and (index.members[node_id].outcome in _UNDER_WAY or _waits_for(index, key, node_id))
     ]
+
+
+def _waits_for(index: RolloutIndex, key: str, node_id: str) -> bool:
+    """Its turn is to come, and it is of this pair still. One that is tried again from another kernel is of
+    another pair, whose canary it must not hold up."""
+    return (
+        index.members[node_id].outcome is Outcome.PENDING
+        and pair_key(index.standings[node_id].bucket[1]) == key
+    )
 
 
 def choose(index: RolloutIndex) -> Canaries:

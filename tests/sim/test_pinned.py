@@ -20,6 +20,7 @@ WHOLE = {
 BRIEF: dict[int, str] = {
     303: "a node that came back in an attempt of a lost future was noted as back before that was taken in: "
     "nobody committed it",
+    126: "a canary that was tried again from the new kernel waited for its own turn to end",
     62134: "a STAGE was answered under a number that a machine with a copy of the journal had used",
     27: "a node that was kexec'd by hand after its commit was taken in as unproven by a store gone back",
 }
