@@ -25,7 +25,7 @@ from tests.sim.world import run_scenario
 
 CHUNKS = 20
 SEEDS = 500
-FEWEST = 5
+FEWEST = 1
 """Seeds that reach what is drawn to be reached often (counters.OFTEN): no change of the code is to lose it by
 chance. `python -m tests.sim --brief --seeds 500` says what falls below its share."""
 
