@@ -77,11 +77,16 @@ class SimStore(MemoryStore):
 
     async def load(self) -> Snapshot:
         call = super().load
-        before = self.disk.incarnation
-        snapshot = await self._passing("load", lambda: call())
-        if self.disk.incarnation != before:
-            self._life.world.database.began_anew()
-        return snapshot
+
+        async def load() -> Snapshot:
+            before = self.disk.incarnation
+            snapshot = await call()
+            if self.disk.incarnation != before:
+                # Also where whoever began it dies before it has the answer.
+                self._life.world.database.began_anew()
+            return snapshot
+
+        return await self._passing("load", load)
 
     async def changes(self, after_batch: int) -> Changes:
         call = super().changes
