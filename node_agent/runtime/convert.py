@@ -55,6 +55,8 @@ _STEPS = tuple(field.name for field in common.StepTimeouts.DESCRIPTOR.fields)
 
 BYTES_MAX = 2**63 - 1
 """What every store can keep; protobuf alone would take twice as much."""
+COUNT_MAX = 2**62
+"""Of a number that this node journals and goes on from: as many are left until no store can keep it."""
 FIELDS_MAX = 32
 """As many as the orchestrator takes: a step may fail for every workload of a node, each with a field."""
 LEFT_BEHIND_MAX = 64
@@ -260,14 +262,14 @@ def _sample(sample: model.BlackoutSample) -> common.BlackoutSample:
 
 
 def welcome(message: pb.Welcome) -> Terms:
-    """The orchestrator's terms. Odd intervals are bounded, never refused."""
+    """The orchestrator's terms. Odd intervals and numbers are bounded, never refused."""
     return Terms(
         incarnation=message.incarnation,
-        incarnation_serial=message.incarnation_serial,
+        incarnation_serial=min(message.incarnation_serial, COUNT_MAX),
         link_epoch=message.link_epoch,
         active_heartbeat_s=_cadence(message.active_heartbeat, 5.0),
         idle_heartbeat_s=_cadence(message.idle_heartbeat, 30.0),
-        acknowledged_seq=message.acknowledged_seq,
+        acknowledged_seq=min(message.acknowledged_seq, COUNT_MAX),
     )
 
 

@@ -17,6 +17,7 @@ from node_agent.core.phases import Phase, Verdict
 from node_agent.core.report import CommandRefusal, NodeStatus, Report, StageResult
 from node_agent.errors import CommandRefused, Retry
 from node_agent.runtime import convert
+from node_agent.runtime.journal_memory import MemoryDisk, MemoryJournal
 
 REF = model.AttemptRef("n1", 7, "incarnation")
 PROBLEM = model.Problem("FREEZE_REFUSED", Retry.REPLAN, "no", "do this", {"errno": "EBUSY"})
@@ -196,6 +197,22 @@ def test_odd_cadences_are_bounded() -> None:
     odd = pb.Welcome(active_heartbeat=convert.duration(1e-6), idle_heartbeat=convert.duration(1e9))
     terms = convert.welcome(odd)
     assert (terms.active_heartbeat_s, terms.idle_heartbeat_s) == (0.05, 3600.0)
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**64 - 1])
+async def test_a_number_beyond_reason_leaves_the_node_numbers_to_report_under(number: int) -> None:
+    """What is journalled after it is above it, for the life of the journal; and Hello tells the serial."""
+    terms = convert.welcome(pb.Welcome(acknowledged_seq=number, incarnation_serial=number))
+    disk = MemoryDisk()
+    for _ in range(2):
+        journal = MemoryJournal(disk)
+        journal.number_from(terms.acknowledged_seq)
+        seq = (await journal.append("event", {})).seq
+        await journal.close()
+    ((_, message),) = convert.reports([told(seq)])
+    stored = 2**63 - 1  # what the orchestrator takes at most
+    assert 2**62 < message.report.seq < stored
+    assert terms.incarnation_serial < stored
 
 
 def told(seq: int, *, fields: int = 0) -> Report:
