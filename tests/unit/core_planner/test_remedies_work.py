@@ -37,7 +37,7 @@ from orchestrator.core.spec import (
     Window,
 )
 from orchestrator.errors import Retry
-from tests.unit.core_planner.builders import START, World, node, nodes, settled_attempt, spec
+from tests.unit.core_planner.builders import OLD, START, World, node, nodes, settled_attempt, spec
 from tests.unit.core_planner.test_starts import begun, opened
 
 COMMAND = re.compile(r"`liveroll ([a-z-]+) ?([^`]*)`")
@@ -292,13 +292,15 @@ def canary_retried(how: str, w: World | None = None) -> World:
 
 
 def canary_retried_alone() -> World:
-    """Nobody else is of the stuck canary's kind, and no other canary may go."""
+    """Nobody else is of the stuck canary's kind, and no other canary may go: it is back on the kernel that it
+    came from, so it is of that kind still."""
     w = begun(4, budgets=MANY)
     w.set_rollout(spec=replace(w.row().spec, canary=replace(w.row().spec.canary, max_nodes=1)))
     w.set_node("n1", hardware_model="m2")
     for node_id in ("n2", "n3"):
         w.set_node(node_id, hardware_model="m3", maintenance=Maintenance("ops", "disk"))
     w = canary_retried("unreachable", w)
+    w.set_node("n1", release=OLD)
     for node_id in ("n2", "n3"):
         w.set_node(node_id, maintenance=None)
     return w.run(bound=60)
