@@ -111,7 +111,8 @@ class AgentSession:
                 return Found(SessionFinding.ABSENT, error.message)
             none = error.errno == errno.ENOENT
             return Found(other if none else SessionFinding.INVALID, _unreadable(error))
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            # What is under somebody else's token may be no memory at all, or hold anything.
             return Found(other, _unreadable(error))
         if named != (SCHEMA, attempt.ref.id):
             return Found(other, f"the session's token names {named[1]}")

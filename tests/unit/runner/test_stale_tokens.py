@@ -4,6 +4,7 @@ of an attempt may be somebody else's files in a boot that the attempt did not le
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -17,17 +18,29 @@ from tests.unit.runner.lab import COMMAND_LINE, NEW, Lab, Trouble
 P = Phase
 pytestmark = pytest.mark.kernels("notifier", "luo-driven")
 STRANGERS = b"nobody else's business"
+NESTED = b"[" * 4000
 
 
-async def another_update_came_between(lab: Lab, files: int, command_line: str) -> None:
+def memory(content: bytes) -> int:
+    fd = os.memfd_create("a stranger's")
+    os.write(fd, content)
+    return fd
+
+
+def strangers() -> int:
+    return memory(STRANGERS)
+
+
+async def another_update_came_between(
+    lab: Lab, files: int, command_line: str, make: Callable[[], int]
+) -> None:
     """The jump ended in a cold boot, whose agent has not got as far as to name it. There somebody kexecs with
     files of his own."""
     before = lab.runner
     await lab.base.until(lambda: lab.runner is not before)
     luo, model = lab.luo, lab.node.model
     for _ in range(files):
-        fd = os.memfd_create("a stranger's")
-        os.write(fd, STRANGERS)
+        fd = make()
         luo.fd_preserve(fd)
         os.close(fd)
     luo.prepare()
@@ -50,11 +63,22 @@ async def untouched(lab: Lab) -> int:
     "line", [COMMAND_LINE, f"{COMMAND_LINE} liveroll.attempt=1-incarnat"], ids=["another", "reused"]
 )
 async def test_no_workload_gets_a_file_of_anybody_elses(files: int, line: str) -> None:
+    await nobody_gets_any(files, line, strangers)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: os.eventfd(7), lambda: memory(NESTED)], ids=["an event", "no end of lists"]
+)
+async def test_what_cannot_be_read_as_the_agents_word_is_not_the_agents(make: Callable[[], int]) -> None:
+    await nobody_gets_any(4, COMMAND_LINE, make)
+
+
+async def nobody_gets_any(files: int, line: str, make: Callable[[], int]) -> None:
     async with Lab(Trouble("kernel.recall", 1, "before", "hang"), faults=FaultPlan.parse("panic@1")) as lab:
         lab.runner.submit(lab.prepare())
         await lab.reach(P.PRESERVED)
         lab.runner.submit(lab.proceed())
-        await another_update_came_between(lab, files, line)
+        await another_update_came_between(lab, files, line, make)
         assert await lab.settle() is P.COLD_BOOTED, "what was preserved ended with the boot between"
         assert await untouched(lab) >= files - 1, "the agent's own token is all that is looked at"
         assert str(lab.luo.state) == "updated", "nor is it finished: it is not ours"
