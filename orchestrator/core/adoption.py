@@ -41,44 +41,36 @@ class Home:
 
 
 def take_in(draft: Draft) -> None:
-    """Rules 1 to 3."""
+    """Rules 1 to 3. Who is awaited is noted in the draft; while the fleet is stopped that is all."""
     fleet = draft.fleet
-    if fleet.row.stopped:
-        return
     for node_id in sorted(fleet.unclaimed):
-        attempt, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
+        attempt = fleet.newest_attempt(node_id)
         assert attempt is not None, "what is unclaimed is an attempt"
         home = home_of(fleet, attempt)
         if home is None:
             continue
-        rollout, member = home.rollout, home.member
-        taken = replace(attempt, rollout_id=rollout.rollout_id, wave=member.wave)
-        if attempt.kind is Kind.FORWARD:
-            taken = replace(taken, artifact=rollout.artifact)
-        text = f"{node_id}: attempt {attempt.generation} of a lost future, {attempt.phase}, is taken in"
-        event = NewEvent(
-            "attempt.taken_in",
-            text,
-            rollout_id=rollout.rollout_id,
-            node_id=node_id,
-            generation=attempt.generation,
-            fields={"phase": attempt.phase.value, "kind": attempt.kind.value},
-        )
-        rows: list[Row] = [taken, _joined(member, taken, node.beyond)]
-        draft.add("take_in", rollout.rollout_id, rows, [event], [rollout, fleet.row, node])
-        draft.held.add(rollout.rollout_id)
+        draft.awaited.setdefault(home.rollout.rollout_id, set()).add(node_id)
+        if not fleet.row.stopped:
+            _take(draft, fleet.nodes[node_id], attempt, home)
 
 
-def awaited(fleet: Fleet, rollout_id: str) -> frozenset[str]:
-    """Nodes whose attempts the rollout takes in once the fleet is released; it does not end before."""
-    found = []
-    for node_id in fleet.unclaimed:
-        attempt = fleet.newest_attempt(node_id)
-        assert attempt is not None, "what is unclaimed is an attempt"
-        home = home_of(fleet, attempt)
-        if home is not None and home.rollout.rollout_id == rollout_id:
-            found.append(node_id)
-    return frozenset(found)
+def _take(draft: Draft, node: NodeRow, attempt: AttemptRow, home: Home) -> None:
+    rollout, member = home.rollout, home.member
+    taken = replace(attempt, rollout_id=rollout.rollout_id, wave=member.wave)
+    if attempt.kind is Kind.FORWARD:
+        taken = replace(taken, artifact=rollout.artifact)
+    text = f"{node.node_id}: attempt {attempt.generation} of a lost future, {attempt.phase}, is taken in"
+    event = NewEvent(
+        "attempt.taken_in",
+        text,
+        rollout_id=rollout.rollout_id,
+        node_id=node.node_id,
+        generation=attempt.generation,
+        fields={"phase": attempt.phase.value, "kind": attempt.kind.value},
+    )
+    rows: list[Row] = [taken, _joined(member, taken, node.beyond)]
+    draft.add("take_in", rollout.rollout_id, rows, [event], [rollout, draft.fleet.row, node])
+    draft.held.add(rollout.rollout_id)
 
 
 def home_of(fleet: Fleet, attempt: AttemptRow) -> Home | None:

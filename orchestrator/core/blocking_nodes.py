@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.core import adoption, canaries, staging
+from orchestrator.core import canaries, staging
 from orchestrator.core.blockers import FEW, Blocker
 from orchestrator.core.blocking_ended import superseded_by
 from orchestrator.core.draft import Draft
@@ -188,7 +188,7 @@ def places(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             if place is Place.OTHER_ROLLOUT:
                 yield _other_rollout(draft, orders, wave)
             elif place is Place.SUPERSEDED:
-                awaited = adoption.awaited(draft.fleet, index.row.rollout_id)
+                awaited = draft.awaited.get(index.row.rollout_id, ())
                 if gone := [order for order in orders if order[1] not in awaited]:
                     yield _superseded(draft, index, gone)
             elif place is Place.STAGE_FAILED:

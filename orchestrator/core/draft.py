@@ -31,6 +31,8 @@ class Draft:
         self.purse = Purse(fleet)
         self.actions: list[Action] = []
         self.held: set[str] = set()
+        self.awaited: dict[str, set[str]] = {}
+        """Rollout → nodes whose attempts it takes in, once the fleet is released (adoption.py)."""
         self.staging = fleet.staging
         self._written: set[RowKey] = set()
         self._guarded: set[RowKey] = set()

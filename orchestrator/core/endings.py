@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core import adoption
 from orchestrator.core.draft import Draft
 from orchestrator.core.index import RolloutIndex
 from orchestrator.core.model import MemberRow, NewEvent, RolloutRow
@@ -26,7 +25,7 @@ from orchestrator.core.waves import settle_in_batches, way_back_open
 def wind_up(draft: Draft, index: RolloutIndex) -> None:
     """Take a rollout in CANCEL or BACK towards its end; note nodes that are back."""
     row = index.row
-    if adoption.awaited(draft.fleet, row.rollout_id):
+    if row.rollout_id in draft.awaited:
         return
     back = [
         replace(

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator.core import adoption, transitions
+from orchestrator.core.draft import Draft
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import AttemptRow, Change, MemberRow
 from orchestrator.core.transitions import Observation
@@ -111,5 +112,11 @@ def an_undone_attempt_takes_its_node_elsewhere() -> Iterator[None]:
 @mutant("planner", "I9", worlds.restored_on_the_way_back)
 def a_way_back_ends_before_a_person_has_looked() -> Iterator[None]:
     """a rollout does not end while it is to take in an attempt of a lost future"""
-    with patch.object(adoption, "awaited", lambda fleet, rollout_id: frozenset()):
+    take_in = adoption.take_in
+
+    def mistaken(draft: Draft) -> None:
+        take_in(draft)
+        draft.awaited.clear()
+
+    with patch.object(adoption, "take_in", mistaken):
         yield

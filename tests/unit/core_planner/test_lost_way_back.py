@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.core.model import Problem
+from orchestrator.core import adoption
+from orchestrator.core.fleet import Fleet
+from orchestrator.core.model import AttemptRow, Problem
 from orchestrator.core.operations import roll_back
 from orchestrator.core.phases import Goal, Kind, Outcome, Phase
 from orchestrator.core.views import explain
@@ -311,3 +313,25 @@ def test_a_node_that_a_lost_rollout_found_unhealthy_is_told_without_its_name() -
     (blocker,) = [b for b in w.plan().blockers["r1"] if b.reason == "NEEDS_OPERATOR"]
     assert blocker.message.startswith("a rollout that the store has lost found the node unhealthy")
     assert blocker.remedy.startswith("Boot it into the kernel that it came from, or `liveroll exclude r1 n1")
+
+
+def test_a_plan_asks_once_of_each_attempt_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rollouts there are: a fleet may have as many such attempts as it has nodes."""
+    w = going_back(2)
+    for other in ("r2", "r3"):
+        w.rollout(replace(spec(waves=[None]), name=other))
+    for node_id in w.fleet.nodes:
+        w.put(settled_attempt(w.node(node_id), Phase.COMMITTED, generation=9, rollout_id="", adopted=True))
+    asked: list[str] = []
+    home_of = adoption.home_of
+
+    def counted(fleet: Fleet, attempt: AttemptRow) -> adoption.Home | None:
+        asked.append(attempt.node_id)
+        return home_of(fleet, attempt)
+
+    monkeypatch.setattr(adoption, "home_of", counted)
+    for stopped in ("", "STORE_REGRESSED"):
+        w.set_fleet(stopped=stopped)
+        w.plan()
+        assert sorted(asked) == ["n0", "n1"]
+        asked.clear()
