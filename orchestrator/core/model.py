@@ -174,8 +174,9 @@ class NodeRow:
     not_ready: Problem | None = None
     """Why it would refuse a PREPARE, as it said last; None if it would not, or did not say."""
     boot_verdict: Verdict | None = None
-    boot_by_hand: bool = False
-    """The kexec that started this boot was an operator's, on the node."""
+    boot_by_hand: str = ""
+    """The last boot that an operator's kexec on the node has started, by its boot_id: it stands for itself,
+    so that a release that does not know of it cannot pass it on to another boot."""
     staged: frozenset[str] = frozenset()
     stage_problem: Problem | None = None
     stage_problem_digest: str = ""

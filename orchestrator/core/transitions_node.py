@@ -73,7 +73,6 @@ def described(known: NodeRow | None, message: Hello, now: datetime, replica: str
         problem=message.status.problem,
         not_ready=message.status.not_ready,
         boot_verdict=message.boot_verdict if message.boot_verdict is not None else node.boot_verdict,
-        boot_by_hand=node.boot_by_hand and message.boot_id == node.boot_id,
         staged=message.staged_artifacts,
         rollback_artifact=message.rollback_artifact,
         written_off="",
@@ -92,7 +91,7 @@ def absorb_report(node: NodeRow, report: Report, now: datetime) -> NodeRow:
         healthy=report.healthy,
         problem=None if report.healthy else report.problem or node.problem,
         boot_verdict=report.boot_verdict if report.boot_verdict is not None else node.boot_verdict,
-        boot_by_hand=bool(report.by_hand) or (node.boot_by_hand and report.boot_id in ("", node.boot_id)),
+        boot_by_hand=report.boot_id if report.by_hand else node.boot_by_hand,
         rollback_artifact=report.rollback_artifact or node.rollback_artifact,
         highest_generation=max(
             node.highest_generation, report.attempt.generation if report.attempt is not None else 0

@@ -196,7 +196,7 @@ def node_view(fleet: Fleet, node_id: str, now: datetime, of: str = "") -> NodeVi
         desired=desired_in_words(node),
         written_off=node.written_off,
         boot_verdict=node.boot_verdict,
-        boot_by_hand=node.boot_by_hand,
+        boot_by_hand=node.boot_by_hand == node.boot_id != "",
         revision=node.revision,
     )
 

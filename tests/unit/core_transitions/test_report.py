@@ -13,6 +13,7 @@ from orchestrator.core.fleet import Fleet
 from orchestrator.core.messages import CommandRefusal, Heartbeat, MemoryCheck, NodeStatus, Report, StageResult
 from orchestrator.core.model import (
     AttemptRow,
+    Change,
     DesiredCancel,
     DesiredCommit,
     DesiredPrepare,
@@ -27,6 +28,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.phases import SETTLED, Kind, Method, Phase, Verdict
 from orchestrator.core.transitions_tables import FOLLOWS, NEVER_REPORTED
+from orchestrator.core.views import node_view
 from orchestrator.errors import Retry, StaleGeneration, StoreRegressed
 from tests.unit.core_ops.build import (
     ARTIFACT,
@@ -601,6 +603,25 @@ def by_hand(seq: int, phase: Phase = Phase.IDLE, **changes: Any) -> Report:
     return report("BootClassified", phase, seq, boot_verdict=Verdict.FOREIGN_KEXEC, **said)
 
 
+def came_by_hand(f: Fleet) -> bool:
+    return node_view(f, "n00", NOW).boot_by_hand
+
+
+def test_a_release_that_does_not_know_of_boots_by_hand_passes_the_word_on_to_no_other_boot() -> None:
+    """It keeps what it does not know of, and writes that the node is in another boot."""
+    f = made()
+    take(f, by_hand(1))
+    apply(f, Change((replace(f.nodes["n00"], boot_id="boot-3", boot_verdict=Verdict.COLD_BOOT),)))
+    apply(f, transitions.hello(f, hello(boot_id="boot-3", acknowledged_seq=1), "", NOW).change)
+    assert (f.nodes["n00"].boot_verdict, came_by_hand(f)) == (Verdict.COLD_BOOT, False)
+
+
+def test_a_node_of_which_no_boot_is_known_has_come_by_nobodys_hand() -> None:
+    f = made()
+    apply(f, Change((replace(f.nodes["n00"], boot_id=""),)))
+    assert not came_by_hand(f)
+
+
 def test_a_boot_by_hand_of_a_node_at_rest() -> None:
     """Told with the word, and known of the node for as long as it is in that boot."""
     f = made()
@@ -611,20 +632,20 @@ def test_a_boot_by_hand_of_a_node_at_rest() -> None:
         "kexec",
     )
     n = f.nodes["n00"]
-    assert (n.boot_verdict, n.boot_by_hand, n.problem, n.healthy) == (
+    assert (n.boot_verdict, came_by_hand(f), n.problem, n.healthy) == (
         Verdict.FOREIGN_KEXEC,
         True,
         None,
         True,
     )
     take(f, report("ByHandFinish", Phase.IDLE, 2, attempt=None, boot_id="boot-2"))
-    assert f.nodes["n00"].boot_by_hand
+    assert came_by_hand(f)
     for boot, still in (("boot-2", True), ("boot-3", False)):
         apply(f, transitions.hello(f, hello(boot_id=boot, acknowledged_seq=2), "", NOW).change)
-        assert f.nodes["n00"].boot_by_hand is still
+        assert came_by_hand(f) is still
     take(f, by_hand(3, boot_id="boot-4"))
     take(f, report("BootClassified", Phase.IDLE, 4, attempt=None, boot_id="boot-5"))
-    assert not f.nodes["n00"].boot_by_hand
+    assert not came_by_hand(f)
 
 
 @pytest.mark.parametrize(
@@ -641,7 +662,7 @@ def test_a_boot_by_hand_after_an_attempt_leaves_it_as_it_is(phase: Phase) -> Non
     after = newest(f)
     assert (after.phase, after.failed, after.failure) == (before.phase, before.failed, before.failure)
     assert after.problem == why
-    assert f.nodes["n00"].boot_by_hand
+    assert came_by_hand(f)
 
 
 def test_health_edges_while_baking_restart_the_bake() -> None:
