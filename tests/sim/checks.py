@@ -270,15 +270,14 @@ class Checks:
     def loading(self, node: SimNode, image: KexecImage) -> None:
         """kexec_file_load is about to be called."""
         if not attempt_on_command_line(image.command_line):
-            node.tell(f"loads {image.release} by hand")
+            self._by_hand(node, f"loads {image.release}")
             return
         generation = generation_of(image.command_line)
         highest = self._loaded.get(node.name, 0)
         node.tell(f"loads {image.release} for attempt {generation}")
         if generation < highest:
-            self.world.violated(
-                "I3", f"{node.node_id} loads for attempt {generation} after {highest}", node.node_id
-            )
+            text = f"{node.node_id} loads for attempt {generation} after {highest}"
+            self.world.violated("I3", text, node.node_id)
         self._loaded[node.name] = max(highest, generation)
         rollout = self._forward.get((node.node_id, generation))
         if rollout is not None and self._updated.get((node.name, rollout)) == node.release == image.release:
@@ -294,6 +293,13 @@ class Checks:
                 "I3", f"{node.node_id} begins attempt {generation} a second time", node.node_id
             )
 
+    def _by_hand(self, node: SimNode, what: str) -> None:
+        """For no attempt: luoctl's, beside any. In the midst of one the agent names it."""
+        node.tell(f"{what} by hand")
+        if not node.settled:
+            text = f"{node.node_id} {what} for no attempt while it is {node.phase}"
+            self.world.violated("I3", text, node.node_id)
+
     def rebooting(self, node: SimNode) -> None:
         """reboot(KEXEC) is about to be called."""
         loaded = node.emulated.model._loaded
@@ -301,7 +307,7 @@ class Checks:
             node.tell("reboot without an image")
             return
         if not attempt_on_command_line(loaded.command_line):
-            node.tell("reboot by hand")
+            self._by_hand(node, "calls reboot")
             self.world.story.count("luoctl kexec")
             self._jumps.pop(node.name, None)
             return

@@ -49,6 +49,13 @@ def agent_calls_reboot_again() -> Iterator[None]:
         yield
 
 
+@mutant("agent", "I3", worlds.undisturbed)
+def agent_loads_for_no_attempt() -> Iterator[None]:
+    """what an attempt loads names the attempt on its command line: the next boot knows itself by it"""
+    with patch.object(runner_effects, "name_attempt", lambda command_line, attempt: "quiet"):
+        yield
+
+
 @mutant("agent", "I10", worlds.dying_agents)
 def restarted_agent_guesses_its_jump_intent() -> Iterator[None]:
     """in the same boot a restarted agent unwinds; it does not guess that it had meant to jump"""

@@ -94,7 +94,7 @@ class NodePromises:
     def frozen(self, node: SimNode) -> None:
         """Its kernel has let the agent's reboot through: what is preserved now crosses, or is lost."""
         model = node.emulated.model
-        if not attempt_on_command_line(model._target().command_line):
+        if node.settled and not attempt_on_command_line(model._target().command_line):
             return  # luoctl's, who goes whatever the target is
         here, there = model._running.image.model, model._target().image.model
         kept = sorted(preserved.going_out(model))
