@@ -377,7 +377,8 @@ class Fleet:
             index = self.indexes[rollout_id]
             member = index.members[node_id]
             own = self.attempts.get((node_id, member.generation))
-            memberships.append(Membership(index.row, member, own, self.last_attempt(member)))
+            last = self.last_attempt(member) if index.row.ended_at is None else own
+            memberships.append(Membership(index.row, member, own, last))
         return Surroundings(
             node=node,
             newest=self.newest_attempt(node_id),

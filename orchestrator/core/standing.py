@@ -156,7 +156,8 @@ class Membership:
     own: AttemptRow | None
     last: AttemptRow | None
     """`own`, or the newest that may have taken the node elsewhere since. An attempt that was undone, another
-    rollout's or one of a lost future, has taken it nowhere; a way back to where this one left it ends it."""
+    rollout's or one of a lost future, has taken it nowhere; a way back to where this one left it ends it.
+    Of a rollout that has ended always `own`: it begins nothing."""
 
 
 @dataclass(frozen=True, slots=True)
