@@ -2,7 +2,7 @@
 
 Rules
 1. On the way back it is every node that crossed, and neither is back nor was written off. Forward it is
-   every node that failed: nothing else ends a rollout so.
+   every node that failed, or was updated and is back: nothing else ends a rollout so.
 2. What must be done ends in a call that the rollout admits: a retry, or going back once more, which
    counts nodes that came back otherwise.
 """
@@ -37,12 +37,12 @@ def _is_short(row: RolloutRow, member: MemberRow) -> bool:
     """Rule 1."""
     if row.goal is Goal.BACK:
         return member.crossed and member.outcome is not Outcome.WRITTEN_OFF
-    return member.outcome is Outcome.FAILED
+    return member.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK)
 
 
 def _reason(fleet: Fleet, row: RolloutRow, member: MemberRow) -> str:
     if row.goal is not Goal.BACK:
-        return "NEEDS_OPERATOR"
+        return "NEEDS_OPERATOR" if member.outcome is Outcome.FAILED else "NODE_ROLLED_BACK"
     last = fleet.last_attempt(member)
     if last is not None and last.rollout_id != row.rollout_id:
         return "SUPERSEDED"
@@ -59,6 +59,10 @@ def _blocker(fleet: Fleet, row: RolloutRow, reason: str, members: Sequence[Membe
         lead = f"Look at the node (`liveroll story {nodes[0]}`) and mend it"
         calls = {Call.RETRY: nodes, Call.WRITE_OFF: nodes}
         remedy = told(fleet, lead, row.rollout_id, calls, joint=", then ")
+    elif reason == "NODE_ROLLED_BACK":
+        text = "the node was updated, and is back on the kernel that it came from"
+        lead = f"Find out why it is back (`liveroll story {nodes[0]}`)"
+        remedy = told(fleet, lead, row.rollout_id, {Call.RETRY: nodes}, joint=", then ")
     elif reason == "NOT_BACK":
         text = "the node could not be brought back then, and can be now"
         remedy = told(

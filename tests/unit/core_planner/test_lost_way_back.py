@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.core import adoption
 from orchestrator.core.fleet import Fleet
-from orchestrator.core.model import AttemptRow, Problem
-from orchestrator.core.operations import roll_back
+from orchestrator.core.model import AttemptRow, MemberRow, Problem
+from orchestrator.core.operations import retry_nodes, roll_back
 from orchestrator.core.phases import Goal, Kind, Outcome, Phase
 from orchestrator.core.views import explain
 from orchestrator.errors import Retry
@@ -288,6 +288,28 @@ def test_why_names_whose_way_back_failed() -> None:
     assert "liveroll story n0" in remedy
 
 
+@pytest.mark.parametrize("asked", ["", "n0"])
+def test_why_names_who_was_found_unhealthy_and_is_back(asked: str) -> None:
+    """Nobody has failed any more, and yet the rollout has."""
+    w = World(nodes(1))
+    w.rollout(spec(waves=[]))
+    w.script("n0", end=Phase.AWAITING_ROLLBACK, times=1)
+    w.run()
+    w.set_rollout(halted="", failures_forgiven=9)
+    w.run()
+    assert (w.state(), w.member("n0").outcome, w.row().goal) == ("FAILED", Outcome.ROLLED_BACK, Goal.FORWARD)
+    ((reason, named, message, remedy),) = told(w, asked)
+    assert (reason, named) == ("NODE_ROLLED_BACK", ("n0",))
+    assert message == "the node was updated, and is back on the kernel that it came from"
+    assert remedy == (
+        "Find out why it is back (`liveroll story n0`), then `liveroll retry r1 n0` tries again."
+    )
+    w.scripts.clear()
+    w.commit(retry_nodes(w.fleet, "r1", ["n0"], "", "alice", w.now).change)
+    w.run()
+    assert (w.state(), told(w, asked)) == ("SUCCEEDED", [])
+
+
 def test_why_names_who_failed_on_the_way_there() -> None:
     w = World(nodes(1))
     w.rollout(spec(waves=[]))
@@ -335,3 +357,20 @@ def test_a_plan_asks_once_of_each_attempt_where_it_belongs(monkeypatch: pytest.M
         w.plan()
         assert sorted(asked) == ["n0", "n1"]
         asked.clear()
+
+
+def test_nobody_asks_where_rollouts_that_have_ended_left_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may have many of them behind it, and as many attempts."""
+    w = World(nodes(1))
+    for name in ("r1", "r2", "r3"):
+        w.rollout(replace(spec(waves=[]), name=name), ended_at=None if name == "r1" else w.now)
+    asked: list[str] = []
+    last_attempt = Fleet.last_attempt
+
+    def counted(fleet: Fleet, member: MemberRow) -> AttemptRow | None:
+        asked.append(member.rollout_id)
+        return last_attempt(fleet, member)
+
+    monkeypatch.setattr(Fleet, "last_attempt", counted)
+    w.set_node("n0", healthy=False)
+    assert set(asked) == {"r1"}
