@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -257,15 +257,15 @@ class Link:
         loop = asyncio.get_running_loop()
         last_beat = loop.time() - 3600.0  # the first goes at once: it carries a stamp
         changes = self._node.changes
-        told: Problem | None = None
+        told = _gist(None)
         while True:
             changes.clear()
             await self._send_reports(transport)
             await self._node.look()
             status = self._node.status()
-            every = _cadence_s(status.phase, terms)
-            if self._beat_now or status.not_ready != told or loop.time() >= last_beat + every:
-                self._beat_now, told = False, status.not_ready
+            every, gist = _cadence_s(status.phase, terms), _gist(status.not_ready)
+            if self._beat_now or gist != told or loop.time() >= last_beat + every:
+                self._beat_now, told = False, gist
                 await self._send(
                     transport,
                     convert.heartbeat(status, self._node.stamp(), len(self._node.unacknowledged())),
@@ -304,6 +304,11 @@ def is_active(phase: Phase) -> bool:
 
 def _cadence_s(phase: Phase, terms: Terms) -> float:
     return terms.active_heartbeat_s if is_active(phase) else terms.idle_heartbeat_s
+
+
+def _gist(not_ready: Problem | None) -> tuple[str, Mapping[str, str]] | None:
+    """What of it is worth a beat of its own. The words are not: they may name each of a thousand files."""
+    return (not_ready.reason, not_ready.fields) if not_ready is not None else None
 
 
 def _protocol(what: str) -> LinkError:

@@ -433,6 +433,27 @@ async def test_a_node_that_turns_ready_or_not_says_so_at_once_and_once() -> None
             assert transport.up.empty(), "nothing has turned"
 
 
+async def test_what_is_only_said_in_other_words_goes_with_the_next_beat() -> None:
+    """Somebody preserves a thousand files by hand, and each has a token: no beat for each."""
+    node, network = FakeNode(), FakeNetwork()
+    node.finds = _kept("1")
+    async with running(node, network):
+        transport = await welcomed(network, beat_s=3000)
+        assert (await transport.sent("heartbeat")).heartbeat.status.not_ready.message == "tokens 1"
+        for seq in range(2, 12):
+            node.finds = _kept(f"1, {seq}")
+            node.add(seq)
+            message = await transport.up.get()
+            assert message.WhichOneof("message") == "report"
+        node.finds = None
+        node.changes.set()
+        assert not (await transport.sent("heartbeat")).heartbeat.status.HasField("not_ready")
+
+
+def _kept(tokens: str) -> Problem:
+    return Problem("PRESERVED_BY_HAND", Retry.FIX_STATE, f"tokens {tokens}", "See.", {"luo_state": "normal"})
+
+
 async def test_the_cadence_follows_the_phase() -> None:
     assert not is_active(Phase.IDLE)
     assert not is_active(Phase.COMMITTED)
