@@ -258,7 +258,7 @@ def _not_ready(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str
     at, members = _PLACES[Place.NOT_READY], draft.fleet.members(row.rollout_id)
     groups: dict[tuple[str, str], list[Order]] = {}
     for order in orders:
-        problem = draft.fleet.nodes[order[1]].not_ready
+        problem = draft.fleet.nodes[order[1]].refuses
         assert problem is not None, "this is why they are here"
         groups.setdefault((problem.message, problem.remedy), []).append(order)
     for (message, remedy), some in sorted(groups.items()):

@@ -100,7 +100,7 @@ def _waits(
         return SkippedNode(name, "UNHEALTHY", f"it is not healthy{reason}", waits=True)
     if not spec.rollback.none and not node.rollback_artifact:
         return SkippedNode(name, "NO_ROLLBACK", "it has no rollback artifact", waits=True)
-    if (said := node.not_ready) is not None:
+    if (said := node.refuses) is not None:
         text = f"it would refuse an attempt now: {said.message}. {said.remedy}".rstrip(". ")
         return SkippedNode(name, "NOT_READY", text, waits=True)
     return None

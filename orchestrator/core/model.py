@@ -172,7 +172,8 @@ class NodeRow:
     healthy: bool = True
     problem: Problem | None = None
     not_ready: Problem | None = None
-    """Why it would refuse a PREPARE, as it said last; None if it would not, or did not say."""
+    """Why it would refuse a PREPARE, as it said under the link of not_ready_epoch: read `refuses`."""
+    not_ready_epoch: int = 0
     boot_verdict: Verdict | None = None
     boot_by_hand: str = ""
     """The last boot that an operator's kexec on the node has started, by its boot_id: it stands for itself,
@@ -203,6 +204,12 @@ class NodeRow:
     @property
     def key(self) -> tuple[str, ...]:
         return (self.node_id,)
+
+    @property
+    def refuses(self) -> Problem | None:
+        """Why it would refuse a PREPARE; None if it would not. What it said under an older link is over: the
+        present one may be to a release that does not hear it say so, and writes the row all the same."""
+        return self.not_ready if self.not_ready_epoch == self.link_epoch else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ def _canaries(
 
 
 def _equipped(node: NodeRow, spec: RolloutSpec) -> bool:
-    return node.healthy and node.not_ready is None and (spec.rollback.none or bool(node.rollback_artifact))
+    return node.healthy and node.refuses is None and (spec.rollback.none or bool(node.rollback_artifact))
 
 
 def _waves(

@@ -430,7 +430,7 @@ def _back(s: Surroundings, m: Membership, maintained: bool, now: datetime) -> tu
 def _now(node: NodeRow) -> Place:
     """Of a node of which nothing else is waited for. What it says of itself comes last: an artifact can be
     staged meanwhile."""
-    return Place.READY if node.not_ready is None else Place.NOT_READY
+    return Place.READY if node.refuses is None else Place.NOT_READY
 
 
 def _told_at(node: NodeRow, a: AttemptRow, rollout: RolloutRow) -> datetime:

@@ -157,7 +157,7 @@ def heartbeat(
         return Observation(refusal=_stale(node_id, node, link_epoch))
     facts = (Heard(node_id, now, message.stamp, came),)
     status = message.status
-    told = replace(node, not_ready=status.not_ready)
+    told = replace(node, not_ready=status.not_ready, not_ready_epoch=node.link_epoch)
     events = _readiness_events(node, told)
     if status.healthy == node.healthy:
         return Observation(Change((told,), events=events) if events else NOTHING, facts)
@@ -343,8 +343,8 @@ def _link_events(
 
 def _readiness_events(known: NodeRow | None, node: NodeRow) -> tuple[NewEvent, ...]:
     """That the node would refuse an attempt from now on, or no longer; none if it says what it said."""
-    name, problem = node.node_id, node.not_ready
-    if problem == (known.not_ready if known is not None else None):
+    name, problem = node.node_id, node.refuses
+    if problem == (known.refuses if known is not None else None):
         return ()
     if problem is None:
         return (NewEvent("node.ready", f"{name} would take an attempt again", node_id=name, actor=name),)

@@ -72,6 +72,7 @@ def described(known: NodeRow | None, message: Hello, now: datetime, replica: str
         healthy=message.status.healthy,
         problem=message.status.problem,
         not_ready=message.status.not_ready,
+        not_ready_epoch=node.link_epoch + 1,
         boot_verdict=message.boot_verdict if message.boot_verdict is not None else node.boot_verdict,
         staged=message.staged_artifacts,
         rollback_artifact=message.rollback_artifact,

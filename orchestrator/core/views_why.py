@@ -147,8 +147,8 @@ def _waiting(
         text = f"{name} has not started (wave {wave}): {_WAITS[place]}"
         if place is Place.UNHEALTHY and node.problem is not None:
             text += f", {node.problem.reason}: {node.problem.message}. {node.problem.remedy}".rstrip()
-        if place is Place.NOT_READY and node.not_ready is not None:
-            text += f", {node.not_ready.reason}: {node.not_ready.message}. {node.not_ready.remedy}".rstrip()
+        if place is Place.NOT_READY and node.refuses is not None:
+            text += f", {node.refuses.reason}: {node.refuses.message}. {node.refuses.remedy}".rstrip()
         if place is Place.NOT_DUE and member.not_before is not None:
             text += f" until {member.not_before:%Y-%m-%d %H:%M:%S} UTC"
     if own is not None and own.problem is not None:

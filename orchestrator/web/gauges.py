@@ -80,7 +80,7 @@ def _nodes(fleet: Fleet, now: datetime) -> Iterator[Metric]:
         phases[attempt.phase.value if attempt is not None else Phase.IDLE.value] += 1
         links[fleet.link(node_id, now).value.lower()] += 1
         maintenance += node.maintenance is not None
-        not_ready += node.not_ready is not None
+        not_ready += node.refuses is not None
         differing += told_of(fleet, node) is not None
         if attempt is not None and attempt.blackout_open_at is not None:
             open_since.append(attempt.blackout_open_at)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.core import transitions
 from orchestrator.core.messages import Heartbeat, NodeStatus
-from orchestrator.core.model import NodeRow, Problem
+from orchestrator.core.model import Change, NodeRow, Problem
 from orchestrator.core.phases import Phase
 from orchestrator.errors import Retry
 from orchestrator.store.codec import decode, encode
@@ -24,7 +26,7 @@ def test_a_heartbeats_edge_is_written_once() -> None:
     f = made()
     seen = transitions.heartbeat(f, "n00", Heartbeat(NO), 1, LATER)
     apply(f, seen.change)
-    assert f.nodes["n00"].not_ready == PREPARED
+    assert f.nodes["n00"].refuses == PREPARED
     (event,) = seen.change.events
     assert (event.kind, event.message, event.fields) == (
         "node.not_ready",
@@ -38,7 +40,7 @@ def test_a_heartbeats_edge_is_written_once() -> None:
     back = transitions.heartbeat(f, "n00", Heartbeat(YES), 1, LATER)
     apply(f, back.change)
     assert [e.kind for e in back.change.events] == ["node.ready"]
-    assert f.nodes["n00"].not_ready is None
+    assert f.nodes["n00"].refuses is None
     assert f.nodes["n00"].healthy
 
 
@@ -48,7 +50,7 @@ def test_both_edges_of_one_heartbeat_are_one_row_and_two_events() -> None:
     seen = transitions.heartbeat(f, "n00", sick, 1, LATER)
     (row,) = seen.change.writes
     assert isinstance(row, NodeRow)
-    assert (row.healthy, row.not_ready) == (False, PREPARED)
+    assert (row.healthy, row.refuses) == (False, PREPARED)
     assert [e.kind for e in seen.change.events] == ["node.sickened", "node.not_ready"]
 
 
@@ -62,10 +64,10 @@ def test_both_edges_of_one_heartbeat_are_one_row_and_two_events() -> None:
     ],
 )
 def test_a_hello_says_it_in_full(before: Problem | None, said: NodeStatus, told: list[str]) -> None:
-    f = made(not_ready=before)
+    f = made(not_ready=before, not_ready_epoch=1)
     seen = transitions.hello(f, hello(status=said), "", LATER)
     apply(f, seen.change)
-    assert f.nodes["n00"].not_ready == said.not_ready
+    assert f.nodes["n00"].refuses == said.not_ready
     assert [e.kind for e in seen.change.events if "ready" in e.kind] == told
 
 
@@ -87,3 +89,14 @@ def test_a_row_of_an_older_release_loads() -> None:
     older = text.replace(f'"not_ready":{encode(PREPARED)},', "")
     assert older != text
     assert decode(NodeRow, older) == NodeRow("n00")
+
+
+def test_a_link_to_an_older_release_ends_what_the_one_before_has_said() -> None:
+    """It takes the Hello, keeps what it does not know in the row, and does not hear what the node says then."""
+    f = made()
+    apply(f, transitions.heartbeat(f, "n00", Heartbeat(NO), 1, LATER).change)
+    n = f.nodes["n00"]
+    apply(f, Change((replace(n, link_epoch=n.link_epoch + 1),)))
+    assert f.nodes["n00"].refuses is None
+    apply(f, transitions.hello(f, hello(status=NO), "", LATER).change)
+    assert f.nodes["n00"].refuses == PREPARED, "a newer one hears it again"

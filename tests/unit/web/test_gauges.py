@@ -39,7 +39,7 @@ def halfway() -> Fleet:
         node("n00", release=NEW),
         node("n01"),
         node("n02"),
-        node("n03", maintenance=Maintenance("ops", "fans"), not_ready=BY_HAND),
+        node("n03", maintenance=Maintenance("ops", "fans"), not_ready=BY_HAND, not_ready_epoch=1),
         node("n04", link_up=False),
         rollout(
             5,
