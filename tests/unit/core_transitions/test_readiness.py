@@ -92,7 +92,7 @@ def test_a_row_of_an_older_release_loads() -> None:
 
 
 def test_a_link_to_an_older_release_ends_what_the_one_before_has_said() -> None:
-    """It takes the Hello, keeps what it does not know in the row, and does not hear what the node says then."""
+    """It takes the Hello, keeps what it does not know of the row, and hears nothing of it from then on."""
     f = made()
     apply(f, transitions.heartbeat(f, "n00", Heartbeat(NO), 1, LATER).change)
     n = f.nodes["n00"]
