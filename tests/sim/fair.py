@@ -151,9 +151,12 @@ class Fair:
                 await operator.try_to("retry", name, [node_id])
                 return
         for node_id in sorted(fleet.nodes):
-            newest, node = fleet.newest_attempt(node_id), fleet.nodes[node_id]
-            bad = newest is not None and newest.phase in UNAVAILABLE & SETTLED and node_id not in self._kept
-            if bad and node.maintenance is None and not node.written_off:
+            newest, counted = fleet.newest_attempt(node_id), fleet.standings[node_id].unavailable
+            # One whose journal was set aside is not well, and has no attempt that would say so.
+            bad = (
+                not fleet.nodes[node_id].healthy if newest is None else newest.phase in UNAVAILABLE & SETTLED
+            )
+            if bad and counted and node_id not in self._kept:
                 verb = "take out" if fleet.link(node_id, fleet.now) is Link.UP else "write off"
                 await operator.try_to(verb, name, [node_id])
                 return

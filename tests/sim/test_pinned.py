@@ -14,6 +14,7 @@ from tests.sim.world import run_scenario
 WHOLE = {
     60057: "a node's attempt ended under numbers that a machine with a copy of its journal had used",
     67109: "the simulation's own: a replica killed as it had begun a new incarnation told nobody of that",
+    910128: "the simulation's own: nobody took a node out of the count whose journal had been set aside",
     319: "a node whose rollback a restore had undone was taken for another rollout's, and never brought back",
 }
 """Seed → what it found, in the whole world."""
