@@ -26,11 +26,11 @@ def short_of_goal(fleet: Fleet, row: RolloutRow, node_id: str = "") -> tuple[Blo
     if row.ended_as != RolloutState.FAILED:
         return ()
     members = sorted(fleet.members(row.rollout_id).values(), key=lambda m: m.position)
-    groups: dict[str, list[MemberRow]] = {}
+    groups: dict[tuple[str, str, str], list[MemberRow]] = {}
     for member in members:
         if node_id in ("", member.node_id) and _is_short(row, member):
-            groups.setdefault(_reason(fleet, row, member), []).append(member)
-    return tuple(_blocker(fleet, row, reason, some) for reason, some in sorted(groups.items()))
+            groups.setdefault(_found(fleet, row, member), []).append(member)
+    return tuple(_blocker(fleet, row, found, some) for found, some in sorted(groups.items()))
 
 
 def _is_short(row: RolloutRow, member: MemberRow) -> bool:
@@ -40,53 +40,49 @@ def _is_short(row: RolloutRow, member: MemberRow) -> bool:
     return member.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK)
 
 
-def _reason(fleet: Fleet, row: RolloutRow, member: MemberRow) -> str:
-    if row.goal is not Goal.BACK:
-        return "NEEDS_OPERATOR" if member.outcome is Outcome.FAILED else "NODE_ROLLED_BACK"
+def _found(fleet: Fleet, row: RolloutRow, member: MemberRow) -> tuple[str, str, str]:
+    """(reason, what has happened, the kernel to bring it back to by hand): one blocker for each."""
+    if row.goal is not Goal.BACK and member.outcome is Outcome.ROLLED_BACK:
+        return "NODE_ROLLED_BACK", "the node was updated, and is back on the kernel that it came from", ""
     last = fleet.last_attempt(member)
-    if last is not None and last.rollout_id != row.rollout_id:
-        return "SUPERSEDED"
-    if not member.from_artifact:
-        return "NO_ROLLBACK_ARTIFACT"
-    return "NEEDS_OPERATOR" if member.outcome is Outcome.FAILED else "NOT_BACK"
+    if row.goal is Goal.BACK and last is not None and last.rollout_id != row.rollout_id:
+        return "SUPERSEDED", superseded_by(last.rollout_id, last.to_release), member.from_release
+    if row.goal is Goal.BACK and not member.from_artifact:
+        return "NO_ROLLBACK_ARTIFACT", "the node has nothing to go back to", member.from_release
+    if member.outcome is Outcome.FAILED:
+        return "NEEDS_OPERATOR", "the node has failed", ""
+    return "NOT_BACK", "the node could not be brought back then, and can be now", ""
 
 
-def _blocker(fleet: Fleet, row: RolloutRow, reason: str, members: Sequence[MemberRow]) -> Blocker:
+def _blocker(
+    fleet: Fleet, row: RolloutRow, found: tuple[str, str, str], members: Sequence[MemberRow]
+) -> Blocker:
+    reason, text, release = found
     nodes = [m.node_id for m in members]
     if reason == "NEEDS_OPERATOR":
         reasons = ", ".join(sorted({m.reason for m in members if m.reason}))
-        text = "the node has failed" + (f" ({reasons})" if reasons else "")
+        text += f" ({reasons})" if reasons else ""
         lead = f"Look at the node (`liveroll story {nodes[0]}`) and mend it"
         calls = {Call.RETRY: nodes, Call.WRITE_OFF: nodes}
         remedy = told(fleet, lead, row.rollout_id, calls, joint=", then ")
     elif reason == "NODE_ROLLED_BACK":
-        text = "the node was updated, and is back on the kernel that it came from"
         lead = f"Find out why it is back (`liveroll story {nodes[0]}`)"
         remedy = told(fleet, lead, row.rollout_id, {Call.RETRY: nodes}, joint=", then ")
     elif reason == "NOT_BACK":
-        text = "the node could not be brought back then, and can be now"
         remedy = told(
             fleet, "An operator may ask for it again", row.rollout_id, {Call.ROLL_BACK: ()}, joint=": "
         )
     else:
-        gone = reason == "SUPERSEDED"
-        text = superseded_by(fleet, members[0]) if gone else "the node has nothing to go back to"
-        remedy = _by_hand(fleet, row, members[0], nodes)
+        # Rule 2, for nodes that this rollout cannot bring back.
+        lead = (
+            f"Bring the node back to {release} (boot it by hand), then "
+            f"`liveroll rollback {row.rollout_id}` counts it as back"
+        )
+        remedy = told(fleet, lead, row.rollout_id, {Call.WRITE_OFF: nodes}, last=nodes)
     return Blocker(reason, text, remedy, tuple(nodes[:FEW]), len(nodes))
 
 
-def superseded_by(fleet: Fleet, member: MemberRow) -> str:
+def superseded_by(rollout_id: str, release: str) -> str:
     """Who has taken the node elsewhere."""
-    last = fleet.last_attempt(member)
-    assert last is not None, "somebody has"
-    who = f"rollout {last.rollout_id}" if last.rollout_id else "a rollout that the store has lost"
-    return f"{who} has taken the node elsewhere since, to {last.to_release}"
-
-
-def _by_hand(fleet: Fleet, row: RolloutRow, member: MemberRow, nodes: Sequence[str]) -> str:
-    """Rule 2, for nodes that this rollout cannot bring back."""
-    lead = (
-        f"Bring the node back to {member.from_release} (boot it by hand), then "
-        f"`liveroll rollback {row.rollout_id}` counts it as back"
-    )
-    return told(fleet, lead, row.rollout_id, {Call.WRITE_OFF: nodes}, last=nodes)
+    who = f"rollout {rollout_id}" if rollout_id else "a rollout that the store has lost"
+    return f"{who} has taken the node elsewhere since, to {release}"

@@ -190,7 +190,7 @@ def places(draft: Draft, index: RolloutIndex) -> Iterator[Blocker]:
             elif place is Place.SUPERSEDED:
                 awaited = draft.awaited.get(index.row.rollout_id, ())
                 if gone := [order for order in orders if order[1] not in awaited]:
-                    yield _superseded(draft, index, gone)
+                    yield from _superseded(draft, index, gone)
             elif place is Place.STAGE_FAILED:
                 yield from _stage_failed(draft, index.row, orders, wave)
             elif place is Place.NOT_READY:
@@ -303,21 +303,19 @@ def _other_rollout(draft: Draft, orders: Sequence[Order], wave: str) -> Blocker:
     )
 
 
-def _superseded(draft: Draft, index: RolloutIndex, orders: Sequence[Order]) -> Blocker:
-    member = index.members[orders[0][1]]
-    last = draft.fleet.last_attempt(member)
-    assert last is not None, "the other rollout's"
-    return on(
-        "SUPERSEDED",
-        superseded_by(draft.fleet, member),
-        told(
-            draft.fleet,
-            "This rollout ends without it, FAILED (`liveroll why` says then what to do)",
-            last.rollout_id,
-            {Call.ROLL_BACK: ()},
-        ),
-        orders,
-    )
+def _superseded(draft: Draft, index: RolloutIndex, orders: Sequence[Order]) -> Iterator[Blocker]:
+    """One for each rollout that has taken some, as far as they are looked at."""
+    groups: dict[tuple[str, str], list[Order]] = {}
+    for order in orders[:LOOKED_AT]:
+        last = draft.fleet.last_attempt(index.members[order[1]])
+        assert last is not None, "the other rollout's"
+        groups.setdefault((last.rollout_id, last.to_release), []).append(order)
+    lead = "This rollout ends without it, FAILED (`liveroll why` says then what to do)"
+    for (other, release), some in sorted(groups.items()):
+        remedy = told(draft.fleet, lead, other, {Call.ROLL_BACK: ()})
+        yield on("SUPERSEDED", superseded_by(other, release), remedy, some)
+    if rest := orders[LOOKED_AT:]:
+        yield on("SUPERSEDED", "another rollout has taken the node elsewhere since", f"{lead}.", rest)
 
 
 def _stage_failed(draft: Draft, row: RolloutRow, orders: Sequence[Order], wave: str) -> Iterator[Blocker]:

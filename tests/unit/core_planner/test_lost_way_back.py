@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.core import adoption
+from orchestrator.core import adoption, blocking_nodes
 from orchestrator.core.fleet import Fleet
 from orchestrator.core.model import AttemptRow, MemberRow, Problem
 from orchestrator.core.operations import retry_nodes, roll_back
@@ -265,6 +265,35 @@ def test_who_was_taken_elsewhere_and_came_back_can_be_brought_back_after_the_end
     w.commit(roll_back(w.fleet, "r1", "", "alice", w.now))
     w.run()
     assert (w.state(), w.node("n0").release, told(w)) == ("ROLLED_BACK", OLD, [])
+
+
+def test_each_rollout_that_has_taken_nodes_elsewhere_is_named_with_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    w = going_back(4)
+    for node_id, other in (("n1", "r2"), ("n2", "r3"), ("n3", "r2")):
+        far = settled_attempt(
+            w.node(node_id), Phase.COMMITTED, generation=9, rollout_id=other, to_release=f"8-{other}"
+        )
+        w.put(far)
+        w.set_node(node_id, release=f"8-{other}", attempt=9, highest_generation=9)
+    w.set_member("n2", from_release="6.18.0")
+    waits = [(b.message, set(b.nodes)) for b in w.plan().blockers["r1"] if b.reason == "SUPERSEDED"]
+    monkeypatch.setattr(blocking_nodes, "LOOKED_AT", 1)
+    found = [(b.message, b.node_count) for b in w.plan().blockers["r1"] if b.reason == "SUPERSEDED"]
+    assert found == [(waits[0][0], 1), ("another rollout has taken the node elsewhere since", 2)]
+    w.run()
+    ended = [(message, set(named)) for reason, named, message, _ in told(w) if reason == "SUPERSEDED"]
+    assert (
+        waits
+        == ended
+        == [
+            ("rollout r2 has taken the node elsewhere since, to 8-r2", {"n1", "n3"}),
+            ("rollout r3 has taken the node elsewhere since, to 8-r3", {"n2"}),
+        ]
+    )
+    backs = [remedy.partition(" (")[0] for _, _, _, remedy in told(w)]
+    assert backs == [f"Bring the node back to {OLD}", "Bring the node back to 6.18.0"]
 
 
 def test_why_names_who_has_nothing_to_go_back_to() -> None:
