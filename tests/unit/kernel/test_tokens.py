@@ -15,6 +15,7 @@ from node_agent.kernel import rfc2_abi as abi
 from node_agent.kernel import tokens as module
 from node_agent.kernel.tokens import FROZEN, NORMAL, PREPARED, UPDATED, TokenSessions
 from node_agent.ports import TokenFile
+from tests.descriptors import descriptors
 
 NAMES = {
     "preserve": calls.FD_PRESERVE,
@@ -99,9 +100,9 @@ class Device:
 
 @pytest.fixture(autouse=True)
 def _nothing_leaks() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 async def refused(call: Awaitable[object], reason: str, number: int = 0) -> KernelError:

@@ -29,6 +29,7 @@ from node_agent.runtime.broker import Broker
 from node_agent.runtime.broker_handover import HandoverKernel, marks
 from node_agent.runtime.broker_record import BrokerTimeouts
 from node_agent.runtime.journal_format import MAGIC, encode_record
+from tests.descriptors import descriptors
 from tests.unit.resume.patience import Patience
 
 UID = os.getuid()
@@ -103,12 +104,12 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """Counts descriptors: what is not in the Handover must be closed."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     node = Node(tmp_path, monkeypatch)
     yield node
     Script.close_all()
     node.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 class Script(threading.Thread):

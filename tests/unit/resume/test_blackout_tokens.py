@@ -20,6 +20,7 @@ from node_agent.resume.handover import Handover
 from node_agent.resume.parameters import Parameters
 from node_agent.resume.take import take
 from node_agent.runtime.journal_format import MAGIC, encode_record
+from tests.descriptors import descriptors
 from tests.unit.resume.rfc2_device import Kernel
 from tests.unit.resume.test_blackout import CLAIM, RESUMED, Script
 
@@ -80,12 +81,12 @@ def die(handover: Handover) -> None:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """Counts descriptors: what is not in the Handover must be closed."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     node = Node(tmp_path, monkeypatch)
     yield node
     Script.close_all()
     node.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 class Workload(Script):

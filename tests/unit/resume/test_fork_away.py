@@ -16,6 +16,7 @@ from node_agent.kernel.emulated import syncclient
 from node_agent.resume import fdpass, keeper, tokens
 from node_agent.resume.parking import Parking
 from tests.conftest import children
+from tests.descriptors import descriptors
 from tests.unit.resume.rfc2_device import Kernel
 from tests.unit.resume.test_tokens import SESSIONS, VM, text
 
@@ -40,12 +41,12 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     kernel = Kernel({50: b"vm's memory", 60: b"other's"})
     kernel.listen(tmp_path)
     yield kernel
     kernel.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert not descriptors() - before
 
 
 @ONE_ROOM

@@ -21,6 +21,7 @@ from node_agent.resume import fdpass, keeper, parking
 from node_agent.resume.parking import Parking, decode_name, encode_name
 from node_agent.runtime import keeper_process
 from tests.conftest import children
+from tests.descriptors import descriptors
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 Start = Callable[[str, Mapping[str, int]], None]
@@ -89,7 +90,7 @@ def ended(fd: int) -> None:
 def place(tmp_path: Path) -> Iterator[Place]:
     """Whatever a test parks is dropped in the end, and then no keeper may be left."""
     # This process may have others, its PostgreSQL for one.
-    others, before = children(), set(os.listdir("/proc/self/fd"))
+    others, before = children(), descriptors()
     place = Place(tmp_path)
     yield place
     pid = place.keeper_pid()
@@ -100,7 +101,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         ended(watch)
     for session in place.made:
         session.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
     for pid in children() - others:
         os.waitpid(pid, 0)
 

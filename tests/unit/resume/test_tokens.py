@@ -19,6 +19,7 @@ from node_agent.kernel.emulated import syncclient, wire
 from node_agent.resume import fdpass, tokens
 from node_agent.resume.tokens import TokenServer
 from node_agent.runtime import keeper_process
+from tests.descriptors import descriptors
 from tests.unit.resume.rfc2_device import WAIT_S, Kernel
 
 VM, OTHER = "lr.7-a.vm", "lr.7-a.other"
@@ -61,12 +62,12 @@ class Node:
 @pytest.fixture
 def node() -> Iterator[Node]:
     """Counts descriptors: nothing may be left of it."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     node = Node()
     node.thread.start()
     yield node
     node.end()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 def text(fd: int) -> bytes:
@@ -322,12 +323,12 @@ def test_a_session_that_is_shut_is_silent_until_its_end(monkeypatch: pytest.Monk
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
     """It listens below tmp_path. What was forked must not keep anything of ours, nor we of its."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     kernel = Kernel({50: b"vm's memory", 60: b"other's"})
     kernel.listen(tmp_path)
     yield kernel
     kernel.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 Start = Callable[[str, Mapping[str, Mapping[int, int]]], dict[str, int]]
