@@ -18,7 +18,6 @@ Blocking calls run in a thread of the journal's own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import os
@@ -264,14 +263,18 @@ class FileJournal:
     def _ensure_room(self) -> None:
         if self._broken is not None:
             raise self._broken
-        with contextlib.suppress(FileNotFoundError):
-            if self._ballast.stat().st_size == BALLAST_BYTES:
-                return
+        held = self._ballast.stat().st_size if self._ballast.exists() else 0
+        if held >= BALLAST_BYTES:
+            return
         try:
             # Written, not merely allocated: some file systems promise more than they have.
-            os.close(_write_file(self._ballast, b"\xff" * BALLAST_BYTES))
+            _grow(self._ballast, held, BALLAST_BYTES)
         except OSError as error:
-            self._ballast.unlink(missing_ok=True)
+            # An attempt may be under way that an older agent began over a smaller one, and may need it.
+            if held:
+                os.truncate(self._ballast, held)
+            else:
+                self._ballast.unlink(missing_ok=True)
             raise _unavailable(error, self._path) from error
 
     def _shut(self) -> None:
@@ -339,6 +342,16 @@ def _write_file(path: Path, data: bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _grow(path: Path, held: int, size: int) -> None:
+    """Fill a file that holds so many bytes up to this size, and fsync it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(fd, b"\xff" * (size - held), held)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

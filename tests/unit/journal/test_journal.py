@@ -248,6 +248,22 @@ async def test_without_ballast_nothing_new_begins_and_the_journal_stays_whole(
     assert len(decode_file(path.read_bytes()).records) == 2
 
 
+async def test_an_older_agents_ballast_grows_and_outlives_a_disk_without_room_for_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = FileJournal.open(path)
+    ballast(path).write_bytes(b"\xff" * 4096)
+    with monkeypatch.context() as full:
+        full.setattr(module, "_write_all", failing(errno.ENOSPC, 1))
+        with pytest.raises(JournalUnavailable) as caught:
+            await journal.ensure_room()
+    assert caught.value.reason == "JOURNAL_FULL"
+    assert ballast(path).stat().st_size == 4096
+    await journal.ensure_room()
+    assert ballast(path).read_bytes() == b"\xff" * BALLAST_BYTES
+    await journal.close()
+
+
 async def test_a_write_that_fails_otherwise_ends_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = FileJournal.open(path)
     monkeypatch.setattr(module, "_write_all", failing(errno.EIO, 1))
