@@ -190,7 +190,7 @@ def _by_hand(meant: KexecByHand, facts: BootFacts) -> Problem:
         BY_HAND,
         Retry.NEVER,
         "luoctl kexec: an operator brought the node into this boot, by hand",
-        "Nothing has to be done; `luoctl finish` ends the update, `luoctl list` says what came with it.",
+        "`luoctl finish` ends an update that came over, `luoctl list` says what came with it.",
         fields | {"boot_id": facts.boot_id},
     )
 
