@@ -89,8 +89,9 @@ def _proved(
     if attempt.phase is Phase.BAKING and known is not None and known.healthy is not node.healthy:
         return Learnt(baking_edge(attempt, node.healthy, now), ())
     # Its reports have the numbers of another machine's, which had a copy of its journal: taken for old ones,
-    # none of them was read.
-    unheard = attempt.phase not in SETTLED and said.phase in SETTLED
+    # none of them was read. QUARANTINED does not say that it is over: an agent that can write nothing says
+    # so of an attempt that it will undo once it can, and that keeps its blackout slot until then.
+    unheard = attempt.phase not in SETTLED and said.phase in SETTLED - {Phase.QUARANTINED}
     if (attempt.phase is Phase.LOST or unheard) and mine and said.seq <= node.acknowledged_seq:
         return told_by(attempt, message, "Returned", now)
     return None

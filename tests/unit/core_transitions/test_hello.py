@@ -140,6 +140,16 @@ def test_an_attempt_that_ended_under_numbers_that_another_machine_has_used_is_ov
     assert len(seen.change.writes) == 1, "a report of it is on its way"
 
 
+def test_a_node_that_can_write_nothing_down_keeps_its_slot() -> None:
+    """It stands still, says QUARANTINED, and undoes the attempt once its disk has room."""
+    under_way = attempt(phase=Phase.PRESERVING, seq=4)
+    made = fleet(node("n00", highest_generation=1, acknowledged_seq=4), under_way)
+    problem = Problem("JOURNAL_FULL", Retry.FIX_STATE, "the disk with the journal is full", "Free 2 MiB.")
+    status = NodeStatus(ref(), Phase.QUARANTINED, seq=4, problem=problem)
+    seen = transitions.hello(made, hello(highest_generation=1, status=status), "", NOW)
+    assert not [write for write in seen.change.writes if isinstance(write, AttemptRow)]
+
+
 def test_a_lost_node_with_news_waits_for_its_reports() -> None:
     lost = attempt(phase=Phase.LOST, settled_at=NOW, ever_lost=True, failed=True, seq=4)
     made = fleet(node("n00", highest_generation=1, acknowledged_seq=4), lost)
