@@ -60,6 +60,10 @@ class HostedDisks:
         """Nothing was got ready."""
 
 
+LAST_PROBE_PART = 0.05
+"""Of VERIFYING's time: so much must be left for one more probe of a node that is not healthy."""
+
+
 def _nobody() -> Mapping[str, Problem]:
     return {}
 
@@ -241,7 +245,9 @@ class Effects:
                 wait_s = min(wait_s, held_at_s - now_s)
             else:
                 held_at_s = None
-            if now_s + wait_s >= deadline_s:
+            # One that is still at it when the step's time is up would cost the reason: TimedOut has none.
+            end_s = deadline_s if healthy else deadline_s - LAST_PROBE_PART * attempt.timeouts.verifying_s
+            if now_s + wait_s >= end_s:
                 return ev.Unhealthy(_unhealthy(why or "health did not hold for long enough"))
             await clock.sleep(wait_s)
 

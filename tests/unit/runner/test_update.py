@@ -89,6 +89,20 @@ async def test_an_unhealthy_kernel_is_finished_and_then_rolled_back() -> None:
         assert await lab.update(2, back=True) is P.BAKING
 
 
+@pytest.mark.parametrize("probe_s", [0.08, 0.17, 0.4])
+async def test_a_probe_that_takes_its_time_does_not_cost_the_reason(probe_s: float) -> None:
+    """The last one must not be at it still when the step's time is up."""
+    async with Lab() as lab:
+
+        async def healthy() -> tuple[bool, str]:
+            await lab.base.sleep(probe_s)
+            return lab.node.model.release != NEW, "probe says no"
+
+        lab.hooks.healthy = healthy  # type: ignore[method-assign]
+        assert await lab.update() is P.AWAITING_ROLLBACK
+        assert lab.problem() == "UNHEALTHY"
+
+
 async def test_an_unhealthy_rollback_is_quarantined() -> None:
     async with Lab() as lab:
         lab.hooks.health = lambda: (False, "nothing helps")
