@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from node_agent.errors import KernelError
+from node_agent.kernel import failure as calls
 from node_agent.ports import Sessions, TokenDevice, Tokens
 
 
@@ -41,3 +42,28 @@ class SessionModel(Sessions):
     def luo(self) -> TokenDevice | None:
         """There is one for each session only."""
         return None
+
+
+class SessionFd:
+    """A session as a descriptor, until it is closed.
+
+    Args:
+        fd: becomes this session's.
+    """
+
+    def __init__(self, name: str, fd: int) -> None:
+        self._name = name
+        self._fd = fd
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def fileno(self) -> int:
+        return self._open(calls.GET_NAME)
+
+    def _open(self, call: str) -> int:
+        """For this call. Raises KernelError (EBADF) once it is closed."""
+        if self._fd < 0:
+            raise KernelError(errno.EBADF, call)
+        return self._fd

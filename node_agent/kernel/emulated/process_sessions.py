@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 
-from node_agent.errors import KernelError
 from node_agent.kernel import abi
 from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated.asyncclient import ioctl, open_device
-from node_agent.kernel.sessions import SessionModel
+from node_agent.kernel.sessions import SessionFd, SessionModel
 
 
 class ProcessSessions(SessionModel):
@@ -40,25 +39,8 @@ class ProcessSessions(SessionModel):
         return ProcessSession(name, abi.unpack_session(argument)[0])
 
 
-class ProcessSession:
-    """ports.Session over a session fd of a kernel process.
-
-    Args:
-        fd: becomes this session's.
-    """
-
-    def __init__(self, name: str, fd: int) -> None:
-        self._name = name
-        self._fd = fd
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def fileno(self) -> int:
-        if self._fd < 0:
-            raise KernelError(errno.EBADF, calls.GET_NAME)
-        return self._fd
+class ProcessSession(SessionFd):
+    """ports.Session over a session fd of a kernel process."""
 
     async def preserve_fd(self, fd: int, token: int) -> None:
         await ioctl(self.fileno(), abi.SESSION_PRESERVE_FD, abi.pack_fd(fd, token), fd)

@@ -17,14 +17,13 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
-from node_agent.errors import KernelError
 from node_agent.kernel import failure as calls
 from node_agent.kernel.emulated import syncclient as luo
 from node_agent.kernel.real import facts, kexec
 from node_agent.kernel.real.kho import read_kho
 from node_agent.kernel.real.meminfo import read_memory
 from node_agent.kernel.real.threads import Worker, alone, to_the_end
-from node_agent.kernel.sessions import SessionModel
+from node_agent.kernel.sessions import SessionFd, SessionModel
 from node_agent.ports import BootFacts, KexecImage
 
 T = TypeVar("T")
@@ -116,7 +115,7 @@ class RealKernel(SessionModel):
         return await _told(self._worker.run(call, lost))
 
 
-class RealSession:
+class RealSession(SessionFd):
     """A session fd.
 
     Args:
@@ -125,18 +124,8 @@ class RealSession:
     """
 
     def __init__(self, worker: Worker, name: str, fd: int) -> None:
+        super().__init__(name, fd)
         self._worker = worker
-        self._name = name
-        self._fd = fd
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def fileno(self) -> int:
-        if self._fd < 0:
-            raise KernelError(errno.EBADF, calls.GET_NAME)
-        return self._fd
 
     async def preserve_fd(self, fd: int, token: int) -> None:
         session = self._open(calls.PRESERVE_FD)
@@ -156,11 +145,6 @@ class RealSession:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             await self._worker.run(lambda: os.close(fd))
-
-    def _open(self, call: str) -> int:
-        if self._fd < 0:
-            raise KernelError(errno.EBADF, call)
-        return self._fd
 
 
 async def _told(answer: Awaitable[T]) -> T:
