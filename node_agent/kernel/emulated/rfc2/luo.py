@@ -74,9 +74,9 @@ class Luo:
 
     def fd_preserve(self, fd: int) -> int:
         """A token. Raises OSError, the first that holds of EBADF, EBUSY, ENOENT, EEXIST."""
-        self.files.look_up(fd)
+        inode = self.files.look_up(fd)
         self._only_in(LuoState.NORMAL, calls.FD_PRESERVE)
-        return self.files.preserve(fd)
+        return self.files.preserve(fd, inode)
 
     def fd_unpreserve(self, token: int) -> None:
         """Raises OSError: EBUSY, ENOENT."""

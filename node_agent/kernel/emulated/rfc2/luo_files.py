@@ -69,9 +69,9 @@ class LuoFiles:
         except OSError as cause:
             raise OSError(cause.errno, calls.FD_PRESERVE) from cause
 
-    def preserve(self, fd: int) -> int:
-        """A token. Raises OSError: EBADF, ENOENT (no handler), EEXIST (it has a token), EMFILE."""
-        inode = self.look_up(fd)
+    def preserve(self, fd: int, inode: Inode) -> int:
+        """A token. inode: what fd was looked up as. Raises OSError: ENOENT (no handler), EEXIST (it has a
+        token), EMFILE."""
         handler = next((h for h in self.handlers if h.can_preserve(fd)), None)
         if handler is None:
             raise OSError(errno.ENOENT, calls.FD_PRESERVE)
