@@ -20,14 +20,14 @@ LAST = "resume"
 REASONS = frozenset({"no_mark", "other_boot", "backwards"})
 """A mark is missing; the two are not of the boots that they should be of; a clock went back in between."""
 
-_MARKS = (
+BY_MARKS = (
     ("shutdown", "suspend", "pre_reboot", "marks"),
     ("purgatory", "pre_reboot", "kernel_start", "marks"),
     ("boot", "kernel_start", "userspace_start", "marks"),
     ("userspace", "userspace_start", "retrieved", "marks"),
     ("restore", "retrieved", "resume", "marks"),
 )
-_TOLD = (
+BY_TELEMETRY = (
     ("shutdown", "suspend", "kernel_left", "telemetry"),
     ("purgatory", "kernel_left", "kernel_start", "telemetry"),
     ("boot", "kernel_start", "init_start", "telemetry"),
@@ -35,8 +35,8 @@ _TOLD = (
     ("restore", "retrieved", "resume", "marks"),
 )
 """(part, from mark, to mark, who says so). What the old kernel still did after the call of reboot is
-`shutdown` where the kernels tell, and else `purgatory`."""
-PARTS = tuple(name for name, *_ in _MARKS)
+`shutdown` where the kernels tell, and else `purgatory`. The agent counts the same parts."""
+PARTS = tuple(name for name, *_ in BY_MARKS)
 ACROSS = "purgatory"
 """The one part that begins in one boot and ends in another."""
 
@@ -56,7 +56,7 @@ class Part:
 def parts(marks: Sequence[Mark]) -> Iterator[Part]:
     """All five, in their order. Of two marks with one name the later counts."""
     found = {mark.name: mark for mark in marks}
-    table = _TOLD if "kernel_left" in found else _MARKS
+    table = BY_TELEMETRY if "kernel_left" in found else BY_MARKS
     hz = _hz(found, booted=table[2][2])
     for name, first, last, source in table:
         start, end = found.get(first), found.get(last)

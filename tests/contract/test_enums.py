@@ -8,8 +8,10 @@ from liveroll.v1 import agent_pb2, common_pb2, rollout_pb2
 
 from node_agent import errors as agent_errors
 from node_agent.core import phases as agent
+from node_agent.core import timing
 from orchestrator import errors
 from orchestrator.core import phases, spec
+from orchestrator.web import blackout_parts
 
 PHASE = common_pb2.Phase.DESCRIPTOR
 VERDICT = common_pb2.BootVerdict.DESCRIPTOR
@@ -62,3 +64,8 @@ def test_gate_results_are_those_that_gates_give() -> None:
         "INCONCLUSIVE",
         "ERROR",
     ]
+
+
+def test_both_count_the_same_parts_of_a_blackout() -> None:
+    assert blackout_parts.BY_MARKS == timing.PHASES
+    assert blackout_parts.BY_TELEMETRY == timing.TOLD_PHASES
