@@ -7,10 +7,12 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from node_agent.kernel import rfc2_abi
 from node_agent.kernel.emulated import wire
+from tests.descriptors import descriptors
 
 WAIT_S = 10.0
 
@@ -121,3 +123,14 @@ class Kernel:
         os.write(fd, self._files[token])
         request.answer(0, argument, fd)
         os.close(fd)
+
+
+@contextlib.contextmanager
+def listening(root: Path) -> Iterator[Kernel]:
+    """One with two files, below root. What was forked must not keep anything of ours, nor we of its."""
+    before = descriptors()
+    kernel = Kernel({50: b"vm's memory", 60: b"other's"})
+    kernel.listen(root)
+    yield kernel
+    kernel.close()
+    assert not descriptors() - before

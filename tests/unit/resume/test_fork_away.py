@@ -16,8 +16,7 @@ from node_agent.kernel.emulated import syncclient
 from node_agent.resume import fdpass, keeper, tokens
 from node_agent.resume.parking import Parking
 from tests.conftest import children
-from tests.descriptors import descriptors
-from tests.unit.resume.rfc2_device import Kernel
+from tests.unit.resume.rfc2_device import Kernel, listening
 from tests.unit.resume.test_tokens import SESSIONS, VM, text
 
 ONE_ROOM = pytest.mark.parametrize("waited", [True, False], ids=["waited for", "reaped later"])
@@ -41,12 +40,8 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    before = descriptors()
-    kernel = Kernel({50: b"vm's memory", 60: b"other's"})
-    kernel.listen(tmp_path)
-    yield kernel
-    kernel.close()
-    assert not descriptors() - before
+    with listening(tmp_path) as kernel:
+        yield kernel
 
 
 @ONE_ROOM

@@ -20,7 +20,7 @@ from node_agent.resume import fdpass, tokens
 from node_agent.resume.tokens import TokenServer
 from node_agent.runtime import keeper_process
 from tests.descriptors import descriptors
-from tests.unit.resume.rfc2_device import WAIT_S, Kernel
+from tests.unit.resume.rfc2_device import WAIT_S, Kernel, listening
 
 VM, OTHER = "lr.7-a.vm", "lr.7-a.other"
 
@@ -322,13 +322,8 @@ def test_a_session_that_is_shut_is_silent_until_its_end(monkeypatch: pytest.Monk
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    """It listens below tmp_path. What was forked must not keep anything of ours, nor we of its."""
-    before = descriptors()
-    kernel = Kernel({50: b"vm's memory", 60: b"other's"})
-    kernel.listen(tmp_path)
-    yield kernel
-    kernel.close()
-    assert not descriptors() - before
+    with listening(tmp_path) as kernel:
+        yield kernel
 
 
 Start = Callable[[str, Mapping[str, Mapping[int, int]]], dict[str, int]]
